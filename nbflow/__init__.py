@@ -1,0 +1,78 @@
+"""nbflow turns an ordinary Jupyter notebook into an incremental workflow.
+
+`%load_ext nbflow`, then `%%task` on top of a cell or `@task` on a function: it runs now, returns real values, and next time recomputes only
+what changed, also after a kernel restart.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nbflow._version import __version__
+from nbflow.errors import NbflowError, TaskCancelledError, TaskError, TaskTimeoutError
+from nbflow.sessions import async_session, session
+from nbflow.tasks import task
+from nbflow.workflows import workflow
+
+if TYPE_CHECKING:
+    from nbflow.compose import gather_tasks, load_dataset, map_tasks, save_dataset
+    from nbflow.handles import TaskHandle, as_completed, submit
+    from nbflow.notebook.panel import panel
+    from nbflow.notebook.status import why
+
+__all__ = [
+    "NbflowError",
+    "TaskCancelledError",
+    "TaskError",
+    "TaskHandle",
+    "TaskTimeoutError",
+    "__version__",
+    "as_completed",
+    "async_session",
+    "gather_tasks",
+    "load_dataset",
+    "map_tasks",
+    "panel",
+    "save_dataset",
+    "session",
+    "submit",
+    "task",
+    "why",
+    "workflow",
+]
+
+# Names whose modules are only imported when first used, so that `import nbflow` stays light.
+_LAZY = {
+    "TaskHandle": "nbflow.handles",
+    "as_completed": "nbflow.handles",
+    "gather_tasks": "nbflow.compose",
+    "load_dataset": "nbflow.compose",
+    "map_tasks": "nbflow.compose",
+    "panel": "nbflow.notebook.panel",
+    "save_dataset": "nbflow.compose",
+    "submit": "nbflow.handles",
+    "why": "nbflow.notebook.status",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'nbflow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def load_ipython_extension(ip: Any) -> None:
+    """Set up magics, panel and the notebook's session; `%load_ext nbflow` calls this."""
+    importlib.import_module("nbflow.notebook.kernel").load(ip)
+
+
+def unload_ipython_extension(ip: Any) -> None:
+    """Undo `load_ipython_extension`; `%unload_ext nbflow` calls this."""
+    importlib.import_module("nbflow.notebook.kernel").unload(ip)

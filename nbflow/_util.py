@@ -1,0 +1,79 @@
+"""Small functions that several floors need.
+
+`report` says something to the user once and never raises; `one_line` and `trim_traceback` make errors short enough for
+events, tables and panels; `format_duration` writes seconds as people read them. `lazy` puts off an import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from typing import Any
+
+__all__ = ["PACKAGE_ROOT", "format_duration", "lazy", "one_line", "report", "trim_traceback"]
+
+PACKAGE_ROOT = os.path.dirname(__file__)
+
+
+class _LazyModule:
+    """A module that is imported when something of it is first used."""
+
+    def __init__(self, name: str) -> None:
+        self.__dict__["_name"] = name
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(importlib.import_module(self._name), name)
+        self.__dict__[name] = value
+        return value
+
+
+def lazy(name: str) -> Any:
+    """Return a stand-in for the module `name` that imports it on first use; keeps `import nbflow` and cold hits quick."""
+    return _LazyModule(name)
+
+
+def report(message: str, *, stacklevel: int = 3) -> None:
+    """Warn the user with `message`; goes to stderr where warnings are errors, so that it can never break a run."""
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
+    except RuntimeWarning:
+        sys.stderr.write(f"nbflow: {message}\n")
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Return `TypeName: first line of the message`, at most `limit` characters."""
+    try:
+        text = str(error).strip()
+    except Exception:
+        text = "(its message cannot be shown)"
+    text = text.splitlines()[0] if text else ""
+    line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def trim_traceback(error: BaseException, limit: int = 4000) -> str:
+    """Return the traceback of `error` without nbflow's own frames, its last `limit` characters."""
+    import traceback  # only failures need it
+
+    summary = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+    kept = [frame for frame in summary.stack if not frame.filename.startswith(PACKAGE_ROOT)]
+    summary.stack = traceback.StackSummary.from_list(kept)
+    text = "".join(summary.format()).rstrip()
+    return text if len(text) <= limit else "…" + text[-limit:]
+
+
+def format_duration(seconds: float) -> str:
+    """Return `seconds` as people read it: `3.2 s`, `2 min 5 s`, `1 h 3 min`, `4 d 2 h`."""
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.0005 else "0 ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for big, small, big_name, small_name in ((86400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s")):
+        if whole >= big:
+            high, rest = divmod(whole, big)
+            low = rest // small
+            return f"{high} {big_name} {low} {small_name}" if low else f"{high} {big_name}"
+    return f"{whole} s"

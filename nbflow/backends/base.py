@@ -1,0 +1,160 @@
+"""The contract of a backend: start, submit, stop, and what it is able to do.
+
+`start`, `submit` and `stop` are final and keep the life cycle in order; a subclass implements `_submit` and, where it owns
+resources, `_start` and `_stop`. `Abilities` are what callers check before they ask for something: what a backend cannot honour is refused.
+"""
+
+from __future__ import annotations
+
+import abc
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from nbflow.errors import BackendError
+from nbflow.settings import Settings, get_global_settings
+
+__all__ = ["Abilities", "Backend", "BackendContext", "SubmitContext"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What a backend can honour.
+
+    Args:
+        parallel: More than one call runs at a time.
+        local: Calls run in this process and share its memory.
+        pulls: A submitted callable may pull many items, one after the other, and be stopped between them.
+        cancel: A running call can be stopped (or left behind and reported).
+    """
+
+    parallel: bool = True
+    local: bool = True
+    pulls: bool = False
+    cancel: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendContext:
+    """What a backend is started with."""
+
+    name: str
+    settings: Settings
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitContext:
+    """What is known of one submission besides the callable."""
+
+    map_index: int | None = None
+
+
+class Backend(abc.ABC):
+    """Base class of backends; a subclass must implement `_submit` and set `name`.
+
+    `submit` is safe from any thread; `start` and `stop` are called by the manager that owns the backend.
+    """
+
+    name: ClassVar[str]
+    abilities: ClassVar[Abilities] = Abilities()
+
+    _state: str = "new"
+
+    @final
+    def start(self, session: Any = None) -> None:
+        """Make the backend ready.
+
+        Args:
+            session: The session it belongs to (with `settings` and `session_id`), or None for the global settings.
+
+        Raises:
+            BackendError: It was started before.
+        """
+        if self._state != "new":
+            raise BackendError(f"Backend {self.name!r} was started before; make a new one.")
+        settings = session.settings if session is not None else get_global_settings()
+        session_id = None if session is None else session.session_id
+        self._start(context=BackendContext(name=self.name, settings=settings, session_id=session_id))
+        self._state = "started"
+
+    def _start(self, *, context: BackendContext) -> None:
+        """Create resources; called once, before the first submission."""
+
+    @final
+    def stop(self) -> None:
+        """Release resources; what still runs is told to end, nobody waits for it long. Idempotent."""
+        if self._state == "started":
+            self._state = "stopped"
+            self._stop()
+
+    def _stop(self) -> None:
+        """Release resources; called once."""
+
+    @final
+    def submit(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        map_index: int | None = None,
+    ) -> Future[Any]:
+        """Hand one call to the backend.
+
+        Args:
+            func: What to call.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            map_index: Position of the call in a map, if it is part of one.
+
+        Returns:
+            A future of what `func` returns.
+
+        Raises:
+            BackendError: The backend is not started, or stopped.
+        """
+        if self._state != "started":
+            state = "was stopped" if self._state == "stopped" else "is not started"
+            raise BackendError(f"Backend {self.name!r} {state}; nothing can be submitted to it.")
+        return self._submit(func, args, kwargs or {}, context=SubmitContext(map_index=map_index))
+
+    @abc.abstractmethod
+    def _submit(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, context: SubmitContext
+    ) -> Future[Any]:
+        """Run one call and return its future."""
+
+    def workers(self) -> int:
+        """Return how many calls can run at a time."""
+        return 1
+
+    def inside(self) -> bool:
+        """Whether the current thread is one of this backend's workers."""
+        return False
+
+
+class Job(Future[Any]):
+    """A future that carries its own work, so that whoever comes first may run it: a worker, or somebody who waits for it."""
+
+    def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self._work: Any = (func, args, kwargs)
+        self._claim = threading.Lock()
+
+    def run(self) -> bool:
+        """Run the work in this thread; False if somebody else has, or it was cancelled."""
+        if not self._claim.acquire(blocking=False):
+            return False
+        (func, args, kwargs), self._work = self._work, None
+        if not self.set_running_or_notify_cancel():
+            return False
+        try:
+            value = func(*args, **kwargs)
+        except BaseException as error:
+            self.set_exception(error)
+        else:
+            self.set_result(value)
+        return True

@@ -1,0 +1,491 @@
+"""Values to bytes: a typed, total, canonical encoding.
+
+The rules:
+
+* Every encoding begins with a tag for its type and says where it ends, so `1`, `1.0`, `True`, `"1"`, `[1]`, `(1,)` and
+  `{1}` all differ and neighbours cannot run into each other.
+* Only content counts: not identity (`(s, s)` and `(s, copy of s)` are equal), not the order of dicts and sets, not the
+  memory layout of arrays. `-0.0` and `0.0` differ; all NaN are one.
+* A container becomes a 16-byte hash of its members. A member that contains the container (a cycle) is written as the
+  number of levels to climb back.
+* Nothing is imported for a value: a handler is chosen by the name of the value's type when such a value comes in.
+* What has no lasting content (locks, open files, generators) raises `Undigestable` with the path to it. A walk with an
+  `identity` puts that in its place instead; such digests are only good for this session.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import struct
+import sys
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GenericAlias,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    UnionType,
+    WrapperDescriptorType,
+)
+from typing import Any, TypeAlias
+
+from xxhash import xxh3_128_digest
+
+from nbflow._util import one_line
+from nbflow.cache.parts import Undigestable, framed, hashed
+
+__all__ = ["Handler", "Walk", "register", "task_function"]
+
+Handler: TypeAlias = Callable[["Walk", Any], bytes]
+
+_INLINE = 256  # bytes of a text that are written out; longer ones are hashed
+_PACK = 8  # members from which a list of one simple type is packed
+_ENTANGLED = 1_000_000  # nodes of cycles, counted with repetition, before we give up
+_NAN = struct.pack("<d", float("nan"))
+_LITTLE = sys.byteorder == "little"
+_DATETIME = ("datetime",)
+
+
+def _float(value: float) -> bytes:
+    return struct.pack("<d", value) if value == value else _NAN
+
+
+def text_bytes(value: str) -> bytes:
+    """Encode an exact `str`."""
+    data = value.encode("utf-8", "surrogatepass")
+    if len(data) > _INLINE:
+        return b"S" + xxh3_128_digest(data)
+    return b"s%x:" % len(data) + data
+
+
+def _bytes(value: bytes) -> bytes:
+    return b"B" + xxh3_128_digest(value) if len(value) > _INLINE else b"b%x:" % len(value) + value
+
+
+_LEAVES: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda value: b"N",
+    type(Ellipsis): lambda value: b"E",
+    type(NotImplemented): lambda value: b"n",
+    bool: lambda value: b"T" if value else b"F",
+    int: lambda value: b"i%x;" % value,
+    float: lambda value: b"f" + _float(value),
+    complex: lambda value: b"c" + _float(value.real) + _float(value.imag),
+    str: text_bytes,
+    bytes: _bytes,
+    bytearray: lambda value: b"a" + xxh3_128_digest(value),
+}
+
+
+class Walk:
+    """One pass over one value; not to be shared between threads.
+
+    Args:
+        code: Encodes functions, classes and modules.
+        identity: Encodes what cannot be digested; None to raise `Undigestable`.
+    """
+
+    __slots__ = ("_depth", "_lowest", "_memo", "_repeats", "code", "identity")
+
+    def __init__(self, code: Callable[[Any], bytes], identity: Callable[[Any], bytes] | None = None) -> None:
+        self.code = code
+        self.identity = identity
+        self._memo: dict[int, tuple[bytes, Any]] = {}
+        self._depth: dict[int, int] = {}
+        self._lowest = sys.maxsize
+        self._repeats = 0
+
+    def encode(self, value: Any) -> bytes:
+        """Return the canonical bytes of `value`.
+
+        Raises:
+            Undigestable: There is something in `value` that has no lasting content, or it is nested too deeply.
+        """
+        leaf = _LEAVES.get(type(value))
+        return leaf(value) if leaf is not None else self._node(value)
+
+    def _node(self, value: Any) -> bytes:
+        """Encode a value that may contain others: once if it is shared, as a climb if it contains itself."""
+        key = id(value)
+        known = self._memo.get(key)
+        if known is not None:
+            return known[0]
+        level = self._depth.get(key)
+        if level is not None:
+            self._lowest = min(self._lowest, level)
+            return b"^%x;" % (len(self._depth) - level)
+        level = self._depth[key] = len(self._depth)
+        outer, self._lowest = self._lowest, sys.maxsize
+        try:
+            encoded = self._handled(value)
+        except RecursionError:
+            raise Undigestable("", "it is nested too deeply") from None
+        finally:
+            del self._depth[key]
+        if self._lowest >= level:
+            self._memo[key] = (encoded, value)  # with the value, so that its id stays taken
+            self._lowest = outer
+        else:  # depends on what is above: not the same everywhere, so not remembered
+            self._lowest = min(self._lowest, outer)
+            self._repeats += 1
+            if self._repeats > _ENTANGLED:
+                raise Undigestable("", "its members refer to each other in too many ways")
+        return encoded
+
+    def _handled(self, value: Any) -> bytes:
+        if self.identity is None:
+            return _handler(type(value))(self, value)
+        try:
+            return _handler(type(value))(self, value)
+        except Undigestable:
+            return hashed(b"?", self.identity(value))
+
+    def sequence(self, items: list[Any] | tuple[Any, ...]) -> bytes:
+        """Encode members in order; many strings or numbers of one type are packed."""
+        if len(items) >= _PACK:
+            packed = _packed(items)
+            if packed is not None:
+                return packed
+        leaves, node, out = _LEAVES, self._node, []
+        index = 0
+        try:
+            for index, item in enumerate(items):
+                leaf = leaves.get(type(item))
+                out.append(leaf(item) if leaf is not None else node(item))
+        except Undigestable as fault:
+            raise fault.under(f"[{index}]") from None
+        return b"l%x:" % len(out) + b"".join(out)
+
+    def pairs(self, items: Iterable[tuple[Any, Any]], step: str = "[{!r}]") -> bytes:
+        """Encode keys and values in an order that only their content decides."""
+        keyed = sorted(((self.encode(key), key, value) for key, value in items), key=lambda item: item[0])
+        out = []
+        for encoded, key, value in keyed:
+            try:
+                out.append(encoded + self.encode(value))
+            except Undigestable as fault:
+                name = key if isinstance(key, (str, int, float, bytes)) else type(key).__name__
+                raise fault.under(step.format(name)) from None
+        out.sort()  # only for keys that are equal in content, such as two NaN
+        return b"".join(out)
+
+    def attribute(self, owner: Any, name: str) -> bytes:
+        """Encode one attribute, naming it in the path of a fault."""
+        try:
+            return self.encode(getattr(owner, name))
+        except Undigestable as fault:
+            raise fault.under(f".{name}") from None
+
+
+def _packed(items: list[Any] | tuple[Any, ...]) -> bytes | None:
+    """Encode members of one simple type at the speed of memory, or return None."""
+    kinds = set(map(type, items))
+    if len(kinds) != 1:
+        return None
+    kind = kinds.pop()
+    if kind is str:
+        try:
+            text = "".join(items).encode()
+        except UnicodeEncodeError:
+            return None
+        return hashed(b"ps", _longs(list(map(len, items))), text)
+    if kind is int:
+        try:
+            return hashed(b"pi", _longs(items))
+        except OverflowError:
+            return None
+    if kind is float:
+        total = sum(items)
+        numbers = array("d", items if total == total else [item if item == item else float("nan") for item in items])
+        if not _LITTLE:
+            numbers.byteswap()
+        return hashed(b"pf", numbers.tobytes())
+    return hashed(b"pb", bytes(items)) if kind is bool else None
+
+
+def _longs(items: Iterable[int]) -> bytes:
+    numbers = array("q", items)
+    if not _LITTLE:
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+# --- containers and values of the standard library -----------------------------------------------------------------
+
+
+def _set(tag: bytes) -> Handler:
+    def handle(walk: Walk, value: Any) -> bytes:
+        try:
+            return hashed(tag, *sorted(map(walk.encode, value)))
+        except Undigestable as fault:
+            raise fault.under("{…}") from None
+
+    return handle
+
+
+def _memoryview(walk: Walk, value: memoryview) -> bytes:
+    return hashed(b"mv", value.format.encode(), walk.encode(value.shape), value.tobytes())
+
+
+def _enum(walk: Walk, value: Enum) -> bytes:
+    return hashed(b"en", walk.code(type(value)), text_bytes(str(value.name)), walk.attribute(value, "_value_"))
+
+
+def _method(walk: Walk, value: Any) -> bytes:
+    owner = walk.attribute(value, "__self__")
+    if isinstance(value, MethodType):
+        return hashed(b"me", walk.code(value.__func__), owner)
+    return hashed(b"mb", text_bytes(value.__name__), owner)
+
+
+def _builtin(walk: Walk, value: Any) -> bytes:
+    owner = value.__self__
+    return walk.code(value) if owner is None or isinstance(owner, ModuleType) else _method(walk, value)
+
+
+def _alias(walk: Walk, value: Any) -> bytes:
+    return hashed(b"al", walk.encode(getattr(value, "__origin__", UnionType)), walk.attribute(value, "__args__"))
+
+
+def _code(walk: Walk, value: Any) -> bytes:
+    return walk.code(value)
+
+
+_EXACT: dict[type, Handler] = {
+    list: lambda walk, value: hashed(b"L", walk.sequence(value)),
+    tuple: lambda walk, value: hashed(b"U", walk.sequence(value)),
+    dict: lambda walk, value: hashed(b"D", walk.pairs(value.items())),
+    MappingProxyType: lambda walk, value: hashed(b"mp", walk.pairs(value.items())),
+    OrderedDict: lambda walk, value: hashed(b"od", walk.sequence([*value.keys()]), walk.sequence([*value.values()])),
+    set: _set(b"X"),
+    frozenset: _set(b"Z"),
+    type({}.keys()): _set(b"dk"),
+    type({}.values()): lambda walk, value: hashed(b"dv", walk.sequence([*value])),
+    type({}.items()): lambda walk, value: hashed(b"di", walk.pairs(value)),
+    range: lambda walk, value: hashed(b"ra", walk.sequence((value.start, value.stop, value.step))),
+    slice: lambda walk, value: hashed(b"sl", walk.sequence((value.start, value.stop, value.step))),
+    memoryview: _memoryview,
+    FunctionType: _code,
+    CodeType: _code,
+    ModuleType: _code,
+    BuiltinFunctionType: _builtin,
+    MethodType: _method,
+    MethodWrapperType: _method,
+    WrapperDescriptorType: _code,
+    MemberDescriptorType: _code,
+    GenericAlias: _alias,
+    UnionType: _alias,
+    object: lambda walk, value: hashed(b"ob", walk.identity(value)) if walk.identity else _refuse(value),
+}
+
+
+def _refuse(value: Any, why: str = "it has no content that would last") -> bytes:
+    raise Undigestable("", f"{type(value).__module__}.{type(value).__qualname__}: {why}")
+
+
+def _timezone(walk: Walk, zone: Any) -> bytes:
+    """Encode a tzinfo by what it says, not by how it is stored (zoneinfo loads its tables from files)."""
+    if zone is None:
+        return b"N"
+    kind = type(zone)
+    key = getattr(zone, "key", None) if kind.__module__.startswith(("zoneinfo", "backports")) else None
+    if key is not None:
+        return hashed(b"zi", text_bytes(key))
+    return walk.encode(zone)
+
+
+def _datetime(walk: Walk, value: Any) -> bytes:
+    fields = (value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, value.fold)
+    return hashed(b"dt", walk.sequence(fields), _timezone(walk, value.tzinfo))
+
+
+def _time(walk: Walk, value: Any) -> bytes:
+    fields = (value.hour, value.minute, value.second, value.microsecond, value.fold)
+    return hashed(b"ti", walk.sequence(fields), _timezone(walk, value.tzinfo))
+
+
+def _path(walk: Walk, value: Any) -> bytes:
+    return hashed(b"pa", type(value).__name__.encode(), text_bytes(str(value)))
+
+
+def _fields(tag: bytes, *names: str) -> Handler:
+    return lambda walk, value: hashed(tag, *(walk.attribute(value, name) for name in names))
+
+
+def _volatile(why: str) -> Handler:
+    return lambda walk, value: _refuse(value, why)
+
+
+_BY_NAME: dict[str, Handler] = {
+    "datetime.date": _fields(b"da", "year", "month", "day"),
+    "datetime.time": _time,
+    "datetime.datetime": _datetime,
+    "datetime.timedelta": _fields(b"td", "days", "seconds", "microseconds"),
+    "datetime.timezone": lambda walk, value: hashed(b"tz", text_bytes(repr(value))),
+    "zoneinfo.ZoneInfo": lambda walk, value: _timezone(walk, value) if value.key else _refuse(value, "it has no key"),
+    "decimal.Decimal": lambda walk, value: hashed(b"de", text_bytes(str(value))),
+    "fractions.Fraction": _fields(b"fr", "numerator", "denominator"),
+    "uuid.UUID": _fields(b"uu", "int"),
+    "re.Pattern": _fields(b"re", "pattern", "flags"),
+    "collections.deque": lambda walk, value: hashed(b"dq", walk.encode(value.maxlen), walk.sequence([*value])),
+    "functools._lru_cache_wrapper": _code,
+    "_io.BytesIO": lambda walk, value: hashed(b"io", walk.encode(value.getvalue()), walk.encode(value.tell())),
+    "_io.StringIO": lambda walk, value: hashed(b"it", walk.encode(value.getvalue()), walk.encode(value.tell())),
+    **{f"{module}.{name}": _path for module in ("pathlib", "pathlib._local") for name in (
+        "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "PurePath", "Path")},
+    **dict.fromkeys(("weakref.ReferenceType", "weakref.WeakValueDictionary", "weakref.WeakKeyDictionary",
+                     "weakref.WeakSet"), _volatile("it holds weak references")),
+    **dict.fromkeys(("threading.Thread", "_thread._local", "contextvars.Context", "_contextvars.ContextVar"),
+                    _volatile("it belongs to this process")),
+    **dict.fromkeys(("polars.lazyframe.frame.LazyFrame", "pyarrow._dataset.FileSystemDataset"),
+                    _volatile("it stands for data that are read later")),
+}
+
+# --- registry -----------------------------------------------------------------------------------------------------
+
+_registered: dict[str, Handler] = {}
+_asked: set[str] = set()  # packages whose entry points were looked for
+_chosen: dict[type, Handler] = {}  # types of the standard library and of packages; notebook classes come and go
+_registry_lock = threading.Lock()
+
+
+def register(kind: type | str, content: Callable[[Any], Any]) -> None:
+    """Say how values of a type are digested.
+
+    A package can do this without being imported: an entry point in the group `nbflow.digests`, named like the package,
+    is loaded when the first value of one of its types comes in, and called without arguments.
+
+    Args:
+        kind: The type, or its dotted name ("package.module.Type") where the package should not be imported.
+        content: Takes such a value and returns its content: anything that can be digested (text, bytes, a tuple).
+    """
+    name = kind if isinstance(kind, str) else _type_name(kind)
+    tag = name.encode()
+    with _registry_lock:
+        _registered[name] = lambda walk, value: hashed(b"rg", tag, walk.encode(content(value)))
+        _chosen.clear()
+
+
+def add_handlers(handlers: dict[str, Handler]) -> None:
+    """Add handlers of our own by type name; those of `register` win."""
+    _BY_NAME.update(handlers)
+
+
+def _type_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _handler(kind: type) -> Handler:
+    handler = _EXACT.get(kind) or _chosen.get(kind)
+    if handler is None:
+        handler = _choose(kind)
+        if kind.__module__ != "__main__":
+            _chosen[kind] = handler
+    return handler
+
+
+def _choose(kind: type) -> Handler:
+    """Find the handler of a type: what the user registered, what the type says itself, what we know, else reduce."""
+    name = _type_name(kind)
+    if name in _registered:
+        return _registered[name]
+    if callable(getattr(kind, "__nbflow_digest__", None)):
+        return _protocol
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    if issubclass(kind, type):
+        return _code
+    if issubclass(kind, ModuleType):
+        return _code
+    if issubclass(kind, Enum):
+        return _enum
+    if issubclass(kind, Iterator) and "__reduce__" not in vars(kind) and "__reduce_ex__" not in vars(kind):
+        if kind.__module__ != "__main__":
+            return _volatile("it can be read only once")
+    _load_entry_points(kind.__module__.partition(".")[0])
+    for base in kind.__mro__[1:]:
+        base_name = _type_name(base)
+        if base_name in _INHERITED:
+            return _BY_NAME[base_name]
+    return _registered.get(name, reduced)
+
+
+_INHERITED: set[str] = set()  # types whose handler also fits subclasses; filled with the handlers of array libraries
+
+
+def _load_entry_points(package: str) -> None:
+    if package in _asked or package in sys.stdlib_module_names or package == "__main__":
+        return
+    _asked.add(package)
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="nbflow.digests", name=package):
+        try:
+            point.load()()
+        except Exception as error:
+            from nbflow._util import report  # noqa: PLC0415
+
+            report(f"The digests of {package} ({point.value}) could not be loaded: {one_line(error)}")
+
+
+def _protocol(walk: Walk, value: Any) -> bytes:
+    content = value.__nbflow_digest__()
+    if not isinstance(content, (str, bytes)):
+        raise Undigestable("", f"__nbflow_digest__ of {type(value).__qualname__} returned {type(content).__name__}")
+    return hashed(b"nd", _type_name(type(value)).encode(), walk.encode(content))
+
+
+# --- everything else ----------------------------------------------------------------------------------------------
+
+
+def task_function(value: Any) -> Any:
+    """Return the function inside a task object, or None where `value` is no task."""
+    spec = getattr(value, "spec", None) if "spec" in dir(type(value)) or "spec" in getattr(value, "__dict__", ()) else None
+    if spec is None:
+        return None
+    for function in (getattr(value, "func", None), getattr(value, "__wrapped__", None), getattr(spec, "func", None)):
+        if callable(function):
+            return function
+    return None
+
+
+def reduced(walk: Walk, value: Any) -> bytes:
+    """Encode an object by its class and by what it would take to build it again, as `copy` and `pickle` see it."""
+    kind = type(value)
+    if task_function(value) is not None:
+        return walk.code(value)
+    reducer = copyreg.dispatch_table.get(kind)
+    try:
+        recipe = value.__reduce_ex__(4) if reducer is None else reducer(value)
+    except Exception as error:
+        raise Undigestable("", f"{_type_name(kind)}: {one_line(error, 120)}") from None
+    if isinstance(recipe, str):
+        return hashed(b"gl", text_bytes(str(getattr(value, "__module__", kind.__module__))), text_bytes(recipe))
+    maker, args, state, items, pairs, *_ = (*recipe, None, None, None, None)
+    made = b"" if maker in (copyreg.__newobj__, copyreg._reconstructor) else walk.encode(maker)  # type: ignore[attr-defined]
+    if made == b"" and args and args[0] is kind:
+        args = args[1:]
+    pieces = [walk.code(kind), made, walk.encode(tuple(args)), _state(walk, state)]
+    pieces.append(walk.sequence([*items]) if items is not None else b"")
+    if pairs is not None and isinstance(value, OrderedDict):
+        pieces.append(walk.sequence([part for pair in pairs for part in pair]))
+    else:
+        pieces.append(walk.pairs(pairs) if pairs is not None else b"")
+    return hashed(b"O", *pieces)
+
+
+def _state(walk: Walk, state: Any) -> bytes:
+    """Encode what `__getstate__` gave: a dict of attributes, perhaps with slots beside it, or anything else."""
+    if type(state) is dict:
+        return hashed(b"sd", walk.pairs(state.items(), ".{}"))
+    if type(state) is tuple and len(state) == 2 and type(state[1]) is dict and type(state[0]) in (dict, type(None)):
+        return hashed(b"ss", walk.pairs((state[0] or {}).items(), ".{}"), walk.pairs(state[1].items(), ".{}"))
+    return walk.encode(state)

@@ -1,0 +1,71 @@
+"""What every command shares: exit codes, one-line errors, and what can be known about the terminal.
+
+A command reports trouble by raising `CliError`; `main` prints its message on stderr and returns its code, so nobody sees a
+traceback of ours. Results go to stdout, progress and errors to stderr, so that output can be piped. Colour codes are
+written to terminals only, and never where `NO_COLOR` is set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from enum import IntEnum
+from typing import TextIO
+
+__all__ = ["CliError", "ExitCode", "interactive", "plain", "say", "usage", "width"]
+
+# CSI sequences (colours, cursor movement) and OSC sequences (hyperlinks, titles).
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+
+
+class ExitCode(IntEnum):
+    """What a command returns to the shell."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NO_KERNEL = 3
+    INTERRUPTED = 130
+
+
+class CliError(Exception):
+    """A command cannot go on; `main` prints the message and returns `code`."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.USAGE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def usage(message: str) -> CliError:
+    """Return the error for a command that was asked for something impossible."""
+    return CliError(message, ExitCode.USAGE)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Write one line (or several) and flush; stderr unless told otherwise, and a closed pipe is no error."""
+    stream = sys.stderr if stream is None else stream
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        # The reader (`head`, say) has seen enough; what is left to do is to finish the run and write its files.
+        pass
+
+
+def interactive(stream: TextIO) -> bool:
+    """Whether lines on `stream` can be rewritten in place."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+
+
+def plain(text: str, stream: TextIO) -> str:
+    """Return `text` as it may be written to `stream`: without escape sequences unless a terminal shows them."""
+    if stream.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ:
+        return text
+    return _ANSI.sub("", text)
+
+
+def width() -> int:
+    """Return how many characters fit on one line of the terminal (100 where there is none)."""
+    return shutil.get_terminal_size((100, 24)).columns

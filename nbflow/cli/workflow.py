@@ -1,0 +1,196 @@
+"""Workflows on the command line: find them in modules and files, and run one in this process.
+
+The working directory is importable, as with `python -m`; a file is imported under its own name. A run opens a session with the
+options given, counts what its tasks do, and prints the result below the table. Errors of the workflow are shown with the
+user's frames only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nbflow._util import one_line, trim_traceback
+from nbflow.cli.console import CliError, ExitCode, say, usage
+from nbflow.cli.parameters import split_pairs, workflow_values
+from nbflow.cli.progress import Board, Milestones, View
+from nbflow.cli.table import finish
+from nbflow.notebook.report import Tally
+from nbflow.runtime.loop import run as run_coroutine
+from nbflow.sessions import session
+from nbflow.settings import load_settings, set_global_settings
+from nbflow.workflows import Workflow, load_workflow
+
+__all__ = ["find", "import_target", "load", "run_workflow"]
+
+
+def import_target(target: str) -> ModuleType:
+    """Import a module by name, or a file by path.
+
+    Raises:
+        CliError: It does not exist or its code fails; one line says where.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    path = Path(target)
+    is_file = target.endswith(".py")
+    if is_file and not path.is_file():
+        raise usage(f"{target}: no such file")
+    try:
+        return _import_file(path) if is_file else importlib.import_module(target)
+    except ModuleNotFoundError as error:
+        if not is_file and error.name is not None and (target == error.name or target.startswith(error.name + ".")):
+            raise usage(f"there is no module {target} (a file is named with its .py)") from None
+        raise usage(f"{target} cannot be imported: {one_line(error)}{_where(error)}") from None
+    except Exception as error:
+        raise usage(f"{target} cannot be imported: {one_line(error)}{_where(error)}") from None
+
+
+def _import_file(path: Path) -> ModuleType:
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    # Known under its name, so that workers and pickles find what is defined in it.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _where(error: BaseException) -> str:
+    """Return file and line of the innermost frame that is no import machinery."""
+    trace, found = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if file != __file__ and not file.startswith("<frozen") and "importlib" not in file:
+            found = f" ({file}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return found
+
+
+def find(module: ModuleType) -> dict[str, Workflow[Any, Any]]:
+    """Return the workflows of a module by attribute name, each once, in order of definition."""
+    found: dict[str, Workflow[Any, Any]] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, Workflow) and not any(value is other for other in found.values()):
+            found[name] = value
+    return found
+
+
+def load(target: str) -> Workflow[Any, Any]:
+    """Return the workflow that `MODULE:NAME`, `MODULE.NAME` or `FILE.py:NAME` names.
+
+    Raises:
+        CliError: There is no such module, attribute or workflow; the message lists the ones there are.
+    """
+    place, colon, name = target.rpartition(":")
+    if not colon:
+        place, _, name = target.rpartition(".")
+    if not place or not name:
+        raise usage(f"{target}: name a workflow as MODULE:NAME or FILE.py:NAME")
+    module = import_target(place)
+    try:
+        return load_workflow(f"{module.__name__}:{name}")
+    except (AttributeError, TypeError):
+        known = ", ".join(find(module)) or "none"
+        raise usage(f"{place} has no workflow named {name}; it has: {known}") from None
+
+
+def run_workflow(arguments: argparse.Namespace) -> int:
+    """Run the workflow that `arguments.target` names and print its result."""
+    began = time.monotonic()
+    given = split_pairs(arguments.param)
+    workflow = load(arguments.target)
+    hints = {name: hint for name, hint in workflow.get_typed_params().items() if hint is not None}
+    values = workflow_values(given, workflow.signature, hints)
+    set_global_settings(load_settings(backend=arguments.backend, force=arguments.force or None))
+    tally = Tally()
+    board = Board()
+    view = View(board, sys.stderr) if arguments.quiet else Milestones(board, sys.stderr)
+    code, result, problem, trace = ExitCode.OK, None, None, ""
+    with session() as context, _terminate_as_interrupt():
+        context.add_observer(tally, items=False)
+        with _watch(context, tally, view):
+            try:
+                result = workflow(**values)
+                if workflow.is_async:
+                    result = run_coroutine(result)
+            except KeyboardInterrupt:
+                code, problem = ExitCode.INTERRUPTED, f"{workflow.name} was interrupted"
+            except Exception as error:
+                code, problem, trace = ExitCode.FAILED, f"{workflow.name} failed: {one_line(error)}", trim_traceback(error)
+    if trace and not arguments.json:
+        say(trace)
+    facts = {
+        "workflow": arguments.target,
+        "parameters": {name: repr(value) for name, value in values.items()},
+        "status": {ExitCode.OK: "ok", ExitCode.FAILED: "failed"}.get(code, "interrupted"),
+        "error": problem,
+        "result": _jsonable(result),
+    }
+    finish(facts, board.ordered(), time.monotonic() - began, code, quiet=arguments.quiet, as_json=arguments.json)
+    if result is not None and not arguments.json:
+        say(str(result), sys.stdout)
+    if problem is not None:
+        raise CliError(problem, code)
+    return code
+
+
+def _jsonable(value: Any) -> Any:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value
+
+
+@contextmanager
+def _watch(context: Any, tally: Tally, view: View) -> Iterator[None]:
+    """Show progress from a thread of its own until the block ends, however long the workflow keeps this one busy."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.1):
+            tally.sample(context.live_maps())
+            view.report(tally.changes())
+            view.tick()
+
+    watcher = threading.Thread(target=look, name="nbflow-progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        view.report(tally.changes())
+        view.close()
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a workflow as Ctrl-C does, so that its workers are stopped and what was found is printed."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

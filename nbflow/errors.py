@@ -1,0 +1,106 @@
+"""The errors of nbflow, one tree.
+
+Every error derives from `NbflowError` and from the builtin that a reader would expect, carries its facts in
+attributes, and survives pickling. A user's own exception is never wrapped (unless `Settings.wrap_errors`): it arrives
+with its own type and a note.
+
+    NbflowError
+    ├── DefinitionError (TypeError, ValueError)   a task, workflow or option that cannot work; said when it is defined
+    ├── SettingsError (ValueError)                a bad setting, naming its source
+    ├── TaskError (RuntimeError)                  `wrap_errors`: the failure of a task, raised from the original
+    │   └── ParameterError (TypeError)            a call whose arguments do not fit the signature
+    ├── TaskTimeoutError (TimeoutError)           a call that passed its timeout
+    ├── TaskCancelledError                        a call that was cancelled (panel, handle, fail-fast)
+    ├── BackendError (RuntimeError)               a backend that is unknown, closed, or cannot do what was asked
+    ├── CacheError (RuntimeError)                 a cache store that cannot be opened (never raised by a task's call)
+    ├── DatasetError (RuntimeError)               a dataset that cannot be saved, loaded or named so
+    │   └── DatasetNotFoundError (KeyError)       no dataset under that key
+    └── SessionError (RuntimeError)               a session used after its end, or closed out of order
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "BackendError",
+    "CacheError",
+    "DatasetError",
+    "DatasetNotFoundError",
+    "DefinitionError",
+    "NbflowError",
+    "ParameterError",
+    "SessionError",
+    "SettingsError",
+    "TaskCancelledError",
+    "TaskError",
+    "TaskTimeoutError",
+]
+
+
+class NbflowError(Exception):
+    """Base of all errors of nbflow; `args[0]` is the whole message, further facts are attributes."""
+
+    def __init__(self, message: str = "", **facts: Any) -> None:
+        super().__init__(message)
+        self.__dict__.update(facts)
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class DefinitionError(NbflowError, TypeError, ValueError):
+    """A task, a workflow or an option that cannot work, found when it is defined or submitted."""
+
+
+class SettingsError(NbflowError, ValueError):
+    """A setting with a bad value; the message names the source (argument, environment variable or file)."""
+
+
+class TaskError(NbflowError, RuntimeError):
+    """A task failed; raised `from` the user's exception when `Settings.wrap_errors` is on."""
+
+
+class ParameterError(TaskError, TypeError):
+    """A call whose arguments do not fit the task's signature; raised before the first attempt."""
+
+
+class TaskTimeoutError(NbflowError, TimeoutError):
+    """A call passed its timeout.
+
+    Attributes:
+        task: Name of the task.
+        timeout_s: The timeout, in seconds.
+        stopped: False where the code could not be stopped and still runs detached.
+    """
+
+
+class TaskCancelledError(NbflowError):
+    """A call was cancelled before it could finish; never retried, never cached.
+
+    Attributes:
+        task: Name of the task.
+        reason: Who asked for it ("panel", "handle", "fail-fast", ...).
+    """
+
+
+class BackendError(NbflowError, RuntimeError):
+    """A backend is unknown or closed, or cannot honour what was asked of it."""
+
+
+class CacheError(NbflowError, RuntimeError):
+    """A cache store cannot be opened or managed; a task's call never raises it."""
+
+
+class DatasetError(NbflowError, RuntimeError):
+    """A dataset cannot be saved, loaded, or named as asked."""
+
+
+class DatasetNotFoundError(DatasetError, KeyError):
+    """No dataset is stored under that key."""
+
+    __str__ = NbflowError.__str__
+
+
+class SessionError(NbflowError, RuntimeError):
+    """A session was used after its end, or closed in the wrong order."""

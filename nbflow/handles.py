@@ -1,0 +1,328 @@
+"""`submit` and its handle: start a call now, wait for it later.
+
+A handle can be waited for from synchronous code (`get`), awaited, cancelled, asked, and given to another `submit` as an argument, which
+then starts when all its handles are done. Whoever waits inside a pool runs waiting work itself, so waiting never deadlocks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar, cast
+
+from nbflow._clock import SYSTEM_CLOCK
+from nbflow.backends.base import Job
+from nbflow.core.attempts import ending
+from nbflow.errors import DefinitionError, TaskCancelledError, TaskTimeoutError
+from nbflow.runtime import current, drivers, loop
+from nbflow.runtime.current import Call
+from nbflow.runtime.emit import emit, queued
+from nbflow.runtime.stopping import GRACE_S
+from nbflow.sessions import session_or_default
+from nbflow.tasks import Task, make_task
+
+__all__ = ["TaskHandle", "as_completed", "submit"]
+
+T = TypeVar("T")
+
+
+class TaskHandle(Generic[T]):
+    """A call that was submitted; safe from any thread.
+
+    Attributes:
+        name: Name of the task.
+        task_id: Unique in this process.
+    """
+
+    def __init__(self, name: str = "", task_id: int = -1) -> None:
+        self.name = name
+        self.task_id = task_id
+        self._future: Future[T] = Future()
+        self._job: Future[Any] | None = None
+        self._backend: Any = None
+        self._call: Call | None = None
+        self._reason: str | None = None
+        self._lock = threading.Lock()
+        if task_id < 0:
+            self._future.set_result(cast("T", None))
+
+    def done(self) -> bool:
+        """Whether the call has ended, in whatever way."""
+        return self._future.done()
+
+    def cancelled(self) -> bool:
+        """Whether the call ended as cancelled."""
+        return self.done() and isinstance(self.exception, TaskCancelledError)
+
+    def get(self, timeout: float | None = None) -> T:
+        """Wait for the call and return its result.
+
+        Args:
+            timeout: Seconds to wait; None for as long as it takes. The call itself goes on after that.
+
+        Raises:
+            TaskTimeoutError: It has not ended within `timeout`.
+            BaseException: What the call raised. An interrupt while waiting cancels the call.
+        """
+        __tracebackhide__ = True
+        self._help()
+        try:
+            return self._future.result(timeout)
+        except FutureTimeoutError:
+            if self._future.done():
+                raise
+            raise TaskTimeoutError(
+                f"Task {self.name!r} has not ended within {timeout:g} s; it goes on. Wait longer, or cancel() it.",
+                task=self.name,
+                timeout_s=timeout,
+                stopped=False,
+            ) from None
+        except KeyboardInterrupt:
+            self.cancel("interrupt")
+            raise
+
+    result = get
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for the call; raises what it raised. See `get`."""
+        __tracebackhide__ = True
+        self.get(timeout)
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What the call raised; None if it succeeded or has not ended."""
+        if not self._future.done():
+            return None
+        return self._future.exception()
+
+    def cancel(self, reason: str = "handle") -> bool:
+        """Cancel the call: it never starts, or is told to end; what does not end in time is left behind and reported.
+
+        Returns:
+            False if it had ended already.
+        """
+        with self._lock:
+            if self._future.done():
+                return False
+            self._reason = self._reason or reason
+            job, call = self._job, self._call
+        if job is None or job.cancel():
+            self._fail(self._cancelled_error())
+        elif call is not None:
+            call.cancel(reason)
+            late = threading.Timer(GRACE_S, self._leave_behind)
+            late.daemon = True
+            late.start()
+        return True
+
+    def add_done_callback(self, callback: Callable[[TaskHandle[T]], object]) -> None:
+        """Call `callback(handle)` when the call has ended, in the thread where it ended; at once if it has."""
+        self._future.add_done_callback(lambda _: callback(self))
+
+    def __await__(self) -> Generator[Any, None, T]:
+        import asyncio
+
+        return asyncio.wrap_future(self._future).__await__()
+
+    def __repr__(self) -> str:
+        state = "running" if not self.done() else "failed" if self.exception is not None else "done"
+        return f"<TaskHandle {self.task_id} {self.name!r} {state}>"
+
+    # -- for submit -----------------------------------------------------------------------------------------------
+
+    def _help(self) -> None:
+        """Run the call here, if it waits for a worker and this thread is one."""
+        job = self._job
+        if isinstance(job, Job) and not job.done() and self._backend.inside():
+            job.run()
+
+    def _settle(self, job: Future[Any]) -> None:
+        """Take over the outcome of the job, unless there is one already."""
+        if job.cancelled():
+            self._fail(self._cancelled_error())
+        elif (error := job.exception()) is not None:
+            self._fail(error)
+        else:
+            with self._lock:
+                if self._future.done():
+                    return
+                self._call = None
+                value = job.result()
+            self._future.set_result(value)
+
+    def _fail(self, error: BaseException) -> None:
+        """End as failed or cancelled; the first outcome wins. A call that never started is told about here."""
+        with self._lock:
+            if self._future.done():
+                return
+            call, self._call = self._call, None
+        self._future.set_exception(error)
+        if call is not None:
+            step = ending(error, call.spec.policy)
+            emit(call, step.fact, step.data)
+
+    def _leave_behind(self) -> None:
+        """Give up on code that did not end when it was told to."""
+        call = self._call
+        if call is None or self._future.done():
+            return
+        if hasattr(self._backend, "detach"):
+            self._backend.detach(call.worker)
+        emit(call, "StragglerLeft", {"worker": str(call.worker)})
+        self._fail(self._cancelled_error())
+
+    def _cancelled_error(self) -> TaskCancelledError:
+        reason = self._reason or "cancelled"
+        return TaskCancelledError(f"Task {self.name!r} was cancelled ({reason}).", task=self.name, reason=reason)
+
+
+def submit(task: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskHandle[T]:
+    """Start a call on a backend and return its handle at once.
+
+    The backend is the task's own, else the session's; where that is inline, threads are used, since a call that runs before `submit`
+    returns could not be waited for later. Handles among the arguments, also inside lists, tuples and dicts, are replaced by their results,
+    and the call starts when all of them are done.
+
+    Args:
+        task: A task, or a function that is made one.
+        *args: Positional arguments.
+        **kwargs: Keyword arguments.
+
+    Returns:
+        The handle.
+
+    Raises:
+        DefinitionError: `task` is a stream, or cannot be called.
+        BackendError: There is no such backend.
+    """
+    wanted = task if isinstance(task, Task) else make_task(task, {})
+    if wanted.is_generator:
+        raise DefinitionError(f"submit({wanted.name!r}): a stream hands out items; iterate over it, or map it.")
+    session = session_or_default()
+    parent = current.current_call()
+    name = wanted.spec.backend or session.backend
+    backend = session.backends.get("thread" if session.backends.resolve(name) == "inline" else name)
+    call = Call(wanted.spec, session, parent, (), {})
+    handle: TaskHandle[T] = TaskHandle(wanted.name, call.id)
+    handle._call, handle._backend = call, backend
+    queued(call.id, wanted.name, session, backend.name, None, None)
+
+    def run() -> Any:
+        __tracebackhide__ = True
+        if wanted.is_async:
+            return loop.run(drivers.drive_async(call))
+        return drivers.drive_sync(call)
+
+    def start() -> None:
+        try:
+            call.args, call.kwargs = _resolve(args), _resolve(kwargs)
+        except BaseException as error:
+            handle._fail(error)
+            return
+        with handle._lock:
+            if handle._future.done():
+                return
+            job = backend.submit(run)
+            handle._job = job
+        job.add_done_callback(handle._settle)
+
+    waiting = [found for found in _handles((args, kwargs)) if not found.done()]
+    if not waiting:
+        start()
+        return handle
+    left = [len(waiting)]
+    lock = threading.Lock()
+
+    def one_done(_: Any) -> None:
+        with lock:
+            left[0] -= 1
+            if left[0]:
+                return
+        start()
+
+    for found in waiting:
+        found.add_done_callback(one_done)
+    return handle
+
+
+def _handles(value: Any) -> Iterator[TaskHandle[Any]]:
+    if isinstance(value, TaskHandle):
+        yield value
+    elif type(value) in (list, tuple):
+        for item in value:
+            yield from _handles(item)
+    elif type(value) is dict:
+        for item in value.values():
+            yield from _handles(item)
+
+
+def _resolve(value: Any) -> Any:
+    if isinstance(value, TaskHandle):
+        return value.get()
+    if type(value) is list:
+        return [_resolve(item) for item in value]
+    if type(value) is tuple:
+        return tuple(_resolve(item) for item in value)
+    if type(value) is dict:
+        return {key: _resolve(item) for key, item in value.items()}
+    return value
+
+
+class as_completed(Generic[T]):  # noqa: N801 - a function to its users, as in concurrent.futures
+    """Iterate over handles in the order in which they end; works with `for` and `async for`.
+
+    Args:
+        handles: Handles from `submit`.
+        timeout: Seconds for all of them together; None for as long as it takes.
+
+    Raises:
+        TaskTimeoutError: Some have not ended within `timeout` (raised while iterating).
+    """
+
+    def __init__(self, handles: Iterable[TaskHandle[T]], timeout: float | None = None) -> None:
+        self._handles = list(handles)
+        for handle in self._handles:
+            if not isinstance(handle, TaskHandle):
+                raise DefinitionError(f"as_completed needs handles from submit(...), not {handle!r}.")
+        self._timeout = timeout
+
+    def __iter__(self) -> Iterator[TaskHandle[T]]:
+        ended: SimpleQueue[TaskHandle[T]] = SimpleQueue()
+        deadline = None if self._timeout is None else SYSTEM_CLOCK.monotonic() + self._timeout
+        for handle in dict.fromkeys(self._handles):
+            handle.add_done_callback(ended.put)
+        left = len(set(self._handles))
+        while left:
+            try:
+                wait = None if deadline is None else max(0.0, deadline - SYSTEM_CLOCK.monotonic())
+                yield ended.get(timeout=wait)
+            except Empty:
+                raise TaskTimeoutError(
+                    f"{left} of {len(self._handles)} tasks have not ended within {self._timeout:g} s; they go on.",
+                    timeout_s=self._timeout,
+                    stopped=False,
+                ) from None
+            left -= 1
+
+    async def __aiter__(self) -> AsyncIterator[TaskHandle[T]]:
+        import asyncio
+
+        here = asyncio.get_running_loop()
+        ended: asyncio.Queue[TaskHandle[T]] = asyncio.Queue()
+        for handle in dict.fromkeys(self._handles):
+            handle.add_done_callback(lambda found: here.call_soon_threadsafe(ended.put_nowait, found))
+        deadline = None if self._timeout is None else here.time() + self._timeout
+        for left in range(len(set(self._handles)), 0, -1):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    found = await ended.get()
+            except TimeoutError:
+                raise TaskTimeoutError(
+                    f"{left} of {len(self._handles)} tasks have not ended within {self._timeout:g} s; they go on.",
+                    timeout_s=self._timeout,
+                    stopped=False,
+                ) from None
+            yield found

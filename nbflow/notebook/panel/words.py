@@ -1,0 +1,137 @@
+"""How a run is told in words: the phrases that all faces of the panel share.
+
+A state is always an icon *and* a word, never a colour alone. `headline` sums up a run, `details` says what is worth knowing of
+one row. Everything here is a pure function of the model and, for what still runs, of the time it is asked at.
+"""
+
+from __future__ import annotations
+
+from nbflow._util import format_duration
+from nbflow.notebook.panel import model as m
+
+__all__ = [
+    "ICONS",
+    "details",
+    "elapsed",
+    "headline",
+    "is_one_line",
+    "progress",
+    "short",
+]
+
+ICONS = {
+    m.QUEUED: "○",
+    m.RUNNING: "▸",
+    m.RETRYING: "↻",
+    m.DONE: "✓",
+    m.CACHED: "◆",
+    m.FAILED: "✗",
+    m.CANCELLED: "⊘",
+    m.TIMED_OUT: "✗",
+    m.LEFT: "◌",
+}
+
+_COUNTED = (
+    ("running", "running"),
+    ("queued", "queued"),
+    ("done", "done"),
+    ("cached", "cached"),
+    ("failed", "failed"),
+    ("cancelled", "cancelled"),
+    ("left", "left running"),
+)
+
+
+def headline(model: m.Model, now: float | None = None) -> str:
+    """Return one line for a whole run, such as `7 tasks · all cached · saved 3 min 12 s`.
+
+    Args:
+        model: The run.
+        now: Wall-clock seconds while it goes on; None once it is over.
+
+    Returns:
+        The line, without an icon; empty if nothing ran.
+    """
+    sums = model.totals()
+    if not sums.total:
+        return ""
+    parts = [f"{sums.total:,} task{'s' if sums.total != 1 else ''}"]
+    for field, word in _COUNTED:
+        number = getattr(sums, field)
+        if number == sums.total:
+            parts.append(word if number == 1 else f"all {word}")
+        elif number:
+            parts.append(f"{number:,} {word}")
+    if sums.saved_s >= 0.05:
+        parts.append(f"saved {format_duration(sums.saved_s)}")
+    end = model.latest if now is None else now
+    if sums.cached != sums.total and model.started is not None and end is not None:
+        parts.append(format_duration(max(0.0, end - model.started)))
+    return " · ".join(parts)
+
+
+def is_one_line(model: m.Model) -> bool:
+    """Whether the headline says all there is: everything was cached."""
+    sums = model.totals()
+    return sums.cached == sums.total
+
+
+def progress(row: m.Row) -> str:
+    """Return `13/40` where a row counts something, else an empty string."""
+    if row.kind == m.TASK and row.counts is not None:
+        return (
+            f"{row.counts.finished:,}/{row.counts.total:,}"
+            if row.live
+            else f"× {row.counts.total:,}"
+        )
+    if row.total is not None:
+        return f"{row.done:,.6g}/{row.total:,.6g}"
+    return f"{row.done:,.6g}" if row.done else ""
+
+
+def elapsed(row: m.Row, now: float | None = None) -> str:
+    """Return how long a row took, or has been running at `now`."""
+    if row.duration_s is not None and not row.live:
+        return "" if row.state == m.CACHED else format_duration(row.duration_s)
+    if (
+        row.live
+        and row.started is not None
+        and now is not None
+        and row.state != m.QUEUED
+    ):
+        return format_duration(max(0.0, now - row.started))
+    return ""
+
+
+def details(row: m.Row) -> list[str]:
+    """Return what else is worth knowing of a row, most important first."""
+    parts: list[str] = []
+    counts = row.counts
+    if counts is not None:
+        for field in ("failed", "cancelled", "cached", "left"):
+            number = getattr(counts, field)
+            if number and number != counts.total:
+                parts.append(
+                    f"{number:,} {'left running' if field == 'left' else field}"
+                )
+    saved = counts.saved_s if counts is not None else row.saved_s
+    if saved >= 0.05:
+        parts.append(f"saved {format_duration(saved)}")
+    if row.retries:
+        parts.append(f"{row.retries:,} retr{'ies' if row.retries > 1 else 'y'}")
+    elif row.attempts > 1:
+        parts.append(f"attempt {row.attempts}")
+    if row.error:
+        parts.append(row.error)
+    if row.note:
+        parts.append(row.note)
+    if row.state == m.RUNNING and row.label:
+        parts.append(row.label)
+    if row.reason and row.kind == m.CALL and row.state != m.CACHED:
+        parts.append(f"ran because {row.reason}")
+    return parts
+
+
+def short(text: str, limit: int) -> str:
+    """Return `text` cut to `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,286 @@
+"""The current frame, and the live record of a call.
+
+One context variable holds the innermost frame: a `Call` or a session that was opened with `with`. Whoever sets it restores
+it; it is never set across a `yield`. The notebook's session is not in it (a variable set after an `await` in a cell is lost
+to the next cell): it is a plain attribute here, put there by whoever owns the shell.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar, Token
+from itertools import count
+from threading import Event as Flag
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nbflow._clock import Clock
+from nbflow.core.spec import TaskMetadata, TaskSpec
+from nbflow.settings import Settings
+
+if TYPE_CHECKING:
+    from collections import deque
+
+    from nbflow.hooks import Fanout, Hooks
+
+__all__ = ["Call", "Frame", "SessionLike", "ambient", "current_call", "frame", "new_id", "restore"]
+
+CANCELLED, COMPLETED, FAILED, RUNNING, TIMED_OUT = "cancelled", "completed", "failed", "running", "timed out"
+
+new_id = count(1).__next__
+"""Return the next id of a call or map, unique in this process; safe from any thread."""
+
+
+class SessionLike(Protocol):
+    """What drivers need of a session (`nbflow.sessions.SessionContext` is the one there is)."""
+
+    session_id: str
+    settings: Settings
+    clock: Clock
+    fanout: Fanout
+    hooks: Hooks | None
+    records: deque[Call]
+    active: dict[int, Any]
+
+    @property
+    def session(self) -> SessionLike: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def listening(self) -> bool: ...
+    def label(self) -> str | None: ...
+    def cache_store_for(self, spec: TaskSpec) -> Any: ...
+    def dataset_store_for(self, store: Any) -> Any: ...
+    def random(self) -> float: ...
+
+
+class Frame(Protocol):
+    """What the context variable holds."""
+
+    @property
+    def session(self) -> Any: ...
+
+
+class Call:
+    """One invocation of a task: its live state while it runs, its record afterwards.
+
+    Attributes:
+        id: Unique in this process.
+        spec: The task.
+        session: The session it runs in.
+        parent_id: Id of the call that made this one, or None.
+        index: Position among the items of its map, or None.
+        map: The map that it is an item of, or None.
+        state: running, completed, failed, cancelled or timed out.
+        cached: Whether the result came from the cache; `saved_s` are the seconds its computation had cost.
+        started, ended: Clock times in seconds (monotonic).
+        attempts: How many attempts were made.
+        key: The cache key, where one was made; `reason` says why the cache missed.
+        notes: Further remarks for people, such as why a result could not be stored.
+    """
+
+    __slots__ = (
+        "_cancel_reason",
+        "_name",
+        "alarm",
+        "args",
+        "attempts",
+        "cached",
+        "ended",
+        "error",
+        "flag",
+        "id",
+        "index",
+        "key",
+        "kwargs",
+        "map",
+        "notes",
+        "parent",
+        "parent_id",
+        "reason",
+        "saved_s",
+        "session",
+        "spec",
+        "started",
+        "state",
+        "stop",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        session: Any,
+        parent: Call | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        index: int | None = None,
+        map: Any = None,
+    ) -> None:
+        self.id = new_id()
+        self.spec = spec
+        self.session = session
+        self.parent = parent
+        self.parent_id = None if parent is None else parent.id
+        self.args: Any = args
+        self.kwargs: Any = kwargs
+        self.index = index
+        self.map = map
+        self.state = RUNNING
+        self.cached = False
+        self.error: BaseException | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        # Slots that most calls never touch are unset until first read; this keeps making a call cheap.
+        if name in _LATE:
+            value = _LATE[name]
+            setattr(self, name, [] if name == "notes" else value)
+            return getattr(self, name)
+        raise AttributeError(name)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The arguments by parameter name, with defaults; empty once the call has ended."""
+        return self.spec.bind(*self.args, **self.kwargs) if self.args is not None else {}
+
+    @property
+    def name(self) -> str:
+        """The name of this call: the task's template filled in, with `[index]` for items of a map."""
+        if self._name is None:
+            self._name = self.spec.call_name(lambda: self.inputs, self.index)
+        return self._name
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs this call."""
+        return self.map.backend if self.map is not None else "inline"
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from start to end, or until now."""
+        end = self.ended if self.ended is not None else self.session.clock.monotonic()
+        return end - self.started if self.started is not None else 0.0
+
+    @property
+    def metadata(self) -> TaskMetadata:
+        """What hooks get to see of this call."""
+        kind = self.spec.kind
+        return TaskMetadata(
+            self.id,
+            self.name,
+            self.backend,
+            inputs=self.inputs,
+            description=self.spec.description,
+            map_index=self.index,
+            parent_id=self.parent_id,
+            is_async=kind.is_async,
+            is_generator=kind.is_stream,
+        )
+
+    @property
+    def cancel_reason(self) -> str | None:
+        """Who asked for this call, or one around it, to be cancelled; None if nobody did."""
+        call: Call | None = self
+        while call is not None:
+            if call._cancel_reason is not None:
+                return call._cancel_reason
+            if call.map is not None and call.map.cancel_reason is not None:
+                return str(call.map.cancel_reason)
+            call = call.parent
+        return None
+
+    def cancel(self, reason: str = "cancelled") -> bool:
+        """Ask this call to end as cancelled; safe from any thread.
+
+        Returns:
+            False if it had ended already.
+        """
+        with _cancelling:
+            if self.state != RUNNING:
+                return False
+            if self._cancel_reason is None:
+                self._cancel_reason = reason
+            stop = self.stop
+        if self.flag is not None:
+            self.flag.set()
+        if stop is not None:
+            stop()
+        return True
+
+    def wait_flag(self) -> Flag:
+        """Return a flag that `cancel` sets, for waits that must end then."""
+        with _cancelling:
+            if self.flag is None:
+                self.flag = Flag()
+                if self._cancel_reason is not None:
+                    self.flag.set()
+            return self.flag  # type: ignore[no-any-return]
+
+    def close(self, state: str, ended: float) -> bool:
+        """Enter a final state; False if the call already has one (the first ending wins)."""
+        with _cancelling:
+            if self.state != RUNNING:
+                return False
+            if self.spec.template_names:
+                _ = self.name
+            self.state = state
+        self.ended = ended
+        self.forget()
+        return True
+
+    def forget(self) -> None:
+        """Let go of arguments and of the calls around, so that a record keeps nothing alive."""
+        self.args = self.kwargs = self.parent = self.stop = None
+
+
+_LATE: dict[str, Any] = {
+    "_cancel_reason": None,
+    "_name": None,
+    "alarm": None,
+    "attempts": 0,
+    "ended": None,
+    "flag": None,
+    "key": None,
+    "notes": None,
+    "reason": None,
+    "saved_s": 0.0,
+    "started": None,
+    "stop": None,
+    "worker": None,
+}
+
+_cancelling = Lock()
+_frame: ContextVar[Any] = ContextVar("nbflow_frame", default=None)
+
+frame = _frame.get
+"""Return the innermost frame of this context, or None."""
+
+enter = _frame.set
+"""Make something the innermost frame; give the token to `restore`."""
+
+
+def restore(token: Token[Any]) -> None:
+    """Undo an `enter`; in a foreign context (a coroutine closed from outside) there is nothing to undo."""
+    try:
+        _frame.reset(token)
+    except ValueError:
+        pass
+
+
+class Ambient:
+    """What is there when the context variable is empty: the notebook's session, if a shell holds one."""
+
+    __slots__ = ("session",)
+
+    def __init__(self) -> None:
+        self.session: Any = None
+
+
+ambient = Ambient()
+
+
+def current_call() -> Call | None:
+    """Return the innermost running call of this context, or None."""
+    found = _frame.get()
+    while found is not None and not isinstance(found, Call):
+        found = found.outer_frame
+    return found

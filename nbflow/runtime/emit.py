@@ -1,0 +1,187 @@
+"""From the steps of a call to its record, its hooks and its events.
+
+`emit` is the one place where a fact of `core.attempts` becomes visible: it brings the call's record up to date, calls the hooks that
+the seed's names promise for it, and fans the event out. Without plugins and observers only the record is touched.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from nbflow._util import lazy, one_line, trim_traceback
+from nbflow.runtime import current
+from nbflow.runtime.current import Call
+
+if TYPE_CHECKING:
+    from nbflow.core import events
+else:
+    events = lazy("nbflow.core.events")  # most programs have no listener, and never need the classes
+
+__all__ = ["Reporter", "emit", "emit_session", "queued"]
+
+_ENDINGS: dict[str, str] = {
+    "TaskCompleted": current.COMPLETED,
+    "TaskFailed": current.FAILED,
+    "TaskCancelled": current.CANCELLED,
+    "TaskTimedOut": current.TIMED_OUT,
+}
+
+
+class Reporter:
+    """What hooks get as `reporter`: a way to send an event of their own to the session's observers."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def report(self, event: events.Event) -> None:
+        """Hand `event` to the observers; safe from any thread."""
+        self._session.fanout.emit(event)
+
+
+def emit(call: Call, fact: str, data: dict[str, Any], value: Any = None) -> bool:
+    """Make a fact of `call` known.
+
+    Args:
+        call: The call that it is about.
+        fact: Name of the event's class.
+        data: The event's own fields; `error` may be the exception itself.
+        value: The result, for hooks that get to see it.
+
+    Returns:
+        False if the call had ended before, so that nothing was told.
+    """
+    session = call.session
+    ending = _ENDINGS.get(fact)
+    hooks = session.hooks
+    listening = session.fanout.listening
+    if ending is not None:
+        return _end(call, ending, fact, data, value)
+    if fact == "AttemptStarted":
+        call.attempts = data["number"]
+    elif fact == "TaskStarted":
+        call.started = session.clock.monotonic()
+        call.worker = threading.current_thread().name
+        if listening:
+            session.active[call.id] = call
+    if hooks is not None:
+        _call_hooks(call, hooks.call, fact, data, value)
+    if listening:
+        session.fanout.emit(_event(call, fact, data))
+    return True
+
+
+def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) -> bool:
+    """Bring `call` to its end: hooks first, since a wrapper may turn a completion into a failure; then the one event."""
+    session = call.session
+    if call.state != current.RUNNING:
+        return False
+    failed: BaseException | None = None
+    if session.hooks is not None:
+        try:
+            _call_hooks(call, session.hooks.call, fact, data, value)
+        except Exception as raised:
+            failed = raised
+            state, fact, data = current.FAILED, "TaskFailed", {"error": raised}
+    name = call.name if session.fanout.listening else ""
+    error = data.get("error")
+    if not call.close(state, session.clock.monotonic()):
+        return False
+    call.cached = bool(data.get("cached", False))
+    call.saved_s = data.get("saved_s", 0.0)
+    call.error = error if isinstance(error, BaseException) else None
+    session.active.pop(call.id, None)
+    session.records.append(call)
+    if call.map is not None:
+        call.map.count(call)
+    if name:
+        session.fanout.emit(_event(call, fact, data))
+    if failed is not None:
+        raise failed
+    return True
+
+
+def queued(call_id: int, name: str, session: Any, backend: str, map_id: int | None, index: int | None) -> None:
+    """Tell that a call waits for a worker."""
+    if session.fanout.listening:
+        session.fanout.emit(
+            events.TaskQueued(
+                call_id=call_id, name=name, time=session.clock.wall(), map_id=map_id, backend=backend, index=index
+            )
+        )
+
+
+def emit_session(session: Any, fact: str, call_id: int, name: str, **data: Any) -> None:
+    """Fan out a fact that belongs to no single call."""
+    if session.fanout.listening:
+        session.fanout.emit(getattr(events, fact)(call_id=call_id, name=name, time=session.clock.wall(), **data))
+
+
+def _event(call: Call, fact: str, data: dict[str, Any]) -> events.Event:
+    session = call.session
+    fields = dict(data)
+    error = fields.get("error")
+    if fact == "TaskStarted":
+        fields |= {
+            "task": call.spec.name,
+            "kind": call.spec.kind.value,
+            "backend": call.backend,
+            "parent_id": call.parent_id,
+            "index": call.index,
+            "worker": call.worker,
+            "cell": session.label(),
+        }
+    elif fact in _ENDINGS:
+        fields |= {"duration_s": call.duration_s, "attempts": call.attempts}
+    if isinstance(error, BaseException):
+        fields["error"] = one_line(error)
+        if fact == "TaskFailed":
+            fields |= {"error_type": type(error).__name__, "traceback": trim_traceback(error)}
+        elif fact == "TaskCancelled":
+            del fields["error"]
+            fields["reason"] = call._cancel_reason or cancel_words(error)
+    map_id = None if call.map is None else call.map.id
+    event: events.Event = getattr(events, fact)(call_id=call.id, name=call.name, time=session.clock.wall(), map_id=map_id, **fields)
+    return event
+
+
+def cancel_words(error: BaseException) -> str:
+    """Return in a word why a call ended as cancelled."""
+    words = {"KeyboardInterrupt": "interrupt", "GeneratorExit": "closed early", "CancelledError": "cancelled"}
+    return str(getattr(error, "reason", None) or words.get(type(error).__name__, type(error).__name__))
+
+
+def _call_hooks(call: Call, hook: Any, fact: str, data: dict[str, Any], value: Any) -> None:
+    common = {"metadata": call.metadata, "reporter": Reporter(call.session)}
+    duration = call.duration_s
+    retry = call.attempts - 1
+    if fact == "AttemptStarted":
+        if data["number"] == 1:
+            hook.before_node_execute(**common)
+        else:
+            hook.before_node_retry(**common, attempt=retry, error=call.error)
+    elif fact == "AttemptFailed":
+        call.error = data["error"]
+        if retry:
+            hook.after_node_retry(**common, attempt=retry, succeeded=False)
+    elif fact == "TaskCompleted" and data.get("cached"):
+        hook.on_cache_hit(**common, key=data["key"], value=value)
+    elif fact == "TaskCompleted":
+        hook.after_node_execute(**common, result=value, duration=duration)
+        if retry > 0:
+            hook.after_node_retry(**common, attempt=retry, succeeded=True)
+    elif fact == "TaskFailed":
+        hook.on_node_error(**common, error=data["error"], duration=duration)
+    elif fact == "TaskTimedOut":
+        hook.on_node_error(**common, error=data.get("error"), duration=duration)
+        hook.on_node_timeout(**common, timeout=data["timeout_s"], duration=duration)
+    elif fact == "TaskCancelled":
+        hook.on_node_cancelled(**common, reason=call._cancel_reason or cancel_words(data["error"]), duration=duration)
+    elif fact == "ItemYielded":
+        hook.node_iteration(**common, index=data["index"])
+    elif fact == "CacheMiss":
+        hook.on_cache_miss(**common, key=data["key"], reason=data["reason"])
+    elif fact == "CacheWritten":
+        hook.on_cache_write(**common, key=data["key"], size=data["size_bytes"])

@@ -1,0 +1,420 @@
+"""Fanning a task out over items: one engine for every backend.
+
+A `MapState` holds the items, the results and the live counters of one map. Workers *pull* ranges of items from one counter, so that
+submitting costs nothing per item; ranges grow while they are quick and stay small where items are slow. The rules:
+
+* The first failure (or an interrupt, or a cancel) stops the map: no further item starts, running ones are told to end.
+* Nobody waits longer than a short grace for code that will not end; it is left behind and reported.
+* A worker of the same pool that starts a map pulls items itself, so nested maps never wait for a free worker.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nbflow.core.spec import TaskSpec
+from nbflow.errors import TaskCancelledError
+from nbflow.runtime import current
+from nbflow.runtime.current import Call, new_id
+from nbflow.runtime.emit import Reporter, emit, emit_session
+from nbflow.runtime.stopping import GRACE_S, Region, Stopped
+
+__all__ = ["PENDING", "MapState", "run_map"]
+
+PENDING = object()
+"""What stands in `results` for an item that has none."""
+
+_RANGE_S = 0.005
+_MAX_RANGE = 64
+
+
+class MapState:
+    """One map: its items, results and live counters; counters may be read from any thread.
+
+    Args:
+        spec: The task.
+        session: The session to run in.
+        parent: The call that makes the map, if any.
+        items: Argument tuples, one for each item.
+        kwargs: Keyword arguments for every item.
+        backend: Name of the backend.
+        collect: Put exceptions into the results instead of stopping at the first.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        session: Any,
+        parent: Call | None,
+        items: list[tuple[Any, ...]],
+        kwargs: dict[str, Any],
+        *,
+        backend: str,
+        collect: bool,
+    ) -> None:
+        self.id = new_id()
+        self.spec = spec
+        self.name = spec.name
+        self.session = session
+        self.parent = parent
+        self.items = items
+        self.kwargs = kwargs
+        self.backend = backend
+        self.collect = collect
+        self.total = len(items)
+        self.results: list[Any] = [PENDING] * self.total
+        self.completed = self.cached = self.failed = self.cancelled = 0
+        self.saved_s = 0.0
+        self.started = session.clock.monotonic()
+        self.cancel_reason: str | None = None
+        self.error: BaseException | None = None
+        self.over = threading.Event()
+        self.on_stop: Callable[[], None] | None = None
+        self.slots: dict[int, list[Any]] = {}
+        self._lock = threading.Lock()
+
+    # -- live state ---------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """How many items run now."""
+        return sum(1 for slot in list(self.slots.values()) if slot[0] is not None)
+
+    def running_items(self) -> list[tuple[int, str, float, str]]:
+        """Return index, name, start (monotonic seconds) and worker of each item that runs now."""
+        found = []
+        for slot in list(self.slots.values()):
+            index, since, worker = slot
+            if index is not None:
+                found.append((index, f"{self.name}[{index}]", since, worker))
+        return sorted(found)
+
+    def count(self, call: Call) -> None:
+        """Add an ended call to the counters."""
+        with self._lock:
+            if call.state == current.COMPLETED:
+                self.completed += 1
+                if call.cached:
+                    self.cached += 1
+                    self.saved_s += call.saved_s
+            elif call.state == current.CANCELLED:
+                self.cancelled += 1
+            else:
+                self.failed += 1
+
+    def cancel(self, reason: str = "cancelled") -> bool:
+        """Stop the map: no further item starts, running ones are told to end; False if it is over."""
+        if self.over.is_set():
+            return False
+        self.stop(reason)
+        return True
+
+    def stop(self, reason: str, error: BaseException | None = None) -> None:
+        """Let no further item start; the first reason and error win."""
+        with self._lock:
+            if self.cancel_reason is None:
+                self.cancel_reason = reason
+                self.error = error
+        if self.on_stop is not None:
+            self.on_stop()
+
+    def keep(self, index: int, error: BaseException) -> None:
+        """Note the failure of an item: into its result where failures are collected, else as the end of the map."""
+        if self.collect and isinstance(error, Exception) and self.cancel_reason is None:
+            self.results[index] = error
+        else:
+            self.stop("another item failed", error)
+
+    # -- begin and end ------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Make the map known."""
+        session = self.session
+        session.active[self.id] = self
+        parent_id = None if self.parent is None else self.parent.id
+        emit_session(
+            session,
+            "MapStarted",
+            self.id,
+            self.name,
+            total=self.total,
+            backend=self.backend,
+            parent_id=parent_id,
+            cell=session.label(),
+        )
+        if session.hooks is not None:
+            session.hooks.call.before_map(
+                map_id=self.id, name=self.name, total=self.total, backend=self.backend, reporter=Reporter(session)
+            )
+
+    def end(self) -> None:
+        """Make the end of the map known; no item starts any more."""
+        session = self.session
+        self.over.set()
+        session.active.pop(self.id, None)
+        never = max(0, self.total - self.completed - self.failed - self.cancelled)
+        self.cancelled += never
+        duration = session.clock.monotonic() - self.started
+        tallies = {"completed": self.completed, "failed": self.failed, "cancelled": self.cancelled}
+        emit_session(
+            session,
+            "MapEnded",
+            self.id,
+            self.name,
+            total=self.total,
+            cached=self.cached,
+            duration_s=duration,
+            saved_s=self.saved_s,
+            **tallies,
+        )
+        if session.hooks is not None:
+            session.hooks.call.after_map(
+                map_id=self.id, name=self.name, total=self.total, duration=duration, reporter=Reporter(session), **tallies
+            )
+        self.parent = None
+
+    def outcome(self) -> list[Any]:
+        """Return the results, or raise what stopped the map."""
+        __tracebackhide__ = True
+        if self.error is not None:
+            raise self.error
+        if self.cancel_reason is not None:
+            raise TaskCancelledError(
+                f"The map of {self.name!r} was cancelled ({self.cancel_reason}) after "
+                f"{self.completed} of {self.total} items.",
+                task=self.name,
+                reason=self.cancel_reason,
+            )
+        return self.results
+
+
+def run_map(
+    state: MapState, backend: Any, run_item: Callable[[int], Any], *, concurrency: int | None, chunksize: int | None
+) -> list[Any]:
+    """Run every item of `state` and return the results in order.
+
+    Args:
+        state: The map.
+        backend: The backend, started.
+        run_item: Runs item `index` and returns its result.
+        concurrency: At most so many items at a time; None for what the backend allows.
+        chunksize: Items that a worker takes at a time; None to let it grow by measured duration.
+
+    Raises:
+        BaseException: The first failure, or the interrupt, that stopped the map.
+    """
+    __tracebackhide__ = True
+    state.begin()
+    try:
+        if not backend.abilities.parallel or state.total == 1:
+            _Puller(state, run_item, _Ranges(state.total, 1), 1).pull()
+        elif backend.abilities.pulls:
+            _pull_together(state, backend, run_item, concurrency, chunksize)
+        else:
+            _submit_each(state, backend, run_item, concurrency)
+    except BaseException as error:
+        state.stop("interrupt" if isinstance(error, KeyboardInterrupt) else type(error).__name__, error)
+    finally:
+        state.end()
+    return state.outcome()
+
+
+class _Puller:
+    """One worker's part in a map."""
+
+    __slots__ = ("_chunk", "_fixed", "_ranges", "_run", "_state", "over", "region", "slot")
+
+    def __init__(self, state: MapState, run: Callable[[int], Any], ranges: _Ranges, chunksize: int | None) -> None:
+        self._state = state
+        self._run = run
+        self._ranges = ranges
+        self._fixed = chunksize is not None
+        self._chunk = chunksize or 1
+        self.region = Region()
+        self.over = threading.Event()
+        self.slot: list[Any] = [None, 0.0, ""]
+
+    def pull(self) -> None:
+        """Take items until there are none, or the map is stopped."""
+        __tracebackhide__ = True
+        state = self._state
+        me = threading.get_ident()
+        self.slot[2] = threading.current_thread().name
+        outer = state.slots.get(me)
+        state.slots[me] = self.slot
+        try:
+            self._loop()
+        finally:
+            self.slot[0] = None
+            if outer is None:
+                state.slots.pop(me, None)
+            self.over.set()
+
+    def pull_stoppable(self) -> None:
+        """Like `pull`, but another thread may stop it; never raises."""
+        try:
+            with self.region:
+                self.pull()
+        except Stopped:
+            pass
+        except BaseException as error:
+            self._state.stop(type(error).__name__, error)
+        finally:
+            self.over.set()
+
+    def _loop(self) -> None:
+        __tracebackhide__ = True
+        state, run, slot, results = self._state, self._run, self.slot, self._state.results
+        clock = time.perf_counter
+        while True:
+            taken = self._ranges.take(self._chunk)
+            if not taken:
+                return
+            began = clock()
+            for index in taken:
+                if state.cancel_reason is not None:
+                    return
+                slot[1] = clock()
+                slot[0] = index
+                try:
+                    results[index] = run(index)
+                except Exception as error:
+                    state.keep(index, error)
+                slot[0] = None
+            if not self._fixed:
+                took = clock() - began
+                if took < _RANGE_S and self._chunk < _MAX_RANGE:
+                    self._chunk *= 2
+                elif took > 2 * _RANGE_S and self._chunk > 1:
+                    self._chunk //= 2
+
+
+class _Ranges:
+    """The counter that pullers share."""
+
+    __slots__ = ("_lock", "_next", "_total", "_workers")
+
+    def __init__(self, total: int, workers: int) -> None:
+        self._lock = threading.Lock()
+        self._next = 0
+        self._total = total
+        self._workers = workers
+
+    def take(self, size: int) -> range:
+        """Return the next `size` indices, fewer near the end so that workers finish together."""
+        with self._lock:
+            begin = self._next
+            left = self._total - begin
+            self._next = end = begin + max(1, min(size, left // (2 * self._workers)))
+        return range(begin, min(end, self._total))
+
+
+def _pull_together(
+    state: MapState, backend: Any, run_item: Callable[[int], Any], concurrency: int | None, chunksize: int | None
+) -> None:
+    """Let workers of an in-process pool pull items; return when all are done or the map is stopped."""
+    workers = min(state.total, concurrency or backend.workers(), backend.workers())
+    ranges = _Ranges(state.total, workers)
+    pullers = [_Puller(state, run_item, ranges, chunksize) for _ in range(workers)]
+    changed = threading.Event()
+    state.on_stop = changed.set
+    futures = []
+    helping = backend.inside()
+    for puller in pullers[1:] if helping else pullers:
+        future = backend.submit(puller.pull_stoppable)
+        future.add_done_callback(lambda _: changed.set())
+        futures.append((future, puller))
+    try:
+        if helping:
+            pullers[0].pull()
+        while state.cancel_reason is None:
+            changed.clear()
+            if all(future.done() for future, _ in futures) or (helping and _all_taken(futures)):
+                return
+            changed.wait()
+    except BaseException as error:
+        state.stop("interrupt" if isinstance(error, KeyboardInterrupt) else type(error).__name__, error)
+    _end_pullers(state, backend, futures)
+
+
+def _all_taken(futures: list[Any]) -> bool:
+    """Withdraw pullers that no worker took up (there is nothing left to pull); True if none of the others still runs."""
+    return all(future.cancel() or future.done() for future, _ in futures)
+
+
+def _end_pullers(state: MapState, backend: Any, futures: list[Any]) -> None:
+    """Withdraw what waits, stop what runs, and leave behind what does not end in time."""
+    running = [puller for future, puller in futures if not future.cancel() and not puller.over.is_set()]
+    for puller in running:
+        call = _call_of(state, puller)
+        if call is None or not call.cancel(state.cancel_reason or "cancelled"):
+            puller.region.stop(Stopped)
+    deadline = time.monotonic() + GRACE_S
+    for puller in running:
+        if not puller.over.wait(max(0.0, deadline - time.monotonic())):
+            _leave_behind(state, backend, puller)
+
+
+def _call_of(state: MapState, puller: _Puller) -> Call | None:
+    """Return the call that the puller runs, where calls are kept track of (somebody listens)."""
+    for call in list(state.session.active.values()):
+        if isinstance(call, Call) and call.map is state and call.index == puller.slot[0]:
+            return call
+    return None
+
+
+def _leave_behind(state: MapState, backend: Any, puller: _Puller) -> None:
+    """End the item of a worker that does not stop, and let the pool go on without that worker."""
+    worker = puller.slot[2]
+    if hasattr(backend, "detach"):
+        backend.detach(worker)
+    emit_session(state.session, "StragglerLeft", state.id, state.name, worker=worker)
+    call = _call_of(state, puller)
+    if call is not None:
+        reason = state.cancel_reason or "cancelled"
+        emit(call, "TaskCancelled", {"error": TaskCancelledError("left behind", task=state.name, reason=reason)})
+
+
+def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], concurrency: int | None) -> None:
+    """Submit items one by one to a backend that cannot pull, at most `concurrency` at a time."""
+    room = threading.Semaphore(concurrency or state.total)
+    changed = threading.Event()
+    pending: dict[int, Any] = {}
+
+    def stop() -> None:
+        changed.set()
+        room.release()
+
+    def done(index: int, future: Any) -> None:
+        try:
+            if not future.cancelled():
+                error = future.exception()
+                if error is None:
+                    state.results[index] = future.result()
+                else:
+                    state.keep(index, error)
+        finally:
+            pending.pop(index, None)
+            room.release()
+            changed.set()
+
+    state.on_stop = stop
+    try:
+        for index in range(state.total):
+            room.acquire()
+            if state.cancel_reason is not None:
+                break
+            future = backend.submit(run_item, (index,), map_index=index)
+            pending[index] = future
+            future.add_done_callback(lambda ended, index=index: done(index, ended))
+        while pending and state.cancel_reason is None:
+            changed.clear()
+            if pending and state.cancel_reason is None:
+                changed.wait()
+    except BaseException as error:
+        state.stop("interrupt" if isinstance(error, KeyboardInterrupt) else type(error).__name__, error)
+    for future in list(pending.values()):
+        future.cancel()

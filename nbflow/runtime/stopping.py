@@ -1,0 +1,222 @@
+"""How code that should not go on is ended.
+
+Python offers three ways, by where the code runs: the main thread takes signals (they break even a blocking sleep), other threads
+take asynchronous exceptions (delivered at their next bytecode), tasks of an event loop take cancellation. What cannot be
+stopped in time is left behind, *detached*, and reported; nobody waits for it. The rules:
+
+* `Stopped` and `DeadlineReached` derive from `BaseException`: a user's `except Exception` must not swallow them.
+* A region is only ever hit between its enter and its exit: both ends take the lock that `stop` holds.
+* Signal handlers and timers are put back as they were found.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from types import FrameType
+from typing import Any
+
+__all__ = ["Alarm", "DeadlineReached", "Region", "Stopped", "call_detached", "can_alarm"]
+
+GRACE_S = 0.1
+"""How long to wait for code to end after it was told to, before it is left behind."""
+
+
+class Stopped(BaseException):
+    """Raised inside code that was cancelled from another thread."""
+
+
+class DeadlineReached(BaseException):
+    """Raised inside code whose timeout is over; `alarm` is the one that rang (None: a detached call's)."""
+
+    alarm: Any = None
+
+
+def _raise_in(ident: int, error: type[BaseException] | None) -> None:
+    import ctypes  # only stopping needs it
+
+    target = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), target)
+
+
+class Region:
+    """A stretch of code in the current thread that other threads may stop.
+
+    Use as a context manager around the user's function. On the main thread it is stopped by SIGINT (so it raises
+    `KeyboardInterrupt`), elsewhere by an asynchronous `Stopped` (or whatever `stop` is given).
+    """
+
+    __slots__ = ("_fired", "_ident", "_lock", "_main")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ident: int | None = None
+        self._main = False
+        self._fired = False
+
+    def __enter__(self) -> Region:
+        self._main = threading.current_thread() is threading.main_thread()
+        self._ident = threading.get_ident()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self._lock:
+            ident, self._ident = self._ident, None
+            if self._fired and not self._main and ident is not None:
+                _raise_in(ident, None)  # told to stop, but ended by itself first: take the exception back
+
+    def stop(self, error: type[BaseException] = Stopped) -> bool:
+        """Stop the code if it is still in the region; safe from any thread, False if it is not."""
+        with self._lock:
+            if self._ident is None or self._fired:
+                return False
+            self._fired = True
+            if not self._main:
+                _raise_in(self._ident, error)
+            elif self._ident == threading.get_ident():
+                signal.raise_signal(signal.SIGINT)
+            elif hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(self._ident, signal.SIGINT)
+            else:
+                import _thread
+
+                _thread.interrupt_main()
+            return True
+
+
+def can_alarm() -> bool:
+    """Whether this thread can be interrupted by a timer signal."""
+    return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+
+
+class Alarm:
+    """Raise `DeadlineReached` in the main thread's block when its time is over; alarms nest.
+
+    Args:
+        seconds: Time from entering the block.
+
+    The handler and timer of SIGALRM that were there before are put back on exit, the timer with what is left of it.
+    """
+
+    __slots__ = ("deadline", "rang", "seconds")
+    _stack: list[Alarm] = []
+    _before: tuple[Any, float, float, float] | None = None
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.deadline = 0.0
+        self.rang = False
+
+    def __enter__(self) -> Alarm:
+        if not Alarm._stack:
+            remaining, interval = signal.getitimer(signal.ITIMER_REAL)
+            Alarm._before = (signal.getsignal(signal.SIGALRM), remaining, interval, time.monotonic())
+            signal.signal(signal.SIGALRM, Alarm._ring)
+        self.deadline = time.monotonic() + self.seconds
+        Alarm._stack.append(self)
+        Alarm._arm()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        Alarm._stack.remove(self)
+        if Alarm._stack:
+            Alarm._arm()
+        elif Alarm._before is not None:
+            handler, remaining, interval, since = Alarm._before
+            Alarm._before = None
+            signal.signal(signal.SIGALRM, handler if handler is not None else signal.SIG_DFL)
+            if remaining:
+                signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - since), 1e-3), interval)
+
+    @classmethod
+    def _arm(cls) -> None:
+        waiting = [alarm.deadline for alarm in cls._stack if not alarm.rang]
+        if waiting:
+            signal.setitimer(signal.ITIMER_REAL, max(min(waiting) - time.monotonic(), 1e-4))
+
+    @staticmethod
+    def _ring(signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        for alarm in Alarm._stack:  # outermost first: it ends the inner ones with it
+            if alarm.deadline <= now and not alarm.rang:
+                alarm.rang = True
+                reached = DeadlineReached()
+                reached.alarm = alarm
+                raise reached
+        Alarm._arm()
+
+
+class Detached:
+    """A function run in a helper thread, so that its caller can leave at a deadline."""
+
+    __slots__ = ("error", "over", "region", "thread", "value")
+
+    def __init__(self, func: Callable[[], Any]) -> None:
+        self.over = threading.Event()
+        self.region = Region()
+        self.value: Any = None
+        self.error: BaseException | None = None
+        context = copy_context()
+        self.thread = threading.Thread(target=lambda: context.run(self._run, func), daemon=True, name="nbflow-timed")
+
+    def _run(self, func: Callable[[], Any]) -> None:
+        try:
+            with self.region:
+                self.value = func()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.over.set()
+
+
+def call_detached(
+    func: Callable[[], Any],
+    timeout_s: float,
+    *,
+    cancelled: threading.Event,
+    left: Callable[[str], None],
+) -> Any:
+    """Call `func` in a helper thread and wait for it at most `timeout_s` seconds.
+
+    Args:
+        func: What to call, in a copy of the current context.
+        timeout_s: How long to wait.
+        cancelled: Ends the wait early when set.
+        left: Called with the thread's name if the code could not be stopped and was left behind.
+
+    Returns:
+        What `func` returned.
+
+    Raises:
+        DeadlineReached: The time is over.
+        Stopped: `cancelled` was set.
+        BaseException: Whatever `func` raised.
+    """
+    job = Detached(func)
+    job.thread.start()
+    deadline = time.monotonic() + timeout_s
+    stop: type[BaseException] | None = None
+    try:
+        # Short waits, because an asynchronous exception for this thread is only delivered between them.
+        while not job.over.wait(min(0.05, max(deadline - time.monotonic(), 0))):
+            if cancelled.is_set():
+                stop = Stopped
+                break
+            if time.monotonic() >= deadline:
+                stop = DeadlineReached
+                break
+    except BaseException:
+        job.region.stop(Stopped)
+        raise
+    if stop is not None and not job.over.is_set():
+        job.region.stop(stop)
+        if not job.over.wait(GRACE_S):
+            left(job.thread.name)
+        raise stop
+    if job.error is not None:
+        raise job.error
+    return job.value

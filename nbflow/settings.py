@@ -1,0 +1,228 @@
+"""Settings: a frozen dataclass filled from arguments, `NBFLOW_*`, `[tool.nbflow]`, and defaults, in that order.
+
+Every field has an environment name, `NBFLOW_<FIELD>` in capitals, and a key of the same name in the `[tool.nbflow]`
+table of the nearest `pyproject.toml` above the working directory. A bad value is an error that says which of these
+sources it came from. Nothing is read before the first session, or the first call that needs a setting, asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from nbflow.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Settings", "get_global_settings", "load_settings", "set_global_settings"]
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).strip().lower() in _TRUE:
+        return True
+    if str(value).strip().lower() in _FALSE:
+        return False
+    raise ValueError("use 1 or 0, true or false")
+
+
+def _whole(low: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        number = int(value)
+        if isinstance(value, bool) or number != float(value) or number < low:
+            raise ValueError(f"use a whole number ≥ {low}")
+        return number
+
+    return parse
+
+
+def _seconds(value: Any) -> float:
+    number = float(value)
+    if not number >= 0:
+        raise ValueError("use seconds ≥ 0")
+    return number
+
+
+def _optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None or value in ("", "none", "None") else parse(value)
+
+
+def _choice(*words: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in words:
+            raise ValueError(f"use one of {', '.join(words)}")
+        return str(value)
+
+    return parse
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("use a non-empty string")
+    return value
+
+
+def _place(value: Any) -> Any:
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def _setting(default: Any, parse: Callable[[Any], Any], *, factory: bool = False) -> Any:
+    meta = {"parse": parse}
+    return field(default_factory=default, metadata=meta) if factory else field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a session falls back to.
+
+    Args:
+        backend: Backend of maps and submits that name none.
+        max_backend_threads: Workers of the thread backend.
+        max_parallel_processes: Workers of the process backend.
+        home: Folder of everything nbflow keeps on disk; None: `.nbflow` in the working directory.
+        cache_store: Where cached results live: a path or URL; None: `cache` in the home; "off": memory only.
+        cache_ttl: Seconds after which entries expire, for tasks that name none.
+        cache_max_bytes: Size budget of the cache on disk.
+        cache_max_age_s: Age budget of the cache on disk, in seconds.
+        cache_memory_bytes: Size budget of the memory tier.
+        dataset_store: Folder or URL of datasets.
+        allow_outside_keys: Let dataset keys leave the store's folder.
+        progress: Face of the panel: auto, widget, html, text, or off.
+        wrap_errors: Raise `TaskError` from the user's exception instead of the exception itself.
+        force: Recompute every task and overwrite its cached result.
+        max_records: Finished calls that a session remembers.
+        loop_bridge: How synchronous code runs coroutines under a running loop: auto (patch the kernel's loop when
+            first needed) or thread (a loop of our own in another thread).
+
+    Raises:
+        SettingsError: A value is wrong; the message names field and value.
+    """
+
+    backend: str = _setting("inline", _word)
+    max_backend_threads: int = _setting(lambda: min(32, (os.cpu_count() or 1) + 4), _whole(1), factory=True)
+    max_parallel_processes: int = _setting(lambda: os.cpu_count() or 1, _whole(1), factory=True)
+    home: str | None = _setting(None, _optional(_place))
+    cache_store: Any = _setting(None, _optional(_place))
+    cache_ttl: float | None = _setting(None, _optional(_seconds))
+    cache_max_bytes: int = _setting(2 * 1024**3, _whole(0))
+    cache_max_age_s: float = _setting(90 * 86400.0, _seconds)
+    cache_memory_bytes: int = _setting(256 * 1024**2, _whole(0))
+    dataset_store: Any = _setting(".", _place)
+    allow_outside_keys: bool = _setting(False, _bool)
+    progress: str = _setting("auto", _choice("auto", "widget", "html", "text", "off"))
+    wrap_errors: bool = _setting(False, _bool)
+    force: bool = _setting(False, _bool)
+    max_records: int = _setting(10_000, _whole(0))
+    loop_bridge: str = _setting("auto", _choice("auto", "thread"))
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            parsed = _parse(spec.metadata["parse"], spec.name, getattr(self, spec.name), f"argument {spec.name}")
+            object.__setattr__(self, spec.name, parsed)
+
+    @property
+    def home_path(self) -> Path:
+        """Folder of everything nbflow keeps on disk (which may not exist yet)."""
+        from pathlib import Path
+
+        return Path(self.home).expanduser() if self.home else Path.cwd() / ".nbflow"
+
+
+def load_settings(
+    *, environ: Mapping[str, str] | None = None, start: str | os.PathLike[str] | None = None, **overrides: Any
+) -> Settings:
+    """Build settings from arguments, environment and `pyproject.toml`.
+
+    Args:
+        environ: Environment to read; None for the process's own.
+        start: Folder from which to look upwards for `pyproject.toml`; None for the working directory.
+        **overrides: Values that win over all other sources; None means "not given".
+
+    Returns:
+        The settings.
+
+    Raises:
+        SettingsError: An unknown field, or a bad value; the message names the source.
+    """
+    known = {spec.name: spec.metadata["parse"] for spec in fields(Settings)}
+    values: dict[str, Any] = {}
+    file, table = _pyproject(os.fspath(start) if start is not None else os.getcwd())
+    for name, value in table.items():
+        source = f"[tool.nbflow] {name} in {file}"
+        if name not in known:
+            raise SettingsError(f"{source}: there is no such setting. Known: {', '.join(sorted(known))}.")
+        values[name] = _parse(known[name], name, value, source)
+    env = os.environ if environ is None else environ
+    for name, parse in known.items():
+        if (text := env.get(f"NBFLOW_{name.upper()}")) is not None:
+            values[name] = _parse(parse, name, text, f"environment variable NBFLOW_{name.upper()}")
+    for name, value in overrides.items():
+        if name not in known:
+            raise SettingsError(f"{name}: there is no such setting. Known: {', '.join(sorted(known))}.")
+        if value is not None:
+            values[name] = value
+    return Settings(**values)
+
+
+def _parse(parse: Callable[[Any], Any], name: str, value: Any, source: str) -> Any:
+    try:
+        return parse(value)
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"{source}: {value!r} is not a good value for {name}: {error}.", field=name) from None
+
+
+def _pyproject(folder: str) -> tuple[str | None, dict[str, Any]]:
+    """Return the nearest `pyproject.toml` upwards and its `[tool.nbflow]` table."""
+    place, above = "", os.path.abspath(folder)
+    while above != place:
+        place, above = above, os.path.dirname(above)
+        file = os.path.join(place, "pyproject.toml")
+        if not os.path.isfile(file):
+            continue
+        import tomllib
+
+        try:
+            with open(file, "rb") as stream:
+                data = tomllib.load(stream)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{file} cannot be read: {error}.") from None
+        table = data.get("tool", {}).get("nbflow", {})
+        if not isinstance(table, dict):
+            raise SettingsError(f"[tool.nbflow] in {file} must be a table.")
+        return file, table
+    return None, {}
+
+
+_lock = threading.Lock()
+_global: Settings | None = None
+
+
+def get_global_settings() -> Settings:
+    """Return the settings that sessions fall back to, loading them on first use; safe from any thread."""
+    global _global
+    with _lock:
+        if _global is None:
+            _global = load_settings()
+        return _global
+
+
+def set_global_settings(settings: Settings | None) -> None:
+    """Replace the settings that sessions fall back to; None reads the sources again at next use."""
+    global _global
+    if settings is not None and not isinstance(settings, Settings):
+        raise SettingsError(f"{settings!r} is not a Settings object; build one with nbflow.settings.load_settings().")
+    with _lock:
+        _global = settings
+
+
+def with_overrides(settings: Settings, **overrides: Any) -> Settings:
+    """Return `settings` with some fields replaced, checked as always."""
+    return replace(settings, **overrides)

@@ -1,0 +1,153 @@
+"""Files of any fsspec file system, by its exact-path methods alone.
+
+Methods of fsspec that expand patterns (`mv`, `rm`, `copy`) are avoided, because a key such as `fit[3].csv` is a name
+and not a pattern. Object stores replace a whole object in one step by themselves; elsewhere a file is written beside
+its target and then moved onto it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from nbflow.errors import DatasetError
+from nbflow.storage.keys import TEMPORARY_SUFFIX, refusal
+from nbflow.storage.local import check_links
+
+__all__ = ["RemoteFiles", "is_url", "open_url", "protocols_of"]
+
+ON_DISK: Final = frozenset({"file", "local"})
+IN_PROCESS: Final = frozenset({"memory"})
+# These upload a value as one object that appears when it is complete.
+_WHOLE_OBJECTS: Final = frozenset(
+    {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "azure", "oci", "ocilake", "oss", "r2", "hf"}
+)
+_DIRFS: Final = "fsspec.implementations.dirfs"
+
+
+def is_url(path: str) -> bool:
+    """Return whether `path` is for fsspec: a URL, or a chain of them."""
+    return "://" in path
+
+
+def open_url(url: str) -> tuple[Any, str]:
+    """Return the file system of `url` and the path in it; `DatasetError` where a library is missing."""
+    try:
+        import fsspec.core
+
+        fs, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise DatasetError(
+            f"Cannot open {url!r}: {error}. Install what it needs (pip install 'nbflow[data]' brings fsspec), or use "
+            "a folder.",
+            url=url,
+        ) from error
+    return fs, path
+
+
+def protocols_of(fs: Any) -> frozenset[str]:
+    """Return the protocol names of a file system; those of the inner one if `fs` only moves its root."""
+    while type(fs).__module__ == _DIRFS:
+        fs = fs.fs
+    protocol = getattr(fs, "protocol", ())
+    return frozenset((protocol,) if isinstance(protocol, str) else protocol)
+
+
+class RemoteFiles:
+    """Whole files below `root` of an fsspec file system; nothing is created before the first write.
+
+    Args:
+        root: Path in the file system, with or without its protocol.
+        fs: The file system.
+
+    As safe from threads as `fs` is (those of fsspec are).
+    """
+
+    def __init__(self, root: str, fs: Any) -> None:
+        while type(fs).__module__ == _DIRFS:  # work on the inner one, whose abilities and links we can see
+            fs, root = fs.fs, posixpath.join(fs.path, root)
+        self.fs = fs
+        self.root = str(fs._strip_protocol(root)).rstrip("/") if root else ""
+        self.protocols = protocols_of(fs)
+
+    def path_of(self, key: str) -> str:
+        """Return the path of a checked key; raise `DatasetError` where a link leads it out of the folder."""
+        path = f"{self.root}/{key}" if self.root else key
+        if ON_DISK & self.protocols:
+            check_links(key, path, self.root)
+        return path
+
+    def path_outside(self, key: str) -> str:
+        """Return the path of a key that may lead anywhere in the same file system."""
+        protocol, mark, _ = key.partition("://")
+        if mark and protocol not in self.protocols:
+            raise refusal(key, f"is on {protocol!r}, but this store is on {', '.join(sorted(self.protocols))}")
+        if mark:
+            return str(self.fs._strip_protocol(key))
+        return posixpath.normpath(posixpath.join(self.root, key))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put `data` at `path` in one step."""
+        data = bytes(data)
+        if self.protocols & _WHOLE_OBJECTS:
+            self.fs.pipe_file(path, data)
+            return
+        folder = posixpath.dirname(path)
+        if folder:
+            self.fs.makedirs(folder, exist_ok=True)
+        if self.fs.isdir(path):
+            raise IsADirectoryError(f"{path} is a folder")
+        temporary = posixpath.join(folder, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+        try:
+            self.fs.pipe_file(temporary, data)
+            self._move(temporary, path)
+        except BaseException:
+            with suppress(Exception):
+                self.fs.rm_file(temporary)
+            raise
+
+    def _move(self, source: str, target: str) -> None:
+        """Let `source` take the place of `target`, by the file system's own renaming where it has one."""
+        from fsspec import AbstractFileSystem
+
+        if type(self.fs).mv is not AbstractFileSystem.mv:
+            self.fs.mv(source, target)
+        else:
+            self.fs.cp_file(source, target)
+            self.fs.rm_file(source)
+
+    def read(self, path: str) -> bytes:
+        """Return all bytes of the file; `FileNotFoundError` where there is none."""
+        return bytes(self.fs.cat_file(path))
+
+    def is_file(self, path: str) -> bool:
+        """Return whether `path` is a file now, whoever wrote it."""
+        self.fs.invalidate_cache()
+        try:
+            return bool(self.fs.info(path)["type"] == "file")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def remove(self, path: str) -> bool:
+        """Remove the file and return True, or return False where there is none."""
+        if not self.is_file(path):
+            return False
+        self.fs.rm_file(path)
+        return True
+
+    def walk(self) -> Iterator[str]:
+        """Yield the keys of all files."""
+        self.fs.invalidate_cache()
+        try:
+            found = self.fs.find(self.root)
+        except FileNotFoundError:
+            return
+        prefix = f"{self.root}/" if self.root else ""
+        yield from (path.removeprefix(prefix) for path in found if path.startswith(prefix))
+
+    def shown(self, path: str) -> str:
+        """Return `path` as people know it, with its protocol."""
+        return path if ON_DISK & self.protocols else str(self.fs.unstrip_protocol(path))

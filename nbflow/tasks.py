@@ -1,0 +1,431 @@
+"""`@task`: functions that run at once, return real values, and are cached, retried, watched and cancelled.
+
+The four task types are thin: they differ in what a call returns, and hand over to the drivers. A task behaves as the function
+that it wraps: signature, name, doc, methods, pickling; the user's module is never touched. Options are checked when the task is defined.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from string import Formatter
+from typing import TYPE_CHECKING, Any, Generic, cast, overload
+
+from nbflow._util import lazy
+from nbflow._typing import CacheHash, P, R
+from nbflow.core.policy import NO_RETRY, Policy
+from nbflow.core.spec import TaskKind, TaskMetadata, TaskSpec, compile_binder, kind_of, parse_template
+from nbflow.errors import DefinitionError
+from nbflow.runtime import current, lanes
+from nbflow.runtime.current import Call, ambient
+from nbflow.sessions import session_or_default
+
+if TYPE_CHECKING:
+    from nbflow.runtime import drivers
+else:
+    drivers = lazy("nbflow.runtime.drivers")  # plain calls and hits in memory do without
+
+__all__ = ["AsyncTask", "AsyncTaskStream", "SyncTask", "SyncTaskStream", "Task", "TaskMetadata", "task"]
+
+_frame = current.frame
+
+
+class Task(Generic[P, R]):
+    """A decorated function; base of the four task types.
+
+    Attributes:
+        spec: What is known of the task.
+        func: The function itself, also as `__wrapped__`.
+        options: The keyword arguments that `task` was given.
+    """
+
+    def __init__(self, func: Callable[..., Any], spec: TaskSpec, options: dict[str, Any]) -> None:
+        functools.update_wrapper(cast("Any", self), func)
+        self.func = func
+        self.spec = spec
+        self.options = options
+
+    @property
+    def name(self) -> str:
+        """Name of the task; may be a template."""
+        return self.spec.name
+
+    @property
+    def description(self) -> str:
+        """What the task is for."""
+        return self.spec.description
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """Signature of the function."""
+        return self.spec.signature
+
+    __signature__ = signature
+
+    @property
+    def is_async(self) -> bool:
+        """Whether a call has to be awaited or iterated with `async for`."""
+        return self.spec.kind.is_async
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether the task yields items."""
+        return self.spec.kind.is_stream
+
+    def __getattr__(self, name: str) -> Any:
+        # The seed's names for options: retries, timeout, cache, cache_ttl, backend, dataset, ...
+        options = self.__dict__.get("options")
+        if options is not None and name in options:
+            return options[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def with_options(self, **options: Any) -> Task[P, R]:
+        """Return a task of the same function with some options replaced."""
+        return make_task(self.func, {**self.options, **options})
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        bound = self.func.__get__(instance, owner)
+        return make_task(bound, self.options)
+
+    def __reduce__(self) -> Any:
+        module = sys.modules.get(getattr(self.func, "__module__", None) or "")
+        found: Any = module
+        for part in getattr(self.func, "__qualname__", "<locals>").split("."):
+            found = getattr(found, part, None)
+        if found is self and getattr(module, "__name__", "__main__") != "__main__":
+            return self.func.__qualname__
+        return make_task, (self.func, self.options)
+
+    def __repr__(self) -> str:
+        return f"<{self.spec.kind.value} task {self.spec.name!r} {getattr(self.func, '__qualname__', '')}{self.signature}>"
+
+
+def _place() -> tuple[Any, Call | None]:
+    """Return session and parent of a call made here."""
+    frame = _frame()
+    if frame is None:
+        found = ambient.session
+        return (session_or_default() if found is None else found), None
+    return frame.session, (frame if type(frame) is Call else current.current_call())
+
+
+class SyncTask(Task[P, R]):
+    """A task whose calls return a value."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the task now and return its result."""
+        __tracebackhide__ = True
+        frame = _frame()
+        spec = self.spec
+        if frame is None:
+            session = ambient.session
+            if session is None:
+                if spec.plain:
+                    return cast("R", spec.func(*args, **kwargs))
+                session = session_or_default()
+            parent = None
+        else:
+            session = frame.session
+            parent = frame if type(frame) is Call else current.current_call()
+        if session.hooks is None and not session.fanout.listening:
+            if spec.plain:
+                return cast("R", lanes.run_plain(spec, session, parent, args, kwargs))
+            if spec.cache and spec.dataset is None and not session.settings.force:
+                return cast("R", lanes.run_hit(spec, session, parent, args, kwargs))
+        return cast("R", drivers.run_sync(spec, session, parent, args, kwargs))
+
+
+class AsyncTask(Task[P, R]):
+    """A task whose calls return a coroutine."""
+
+    async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the task on the running loop and return its result."""
+        __tracebackhide__ = True
+        if self.spec.plain and _frame() is None and ambient.session is None:
+            return cast("R", await self.spec.func(*args, **kwargs))
+        return cast("R", await drivers.run_async(self.spec, *_place(), args, kwargs))
+
+
+class SyncTaskStream(Task[P, R]):
+    """A task whose calls return an iterator; nothing runs before the first item is asked for."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        """Return an iterator over the items."""
+        return cast("Iterator[R]", drivers.run_stream(self.spec, *_place(), args, kwargs))
+
+
+class AsyncTaskStream(Task[P, R]):
+    """A task whose calls return an async iterator; nothing runs before the first item is asked for."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[R]:
+        """Return an async iterator over the items."""
+        return cast("AsyncIterator[R]", drivers.run_async_stream(self.spec, *_place(), args, kwargs))
+
+
+_TYPES: dict[TaskKind, type[Task[Any, Any]]] = {
+    TaskKind.SYNC: SyncTask,
+    TaskKind.ASYNC: AsyncTask,
+    TaskKind.STREAM: SyncTaskStream,
+    TaskKind.ASYNC_STREAM: AsyncTaskStream,
+}
+
+_OPTIONS: dict[str, Any] = {
+    "name": None,
+    "description": None,
+    "backend": None,
+    "retries": 0,
+    "timeout": None,
+    "cache": False,
+    "cache_store": None,
+    "cache_ttl": None,
+    "cache_hash": None,
+    "dataset": None,
+    "dataset_store": None,
+    "dataset_format": None,
+    "retry_delay": 0.0,
+    "backoff": 1.0,
+    "jitter": 0.0,
+    "retry_on": (Exception,),
+    "version": None,
+    "ignore": (),
+    "depends": (),
+}
+
+
+class _TaskDecorator:
+    """What `task(...)` with options returns."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+
+    @overload
+    def __call__(self, func: Callable[P, AsyncIterator[R]]) -> AsyncTaskStream[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, func: Callable[P, Iterator[R]]) -> SyncTaskStream[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, func: Callable[P, Coroutine[Any, Any, R]]) -> AsyncTask[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, func: Callable[P, R]) -> SyncTask[P, R]: ...
+    def __call__(self, func: Callable[..., Any]) -> Any:
+        return make_task(func, self._options)
+
+
+@overload
+def task(func: Callable[P, AsyncIterator[R]], /) -> AsyncTaskStream[P, R]: ...  # type: ignore[overload-overlap]
+@overload
+def task(func: Callable[P, Iterator[R]], /) -> SyncTaskStream[P, R]: ...  # type: ignore[overload-overlap]
+@overload
+def task(func: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...  # type: ignore[overload-overlap]
+@overload
+def task(func: Callable[P, R], /) -> SyncTask[P, R]: ...
+@overload
+def task(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    backend: str | None = None,
+    retries: int = 0,
+    timeout: float | None = None,
+    cache: bool | str | Any = False,
+    cache_store: Any = None,
+    cache_ttl: float | None = None,
+    cache_hash: CacheHash | None = None,
+    dataset: str | None = None,
+    dataset_store: Any = None,
+    dataset_format: str | None = None,
+    retry_delay: float = 0.0,
+    backoff: float = 1.0,
+    jitter: float = 0.0,
+    retry_on: type[Exception] | tuple[type[Exception], ...] = (Exception,),
+    version: str | int | None = None,
+    ignore: Iterable[str] = (),
+    depends: Iterable[Any] = (),
+) -> _TaskDecorator: ...
+def task(func: Any = None, /, **options: Any) -> Any:
+    """Make a task of a function: sync, async, generator or async generator.
+
+    Args:
+        func: The function; left out where options are given: `@task(cache=True)`.
+        name: Name of the task, without dots; `{parameter}` and `{map_index}` are filled in at each call.
+        description: What it is for; default: the docstring.
+        backend: Backend of maps and submits of this task; default: the session's.
+        retries: Further attempts after a failure.
+        timeout: Seconds that one attempt may take.
+        cache: False; True or "disk" for the session's store; "session" to keep results in memory only; a path or a
+            `CacheStore` for a store of its own.
+        cache_store: Store of this task, if not the session's.
+        cache_ttl: Seconds after which a cached result expires.
+        cache_hash: `(func, inputs) -> str` that makes the cache key instead of nbflow.
+        dataset: Key (a template) under which the result is also saved as a dataset.
+        dataset_store: Store of that dataset, if not the session's.
+        dataset_format: Its format, if the key's extension does not say it.
+        retry_delay: Seconds before the first retry.
+        backoff: Factor by which that delay grows.
+        jitter: Fraction of the delay that is added at random.
+        retry_on: Exception types that may be retried.
+        version: Part of the cache key; change it to recompute.
+        ignore: Parameters that do not count for the cache key.
+        depends: Further functions, values or files that count for the cache key.
+
+    Returns:
+        The task, or a decorator where options are given.
+
+    Raises:
+        DefinitionError: The function or an option cannot work; the message says what to do.
+    """
+    if func is not None and not options:
+        return make_task(func, {})
+    _check_known(options)
+    return _TaskDecorator(options) if func is None else make_task(func, options)
+
+
+def _check_known(options: dict[str, Any]) -> None:
+    if unknown := options.keys() - _OPTIONS.keys():
+        raise DefinitionError(
+            f"@task has no option {', '.join(sorted(unknown))}. Options: {', '.join(sorted(_OPTIONS))}."
+        )
+
+
+def make_task(func: Callable[..., Any], options: dict[str, Any]) -> Task[Any, Any]:
+    """Build the task of `func`; `options` as in `task`."""
+    _check_known(options)
+    if isinstance(func, Task):
+        raise DefinitionError(f"{func!r} is a task already; use its with_options(...) to change options.")
+    if isinstance(func, (classmethod, staticmethod)):
+        kind = type(func).__name__
+        raise DefinitionError(f"Put @{kind} above @task, not below: the task has to wrap the function itself.")
+    if inspect.isclass(func) or not callable(func):
+        what = f"the class {func.__name__!r}" if inspect.isclass(func) else repr(func)
+        raise DefinitionError(f"@task needs a function, not {what}. Decorate a function that builds or uses it.")
+    chosen = {**_OPTIONS, **options}
+    spec = _make_spec(func, chosen)
+    return _TYPES[spec.kind](func, spec, chosen)
+
+
+def _make_spec(func: Callable[..., Any], chosen: dict[str, Any]) -> TaskSpec:
+    try:
+        signature = inspect.signature(func)
+    except (TypeError, ValueError):
+        signature = inspect.Signature(
+            [
+                inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+                inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
+            ]
+        )
+    kind = kind_of(func)
+    name = _checked_name(chosen["name"], func)
+    names = parse_template("name", name, signature.parameters)
+    if chosen["name"] is not None and any("." in text for text, *_ in Formatter().parse(name)):
+        raise DefinitionError(f"name={name!r} must not contain a dot; use '-' or '_' instead.")
+    retry_on = chosen["retry_on"]
+    policy = Policy(
+        retries=chosen["retries"],
+        delay_s=chosen["retry_delay"],
+        backoff=chosen["backoff"],
+        jitter=chosen["jitter"],
+        retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
+        timeout_s=chosen["timeout"],
+    )
+    cache, store = _checked_cache(chosen)
+    _check_stream(kind, policy, cache)
+    _check_names("ignore", chosen["ignore"], signature)
+    if chosen["dataset"] is not None:
+        parse_template("dataset", chosen["dataset"], signature.parameters)
+    _check_backend(chosen["backend"])
+    bind = compile_binder(signature)
+    keyer = None
+    if cache:
+        from nbflow.cache.fingerprint import FunctionKeyer  # only tasks that are cached need the cache
+
+        keyer = FunctionKeyer(
+            func,
+            name=name,
+            version=chosen["version"],
+            ignore=tuple(chosen["ignore"]),
+            depends=tuple(chosen["depends"]),
+            custom=chosen["cache_hash"],
+            bind=bind,
+        )
+    return TaskSpec(
+        func=func,
+        name=name,
+        description=chosen["description"] if chosen["description"] is not None else (inspect.getdoc(func) or ""),
+        kind=kind,
+        signature=signature,
+        bind=bind,
+        policy=NO_RETRY if policy == NO_RETRY else policy,
+        backend=chosen["backend"],
+        cache=cache,
+        cache_store=store,
+        cache_ttl=chosen["cache_ttl"],
+        keyer=keyer,
+        dataset=chosen["dataset"],
+        dataset_store=chosen["dataset_store"],
+        dataset_format=chosen["dataset_format"],
+        template_names=names,
+        plain=policy == NO_RETRY and not cache and chosen["dataset"] is None,
+    )
+
+
+def _checked_name(name: Any, func: Callable[..., Any]) -> str:
+    if name is None:
+        target: Any = func
+        while isinstance(target, functools.partial):
+            target = target.func
+        return str(getattr(target, "__name__", type(target).__name__)).replace("{", "{{").replace("}", "}}")
+    if not isinstance(name, str) or not name:
+        raise DefinitionError(f"name={name!r} must be a non-empty string.")
+    return name
+
+
+def _checked_cache(chosen: dict[str, Any]) -> tuple[bool | str, Any]:
+    """Return the cache mode (False, True, "disk" or "session") and the task's own store."""
+    cache, store, ttl, custom = chosen["cache"], chosen["cache_store"], chosen["cache_ttl"], chosen["cache_hash"]
+    if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not ttl >= 0):
+        raise DefinitionError(f"cache_ttl={ttl!r} must be a number of seconds ≥ 0.")
+    if custom is not None and not callable(custom):
+        raise DefinitionError(f"cache_hash={custom!r} must be a function (func, inputs) -> str.")
+    if cache in (False, None):
+        given = [name for name in ("cache_store", "cache_ttl", "cache_hash", "version") if chosen[name] is not None]
+        given += [name for name in ("ignore", "depends") if tuple(chosen[name])]
+        if given:
+            raise DefinitionError(f"{', '.join(given)} has no effect without caching; add cache=True.")
+        return False, None
+    if cache is True or cache in ("disk", "session"):
+        return cache, store
+    if store is not None:
+        raise DefinitionError(f"cache={cache!r} names a store and so does cache_store; give only one of them.")
+    return True, cache
+
+
+def _check_stream(kind: TaskKind, policy: Policy, cache: bool | str) -> None:
+    if kind.is_stream:
+        given = [
+            option
+            for option, on in (("retries", policy.retries), ("timeout", policy.timeout_s is not None), ("cache", cache))
+            if on
+        ]
+        if given:
+            raise DefinitionError(
+                f"{' and '.join(given)} cannot be used on a generator: its items are handed out before it ends. "
+                "Return a list instead, or drop the option."
+            )
+
+
+def _check_names(option: str, names: Any, signature: inspect.Signature) -> None:
+    if isinstance(names, str):
+        raise DefinitionError(f"{option}={names!r} must be a list of names; write {option}=[{names!r}].")
+    if unknown := [name for name in names if name not in signature.parameters]:
+        raise DefinitionError(
+            f"{option} names {', '.join(map(repr, unknown))}, which is no parameter. "
+            f"Parameters: {', '.join(signature.parameters)}."
+        )
+
+
+def _check_backend(name: Any) -> None:
+    if name is not None and (not isinstance(name, str) or not name):
+        raise DefinitionError(f"backend={name!r} must be the name of a backend, such as 'thread'.")
