@@ -1,7 +1,7 @@
 """nbflow turns an ordinary Jupyter notebook into an incremental workflow.
 
-`%load_ext nbflow`, then `%%task` on top of a cell or `@task` on a function: it runs now, returns real values, and next time recomputes only
-what changed, also after a kernel restart.
+`%load_ext nbflow`, then `%%task` on top of a cell or `@task` on a function: it runs now, returns real values, and next
+time recomputes only what changed, also after a kernel restart.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from nbflow.workflows import workflow
 if TYPE_CHECKING:
     from nbflow.compose import gather_tasks, load_dataset, map_tasks, save_dataset
     from nbflow.handles import TaskHandle, as_completed, submit
-    from nbflow.notebook.panel import panel
-    from nbflow.notebook.status import why
+    from nbflow.status import panel, why
 
 __all__ = [
     "NbflowError",
@@ -49,10 +48,10 @@ _LAZY = {
     "gather_tasks": "nbflow.compose",
     "load_dataset": "nbflow.compose",
     "map_tasks": "nbflow.compose",
-    "panel": "nbflow.notebook.panel",
+    "panel": "nbflow.status",
     "save_dataset": "nbflow.compose",
     "submit": "nbflow.handles",
-    "why": "nbflow.notebook.status",
+    "why": "nbflow.status",
 }
 
 

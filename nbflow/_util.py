@@ -30,7 +30,10 @@ class _LazyModule:
 
 
 def lazy(name: str) -> Any:
-    """Return a stand-in for the module `name` that imports it on first use; keeps `import nbflow` and cold hits quick."""
+    """Return a stand-in for the module `name` that imports it on first use.
+
+    Keeps `import nbflow` and cold hits quick.
+    """
     return _LazyModule(name)
 
 

@@ -1,7 +1,8 @@
 """Fan-out and datasets: `map_tasks`, `gather_tasks`, `save_dataset`, `load_dataset`.
 
-Every item of a map is a call of its own: cached, retried, recorded. The first failure stops the rest, unless failures are collected. A map
-inside a task runs inline unless it names a backend; one that names the pool it runs in pulls its items itself, so nesting never deadlocks.
+Every item of a map is a call of its own: cached, retried, recorded. The first failure stops the rest, unless failures
+are collected. A map inside a task runs inline unless it names a backend; one that names the pool it runs in pulls its
+items itself, so nesting never deadlocks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ R = TypeVar("R")
 
 
 @overload
-def map_tasks(  # type: ignore[overload-overlap]
+def map_tasks(
     task: Callable[..., AsyncIterator[R]] | Callable[..., Iterator[R]],
     *iterables: Iterable[Any],
     backend: str | None = None,
@@ -33,7 +34,7 @@ def map_tasks(  # type: ignore[overload-overlap]
     on_error: OnError = "raise",
 ) -> list[list[R]]: ...
 @overload
-def map_tasks(  # type: ignore[overload-overlap]
+def map_tasks(
     task: Callable[..., Coroutine[Any, Any, R]],
     *iterables: Iterable[Any],
     backend: str | None = None,
@@ -123,7 +124,8 @@ async def gather_tasks(
     plan = _Plan("gather_tasks", task, iterables, kwargs, concurrency, None, on_error)
     if not plan.task.is_async:
         raise DefinitionError(
-            f"gather_tasks needs an async task, and {plan.task.name!r} is not: use map_tasks, or define it with `async def`."
+            f"gather_tasks needs an async task, and {plan.task.name!r} is not: use map_tasks, or define it with "
+            "`async def`."
         )
     session = session_or_default()
     name = session.backends.resolve(backend) if backend is not None else "inline"
@@ -218,7 +220,7 @@ def _item_runner(spec: Any, state: MapState) -> Callable[[int], Any]:
     if spec.kind is TaskKind.SYNC:
         quiet = session.hooks is None and not session.fanout.wants_items
         drive: Any = drivers.run_sync
-        if quiet and spec.plain and session.fanout.listening is False:
+        if quiet and spec.plain:
             drive = lanes.run_plain
         elif quiet and spec.cache and spec.dataset is None and not session.settings.force:
             drive = lanes.run_hit
@@ -252,7 +254,11 @@ async def _gather(plan: _Plan, session: SessionContext, backend: str) -> list[An
     state.begin()
     indices = iter(range(state.total))
     tasks: list[Any] = []
-    state.on_stop = lambda: here.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
+
+    def stop() -> None:
+        here.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
+
+    state.on_stop = stop
 
     async def work() -> None:
         for index in indices:
@@ -362,9 +368,7 @@ def load_dataset(
     session = session_or_default()
     call = current.current_call()
     place = store if store is not None else (call.spec.dataset_store if call is not None else None)
-    return session.load_dataset(
-        _filled(key, call), return_type, format=format, options=options, store=place, call=call
-    )
+    return session.load_dataset(_filled(key, call), return_type, format=format, options=options, store=place, call=call)
 
 
 def _filled(key: str, call: current.Call | None) -> str:
@@ -376,6 +380,8 @@ def _filled(key: str, call: current.Call | None) -> str:
         return key.format()
     values = {} if call is None else {**call.inputs, "map_index": "" if call.index is None else call.index}
     if missing := sorted(names - values.keys()):
-        where = "outside a task there are no arguments to fill it from" if call is None else f"task {call.name!r} has none"
+        where = (
+            "outside a task there are no arguments to fill it from" if call is None else f"task {call.name!r} has none"
+        )
         raise DatasetError(f"key={key!r} uses {{{missing[0]}}}, but {where}; format the key yourself.")
     return render_template(key, values)

@@ -1,7 +1,8 @@
 """`submit` and its handle: start a call now, wait for it later.
 
-A handle can be waited for from synchronous code (`get`), awaited, cancelled, asked, and given to another `submit` as an argument, which
-then starts when all its handles are done. Whoever waits inside a pool runs waiting work itself, so waiting never deadlocks.
+A handle can be waited for from synchronous code (`get`), awaited, cancelled, asked, and given to another `submit` as
+an argument, which then starts when all its handles are done. Whoever waits inside a pool runs waiting work itself, so
+waiting never deadlocks.
 """
 
 from __future__ import annotations
@@ -182,9 +183,9 @@ class TaskHandle(Generic[T]):
 def submit(task: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskHandle[T]:
     """Start a call on a backend and return its handle at once.
 
-    The backend is the task's own, else the session's; where that is inline, threads are used, since a call that runs before `submit`
-    returns could not be waited for later. Handles among the arguments, also inside lists, tuples and dicts, are replaced by their results,
-    and the call starts when all of them are done.
+    The backend is the task's own, else the session's; where that is inline, threads are used, since a call that runs
+    before `submit` returns could not be waited for later. Handles among the arguments, also inside lists, tuples and
+    dicts, are replaced by their results, and the call starts when all of them are done.
 
     Args:
         task: A task, or a function that is made one.

@@ -1,15 +1,15 @@
 """Sessions: where settings, caches, datasets, backends, plugins and observers live.
 
-A session is opened with `with session(...)`; an inner one inherits whatever it does not override. The notebook's session belongs to
-the shell, not to a context variable, so every cell and every thread sees it. Opening and closing an empty session creates nothing: stores,
-pools and hooks are made when first needed. Lookup, always: argument, current call, `with` session, notebook's session, defaults.
+A session is opened with `with session(...)`; an inner one inherits whatever it does not override. The notebook's
+session belongs to the shell, not to a context variable, so every cell and every thread sees it. Opening and closing an
+empty session creates nothing: stores, pools and hooks are made when first needed. Lookup, always: argument, current
+call, `with` session, notebook's session, defaults.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SessionContext",
+    "adopt_sessions",
     "async_session",
     "close_notebook_session",
     "current_session",
@@ -67,16 +68,17 @@ class SessionContext:
         seed: int | None = None,
         parent: SessionContext | None = None,
     ) -> None:
-        inherited = parent.settings if parent is not None else None
+        inherited: Settings | None = parent.settings if parent is not None else None
         self.session_id = f"session-{next(_numbers)}"
         self.parent = parent
-        self.settings = settings or inherited or get_global_settings()
+        self.settings: Settings = settings or inherited or get_global_settings()
         self.clock: Clock = clock or (parent.clock if parent is not None else SYSTEM_CLOCK)
-        self.fanout = Fanout(parent.fanout if parent is not None else None)
+        self.fanout: Fanout = Fanout(parent.fanout if parent is not None else None)
         self.records: deque[Call] = deque(maxlen=self.settings.max_records)
         self.active: dict[int, Any] = {} if parent is None else parent.active
         self.label: Callable[[], str | None] = parent.label if parent is not None else _no_label
         self.outer_frame: Any = None
+        self.opener: tuple[int, int] | None = None
         self.closed = False
         self._own_settings = settings is not None
         self._backend = backend
@@ -141,7 +143,10 @@ class SessionContext:
 
     @property
     def backends(self) -> Any:
-        """The session's `BackendManager`; inner sessions share that of the session around, unless their settings differ."""
+        """The session's `BackendManager`.
+
+        Inner sessions share that of the session around, unless their settings differ.
+        """
         if self.parent is not None and not self._own_settings:
             return self.parent.backends
         with self._lock:
@@ -235,7 +240,7 @@ class SessionContext:
             DatasetError: It cannot be saved so.
         """
         place = self.dataset_store_for(store)
-        common = {"key": key, "value": value, "format": format, "options": options}
+        common: dict[str, Any] = {"key": key, "value": value, "format": format, "options": options}
         if self.hooks is not None:
             common["metadata"] = None if call is None else call.metadata
             self.hooks.call.before_dataset_save(**common)
@@ -258,7 +263,7 @@ class SessionContext:
     ) -> Any:
         """Load a dataset, with hooks and an event; see `save_dataset`."""
         place = self.dataset_store_for(store)
-        common = {"key": key, "return_type": return_type, "format": format, "options": options}
+        common: dict[str, Any] = {"key": key, "return_type": return_type, "format": format, "options": options}
         if self.hooks is not None:
             common["metadata"] = None if call is None else call.metadata
             self.hooks.call.before_dataset_load(**common)
@@ -271,7 +276,15 @@ class SessionContext:
         return value
 
     def _tell(
-        self, fact: str, place: Any, key: str, value: Any, format: str | None, call: Call | None, began: float, **more: Any
+        self,
+        fact: str,
+        place: Any,
+        key: str,
+        value: Any,
+        format: str | None,
+        call: Call | None,
+        began: float,
+        **more: Any,
     ) -> None:
         if self.fanout.listening:
             emit_session(
@@ -326,11 +339,16 @@ class SessionContext:
         return self
 
     def close(self) -> None:
-        """End the session: stop its backends, close its stores, tell hooks and observers. Idempotent, bounded in time."""
+        """End the session: stop its backends, close its stores, tell hooks and observers.
+
+        Idempotent, bounded in time.
+        """
         with self._lock:
             if self.closed:
                 return
             self.closed = True
+            if ambient.session is self:
+                ambient.session = self.parent
             manager, self._manager = self._manager, None
             stores, self._stores = list(self._stores.values()), {}
         if manager is not None:
@@ -353,9 +371,50 @@ def _no_label() -> str | None:
 
 
 def current_session() -> SessionContext | None:
-    """Return the session of this context: of the current call, the `with` block, or the notebook; None if there is none."""
+    """Return the session of this context: of the current call, `with` block, or notebook; None if there is none."""
     found = current.frame()
-    return ambient.session if found is None else found.session  # type: ignore[no-any-return]
+    session: SessionContext | None = ambient.session if found is None else found.session
+    return live(session) if session is not None and session.closed else session
+
+
+def live(session: SessionContext) -> SessionContext | None:
+    """Return the nearest open session around a closed one: a context may still hold one that was closed elsewhere."""
+    found: SessionContext | None = session
+    while found is not None and found.closed:
+        found = found.parent
+    return found if found is not None else ambient.session
+
+
+_roots: list[SessionContext] = []
+
+
+def _opener() -> tuple[int, int]:
+    """Return what opens a session: this thread, and the asyncio task in it."""
+    import sys
+
+    asyncio = sys.modules.get("asyncio")
+    running = asyncio is not None and asyncio._get_running_loop() is not None
+    return threading.get_ident(), id(asyncio.current_task()) if asyncio is not None and running else 0
+
+
+def adopt_sessions(opener: tuple[int, int] | None = None) -> None:
+    """Make a session that a cell opened and left open the notebook's, until it is closed.
+
+    A context variable that was set after an `await` is lost to the next cell; the shell calls this after each cell.
+
+    Args:
+        opener: Thread and asyncio task (as of `cell_opener`) whose sessions count; None for this one's.
+    """
+    wanted = opener or _opener()
+    for context in [found for found in _roots if not found.closed and found.opener == wanted]:
+        _roots.remove(context)
+        if ambient.session is not None and context.parent is ambient.session:
+            ambient.session = context
+
+
+def cell_opener() -> tuple[int, int]:
+    """Return what identifies sessions that are opened by the code that runs now; see `adopt_sessions`."""
+    return _opener()
 
 
 _default: SessionContext | None = None
@@ -428,18 +487,26 @@ def session(
         parent=current_session(),
     )
     context.outer_frame = current.frame()
+    if context.outer_frame is None and ambient.session is not None:
+        context.opener = _opener()
+        _roots.append(context)
     token = current.enter(context)
     try:
         context.open()
         yield context
     finally:
         current.restore(token)
+        if context in _roots:
+            _roots.remove(context)
         context.close()
 
 
 @asynccontextmanager
 async def async_session(**options: Any) -> AsyncIterator[SessionContext]:
-    """Open a session for an `async with` block; takes what `session` takes. Closing runs off the loop where it may wait."""
+    """Open a session for an `async with` block; takes what `session` takes.
+
+    Closing runs off the loop where it may wait.
+    """
     with session(**options) as context:
         try:
             yield context
@@ -452,7 +519,10 @@ async def async_session(**options: Any) -> AsyncIterator[SessionContext]:
 
 
 def open_notebook_session(**options: Any) -> SessionContext:
-    """Open the notebook's session, closing an older one; options are those of `session`. The shell's owner calls this."""
+    """Open the notebook's session, closing an older one; options are those of `session`.
+
+    The shell's owner calls this.
+    """
     options["settings"] = _checked(options.get("settings"))
     context = SessionContext(**options)
     older, ambient.session = ambient.session, context
@@ -470,7 +540,7 @@ def close_notebook_session() -> None:
 
 def _checked(settings: Settings | None) -> Settings | None:
     if settings is not None and not isinstance(settings, Settings):
-        raise DefinitionError(f"settings={settings!r} is not a Settings object; use nbflow.settings.load_settings(...).")
+        raise DefinitionError(
+            f"settings={settings!r} is not a Settings object; use nbflow.settings.load_settings(...)."
+        )
     return settings
-
-

@@ -1,7 +1,9 @@
 """`@task`: functions that run at once, return real values, and are cached, retried, watched and cancelled.
 
-The four task types are thin: they differ in what a call returns, and hand over to the drivers. A task behaves as the function
-that it wraps: signature, name, doc, methods, pickling; the user's module is never touched. Options are checked when the task is defined.
+The four task types are thin: they differ in what a call returns, and hand over to the drivers. A task behaves as the
+function
+that it wraps: signature, name, doc, methods, pickling; the user's module is never touched. Options are checked when
+the task is defined.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
-from nbflow._util import lazy
 from nbflow._typing import CacheHash, P, R
+from nbflow._util import lazy
 from nbflow.core.policy import NO_RETRY, Policy
 from nbflow.core.spec import TaskKind, TaskMetadata, TaskSpec, compile_binder, kind_of, parse_template
 from nbflow.errors import DefinitionError
@@ -101,7 +103,9 @@ class Task(Generic[P, R]):
         return make_task, (self.func, self.options)
 
     def __repr__(self) -> str:
-        return f"<{self.spec.kind.value} task {self.spec.name!r} {getattr(self.func, '__qualname__', '')}{self.signature}>"
+        return (
+            f"<{self.spec.kind.value} task {self.spec.name!r} {getattr(self.func, '__qualname__', '')}{self.signature}>"
+        )
 
 
 def _place() -> tuple[Any, Call | None]:
@@ -110,7 +114,9 @@ def _place() -> tuple[Any, Call | None]:
     if frame is None:
         found = ambient.session
         return (session_or_default() if found is None else found), None
-    return frame.session, (frame if type(frame) is Call else current.current_call())
+    session = frame.session
+    parent = frame if type(frame) is Call else current.current_call()
+    return (session_or_default() if session.closed else session), parent
 
 
 class SyncTask(Task[P, R]):
@@ -130,6 +136,8 @@ class SyncTask(Task[P, R]):
             parent = None
         else:
             session = frame.session
+            if session.closed:
+                session = session_or_default()
             parent = frame if type(frame) is Call else current.current_call()
         if session.hooks is None and not session.fanout.listening:
             if spec.plain:
@@ -171,28 +179,6 @@ _TYPES: dict[TaskKind, type[Task[Any, Any]]] = {
     TaskKind.ASYNC: AsyncTask,
     TaskKind.STREAM: SyncTaskStream,
     TaskKind.ASYNC_STREAM: AsyncTaskStream,
-}
-
-_OPTIONS: dict[str, Any] = {
-    "name": None,
-    "description": None,
-    "backend": None,
-    "retries": 0,
-    "timeout": None,
-    "cache": False,
-    "cache_store": None,
-    "cache_ttl": None,
-    "cache_hash": None,
-    "dataset": None,
-    "dataset_store": None,
-    "dataset_format": None,
-    "retry_delay": 0.0,
-    "backoff": 1.0,
-    "jitter": 0.0,
-    "retry_on": (Exception,),
-    "version": None,
-    "ignore": (),
-    "depends": (),
 }
 
 
@@ -245,7 +231,31 @@ def task(
     ignore: Iterable[str] = (),
     depends: Iterable[Any] = (),
 ) -> _TaskDecorator: ...
-def task(func: Any = None, /, **options: Any) -> Any:
+def task(
+    func: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    backend: str | None = None,
+    retries: int = 0,
+    timeout: float | None = None,
+    cache: bool | str | Any = False,
+    cache_store: Any = None,
+    cache_ttl: float | None = None,
+    cache_hash: CacheHash | None = None,
+    dataset: str | None = None,
+    dataset_store: Any = None,
+    dataset_format: str | None = None,
+    retry_delay: float = 0.0,
+    backoff: float = 1.0,
+    jitter: float = 0.0,
+    retry_on: type[Exception] | tuple[type[Exception], ...] = (Exception,),
+    version: str | int | None = None,
+    ignore: Iterable[str] = (),
+    depends: Iterable[Any] = (),
+    **unknown: Any,
+) -> Any:
     """Make a task of a function: sync, async, generator or async generator.
 
     Args:
@@ -270,6 +280,7 @@ def task(func: Any = None, /, **options: Any) -> Any:
         version: Part of the cache key; change it to recompute.
         ignore: Parameters that do not count for the cache key.
         depends: Further functions, values or files that count for the cache key.
+        **unknown: Anything else is an error.
 
     Returns:
         The task, or a decorator where options are given.
@@ -277,10 +288,16 @@ def task(func: Any = None, /, **options: Any) -> Any:
     Raises:
         DefinitionError: The function or an option cannot work; the message says what to do.
     """
-    if func is not None and not options:
-        return make_task(func, {})
-    _check_known(options)
+    options = {option: value for option, value in locals().items() if option in _OPTIONS}
+    _check_known(unknown)
     return _TaskDecorator(options) if func is None else make_task(func, options)
+
+
+_OPTIONS: dict[str, Any] = {
+    parameter.name: parameter.default
+    for parameter in inspect.signature(task).parameters.values()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+}
 
 
 def _check_known(options: dict[str, Any]) -> None:

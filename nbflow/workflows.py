@@ -1,7 +1,7 @@
 """`@workflow`: named entry points that call tasks, found and run by the command line.
 
-Calling a workflow opens a session (inheriting the one around it) for as long as it runs. A sync workflow returns its value, an async one
-a coroutine. `load_workflow` finds one by the name of its module and attribute.
+Calling a workflow opens a session (inheriting the one around it) for as long as it runs. A sync workflow returns its
+value, an async one a coroutine. `load_workflow` finds one by the name of its module and attribute.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ def _make(func: Any, name: str | None, description: str | None) -> Workflow[Any,
         raise DefinitionError(f"@workflow needs a function, not {func!r}.")
     kind = kind_of(func)
     if kind.is_stream:
-        raise DefinitionError("@workflow cannot wrap a generator; make that a @task and collect its items in the workflow.")
+        raise DefinitionError(
+            "@workflow cannot wrap a generator; make that a @task and collect its items in the workflow."
+        )
     chosen = name if name is not None else getattr(func, "__name__", "unnamed")
     about = description if description is not None else (inspect.getdoc(func) or "")
     return (AsyncWorkflow if kind is TaskKind.ASYNC else SyncWorkflow)(func, chosen, about)

@@ -1,6 +1,7 @@
 """Where calls run.
 
-`Backend` is the contract, `BackendManager` finds backends by name or alias and owns them for one session. Backends know nothing
+`Backend` is the contract, `BackendManager` finds backends by name or alias and owns them for one session. Backends
+know nothing
 of tasks and caches: they run callables and say what they can honour.
 """
 

@@ -1,7 +1,8 @@
 """The contract of a backend: start, submit, stop, and what it is able to do.
 
-`start`, `submit` and `stop` are final and keep the life cycle in order; a subclass implements `_submit` and, where it owns
-resources, `_start` and `_stop`. `Abilities` are what callers check before they ask for something: what a backend cannot honour is refused.
+`start`, `submit` and `stop` are final and keep the life cycle in order; a subclass implements `_submit` and, where it
+owns resources, `_start` and `_stop`. `Abilities` are what callers check before they ask for something: what a backend
+cannot honour is refused.
 """
 
 from __future__ import annotations
@@ -137,7 +138,10 @@ class Backend(abc.ABC):
 
 
 class Job(Future[Any]):
-    """A future that carries its own work, so that whoever comes first may run it: a worker, or somebody who waits for it."""
+    """A future that carries its own work, so that whoever comes first may run it.
+
+    A worker, or somebody who waits for it.
+    """
 
     def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__()

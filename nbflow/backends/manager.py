@@ -1,8 +1,8 @@
 """Finding backends by name, and owning them.
 
-A manager belongs to one session; it makes each backend on first use and stops all of them when the session ends. Aliases lead to
-one shared instance. Further backends come from `register` (one session), `register_backend` (all later ones), or the entry-point
-group `nbflow.backends`.
+A manager belongs to one session; it makes each backend on first use and stops all of them when the session ends.
+Aliases lead to one shared instance. Further backends come from `register` (one session), `register_backend` (all later
+ones), or the entry-point group `nbflow.backends`.
 """
 
 from __future__ import annotations

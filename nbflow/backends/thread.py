@@ -1,6 +1,7 @@
 """The thread backend: a pool of daemon threads that starts when needed and never blocks the end of a program.
 
-Workers are started one by one, as long as work waits and the limit allows; an idle worker blocks on the queue and polls nothing.
+Workers are started one by one, as long as work waits and the limit allows; an idle worker blocks on the queue and
+polls nothing.
 A worker whose code could not be stopped is *detached*: it no longer counts, and ends itself when its code returns.
 """
 

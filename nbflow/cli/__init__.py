@@ -1,8 +1,8 @@
 """The `nbflow` command: run notebooks and workflows, list and describe workflows, open JupyterLab.
 
-Each command lives in a module of its own, with `configure(parser)` and `execute(arguments) -> int`. Only the module of the
-command that was asked for is imported, so `nbflow --help` is quick. Exit codes mean the same everywhere and are part of
-the help text.
+Each command lives in a module of its own, with `configure(parser)` and `execute(arguments) -> int`. Only the module of
+the command that was asked for is imported, so `nbflow --help` is quick. Exit codes mean the same everywhere and are
+part of the help text.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 from typing import NamedTuple
 
+from nbflow._version import __version__
 from nbflow.cli.console import CliError, ExitCode, say
 from nbflow.errors import SettingsError
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, TextIOWrapper):
             # A character that the terminal's encoding lacks must not end a run.
             stream.reconfigure(errors="replace")
     try:
@@ -79,7 +80,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"nbflow {_version()}")
+    parser.add_argument("--version", action="version", version=f"nbflow {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in _COMMANDS.items():
         sub = commands.add_parser(
@@ -97,10 +98,3 @@ def _parse(words: list[str]) -> argparse.Namespace:
         parser.print_help(sys.stderr)
         raise SystemExit(int(ExitCode.USAGE))
     return parser.parse_args(words)
-
-
-def _version() -> str:
-    try:
-        return version("nbflow")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -1,8 +1,8 @@
 """What every command shares: exit codes, one-line errors, and what can be known about the terminal.
 
-A command reports trouble by raising `CliError`; `main` prints its message on stderr and returns its code, so nobody sees a
-traceback of ours. Results go to stdout, progress and errors to stderr, so that output can be piped. Colour codes are
-written to terminals only, and never where `NO_COLOR` is set.
+A command reports trouble by raising `CliError`; `main` prints its message on stderr and returns its code, so nobody
+sees a traceback of ours. Results go to stdout, progress and errors to stderr, so that output can be piped. Colour
+codes are written to terminals only, and never where `NO_COLOR` is set.
 """
 
 from __future__ import annotations
@@ -45,10 +45,8 @@ def usage(message: str) -> CliError:
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Write one line (or several) and flush; stderr unless told otherwise, and a closed pipe is no error."""
-    stream = sys.stderr if stream is None else stream
     try:
-        stream.write(text + "\n")
-        stream.flush()
+        print(text, file=sys.stderr if stream is None else stream, flush=True)
     except BrokenPipeError:
         # The reader (`head`, say) has seen enough; what is left to do is to finish the run and write its files.
         pass

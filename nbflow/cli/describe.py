@@ -1,7 +1,7 @@
 """`nbflow describe`: what a workflow or a notebook takes, and how to run it.
 
-For a workflow: parameters with types and defaults, and the docstring. For a notebook: the parameters that `-p` can set, which
-are the assignments of its cell tagged `parameters`. Nothing is run.
+For a workflow: parameters with types and defaults, and the docstring. For a notebook: the parameters that `-p` can
+set, which are the assignments of its cell tagged `parameters`. Nothing is run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`nbflow lab`: JupyterLab on a notebook, in this very Python.
 
-Without a file the quickstart notebook is opened: the one that was installed with nbflow, or that of a source checkout. It is
-opened where it is, not copied, so that its cache stays beside it. What stands after the file goes to JupyterLab.
+Without a file the quickstart notebook is opened: the one that was installed with nbflow, or that of a source checkout.
+It is opened where it is, not copied, so that its cache stays beside it. What stands after the file goes to JupyterLab.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Open JupyterLab on FILE (default: the quickstart notebook)."
     parser.usage = "nbflow lab [-h] [FILE] [-- JUPYTERLAB OPTIONS]"
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="notebook or folder to open")
-    parser.add_argument("rest", metavar="OPTIONS", nargs="*", help="passed to jupyter lab, after -- (such as --no-browser)")
+    parser.add_argument("rest", metavar="OPTIONS", nargs="*", help="passed to jupyter lab, after --")
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """`nbflow list`: the workflows of a module or file, one line each.
 
-The first column is what `nbflow run` and `nbflow describe` take. The module is imported, since decorators are code; its
-tasks are not run. With `--json` the same is printed for programs.
+The first column is what `nbflow run` and `nbflow describe` take. The module is imported, since decorators are code;
+its tasks are not run. With `--json` the same is printed for programs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Notebook files: read them, put parameters in, write them so that no half-written file can remain.
 
-Old outputs are cleared before a run, so that a notebook which fails half-way never shows results of an earlier run below the
-failure. Parameters arrive as a cell of their own, tagged `injected-parameters` as papermill does it; a run with other values
-replaces that cell. A file is written beside its target and then renamed.
+Old outputs are cleared before a run, so that a notebook which fails half-way never shows results of an earlier run
+below the failure. Parameters arrive as a cell of their own, tagged `injected-parameters` as papermill does it; a run
+with other values replaces that cell. A file is written beside its target and then renamed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import nbformat
+import nbformat as untyped_nbformat
 from nbformat import NotebookNode
 
 from nbflow.cli.console import usage
 from nbflow.cli.parameters import UNKNOWN, assigned_names, notebook_values
 
 __all__ = ["clear_outputs", "executable_cells", "inject", "parameters", "read", "write"]
+
+nbformat: Any = untyped_nbformat
 
 INJECTED_TAG = "injected-parameters"
 PARAMETERS_TAG = "parameters"
@@ -129,7 +131,8 @@ def inject(notebook: NotebookNode, given: Mapping[str, str]) -> dict[str, Any]:
     place = next((i for i, cell in enumerate(notebook.cells) if PARAMETERS_TAG in _tags(cell)), None)
     if place is None:
         raise usage(
-            f"-p {next(iter(given))}: this notebook has no parameters; tag the cell that assigns them `{PARAMETERS_TAG}`"
+            f"-p {next(iter(given))}: this notebook has no parameters; tag the cell that assigns them "
+            f"`{PARAMETERS_TAG}`"
         )
     values = notebook_values(given, assigned_names(notebook.cells[place].source))
     lines = ["# Parameters of this run", *(f"{name} = {value!r}" for name, value in values.items())]

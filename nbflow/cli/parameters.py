@@ -1,8 +1,8 @@
 """`-p name=value`: what a notebook or a workflow offers, and values of the right type.
 
-A notebook's parameters are the plain assignments of its cell tagged `parameters`; the defaults found there say which type a
-value must have. A workflow's parameters are those of its signature, whose annotations say the same. Values are Python
-literals (`2013`, `[1, 2]`, `None`); anything else is text. What does not fit is an error that names what would.
+A notebook's parameters are the plain assignments of its cell tagged `parameters`; the defaults found there say which
+type a value must have. A workflow's parameters are those of its signature, whose annotations say the same. Values are
+Python literals (`2013`, `[1, 2]`, `None`); anything else is text. What does not fit is an error that names what would.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ def assigned_names(source: str) -> dict[str, Any]:
         raise usage(f"the cell tagged `parameters` is not valid Python: {error.msg} (line {error.lineno})") from None
     found: dict[str, Any] = {}
     for node in body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
         for target in targets:
             if isinstance(target, ast.Name):
                 found[target.id] = _literal_node(getattr(node, "value", None))

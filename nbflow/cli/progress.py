@@ -1,8 +1,8 @@
 """The live view of a run: a few lines rewritten in place, or milestones where lines cannot be rewritten.
 
-`Board` keeps what is known: the running cell and the tasks as the kernel reported them. `LiveView` draws it in a terminal at
-most ten times a second; `Milestones` writes a line when a cell with tasks ends and at every tenth of a map, for logs and
-CI. What a line says is decided by pure functions of the board.
+`Board` keeps what is known: the running cell and the tasks as the kernel reported them. `LiveView` draws it in a
+terminal at most ten times a second; `Milestones` writes a line when a cell with tasks ends and at every tenth of a
+map, for logs and CI. What a line says is decided by pure functions of the board.
 """
 
 from __future__ import annotations

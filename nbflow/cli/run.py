@@ -1,8 +1,9 @@
 """`nbflow run`: a notebook in a real kernel, or a workflow in this process; only what changed is computed.
 
 The notebook itself stays as it is: the executed copy goes beside it as `NAME.executed.ipynb` (like nbconvert's), to
-`--output FILE` (like papermill's second argument), or over the notebook with `--in-place`. It is also written after a failure
-or an interrupt. Tasks that have finished are in the cache by then, so running the same command again goes on from there.
+`--output FILE` (like papermill's second argument), or over the notebook with `--in-place`. It is also written after a
+failure or an interrupt. Tasks that have finished are in the cache by then, so running the same command again goes on
+from there.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nbflow run`."""
     add = parser.add_argument
     parser.description = (
-        "Run FILE.ipynb in a fresh kernel, or the workflow MODULE:NAME in this process. Results of tasks come from the cache "
-        "where nothing changed, so a run that failed or was killed goes on where it stopped."
+        "Run FILE.ipynb in a fresh kernel, or the workflow MODULE:NAME in this process. Results of tasks come from "
+        "the cache where nothing changed, so a run that failed or was killed goes on where it stopped."
     )
     add("target", metavar="FILE.ipynb|MODULE:NAME", help="a notebook, or a workflow such as pipeline:train")
     add("-p", "--param", metavar="NAME=VALUE", action="append", default=[], help="set a parameter (may be repeated)")
@@ -44,7 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     where = group.add_mutually_exclusive_group()
     where.add_argument(
-        "--output", "-o", metavar="OUT.ipynb", type=Path, help="where to write the executed notebook (default: NAME.executed.ipynb)"
+        "--output",
+        "-o",
+        metavar="OUT.ipynb",
+        type=Path,
+        help="executed notebook (default: NAME.executed.ipynb)",
     )
     where.add_argument("--in-place", action="store_true", help="write the outputs into FILE.ipynb itself")
     add("--html", action="store_true", help="also write the executed notebook as HTML, beside it")
@@ -206,9 +211,10 @@ def _write_html(notebook: Any, output: Path) -> Path | None:
     try:
         from nbconvert import HTMLExporter
     except ImportError:
-        say("nbflow: --html needs nbconvert; pip install nbconvert")
+        say('nbflow: --html needs nbconvert; pip install "nbflow[lab]"')
         return None
-    page, _ = HTMLExporter().from_notebook_node(notebook)
+    exporter: Any = HTMLExporter
+    page, _ = exporter().from_notebook_node(notebook)
     path = output.with_suffix(".html")
     path.write_text(page, encoding="utf-8")
     return path

@@ -1,8 +1,9 @@
 """Drives a real kernel through a notebook; nbclient does the talking.
 
-The kernel is the Python that runs this code (no installed kernelspec is needed), in the notebook's folder. What its tasks do
-arrives as comm messages (`nbflow.notebook.report`) and goes to a listener, as do starts and ends of cells. Every way in which
-a run can end is an `Outcome`, never an exception: the caller always gets the notebook as far as it came.
+The kernel is the Python that runs this code (no installed kernelspec is needed), in the notebook's folder. What its
+tasks do arrives as comm messages (`nbflow.notebook.report`) and goes to a listener, as do starts and ends of cells.
+Every way in which a run can end is an `Outcome`, never an exception: the caller always gets the notebook as far as it
+came.
 
 Signals: the first Ctrl-C (or SIGTERM) interrupts the running cell, which ends its tasks cleanly, and no further cell
 starts. The second one kills the kernel. SIGTERM, which is usually followed by SIGKILL, waits a few seconds only.
@@ -181,7 +182,8 @@ class Runner(NotebookClient):
 
     async def _stop(self) -> None:
         """End the kernel: kindly first, so that its pools and files are closed, then for sure."""
-        client, manager = self.kc, self.km
+        client: Any = self.kc
+        manager: Any = self.km
         for helper in self._helpers:
             helper.cancel()
         if client is not None:
@@ -218,7 +220,8 @@ class Runner(NotebookClient):
             return Outcome(Status.INTERRUPTED, number, f"interrupted in cell {number}")
         if error.ename == _TIMEOUT_NAME and self._timeout_s is not None:
             limit = format_duration(self._timeout_s)
-            return Outcome(Status.TIMED_OUT, number, f"cell {number} took longer than {limit} (--timeout) and was stopped")
+            message = f"cell {number} took longer than {limit} (--timeout) and was stopped"
+            return Outcome(Status.TIMED_OUT, number, message)
         frames = [line for out in cell.outputs if out.output_type == "error" for line in out.traceback]
         what = f"{error.ename}: {error.evalue}".strip().removesuffix(":")
         return Outcome(Status.FAILED, number, f"cell {number} failed: {what.splitlines()[0]}", "\n".join(frames))
@@ -275,9 +278,10 @@ class Runner(NotebookClient):
         task.add_done_callback(self._helpers.discard)
 
     async def _interrupt(self, kill_after_s: float | None) -> None:
-        if self.km is not None and self.km.has_kernel and self._number is not None:
+        manager: Any = self.km
+        if manager is not None and manager.has_kernel and self._number is not None:
             with suppress(RuntimeError, OSError):
-                await self.km.interrupt_kernel()
+                await manager.interrupt_kernel()
         if kill_after_s is not None:
             await asyncio.sleep(kill_after_s)
             await self._kill()

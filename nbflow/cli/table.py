@@ -1,6 +1,7 @@
 """Text tables and the summary of a run.
 
-Rows are the dicts that a kernel reports (see `nbflow.notebook.report.TaskRow`). Data in, text out, so that it looks the same in a terminal, in a log file and in a test; only `finish` prints.
+Rows are the dicts that a kernel reports (see `nbflow.notebook.report.TaskRow`). Data in, text out, so that it looks
+the same in a terminal, in a log file and in a test; only `finish` prints.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from nbflow._util import format_duration
 from nbflow.cli import console
 from nbflow.cli.console import ExitCode
 
-__all__ = ["clip", "counts", "finish", "saved_seconds", "summary_line", "table", "task_seconds", "task_table", "verdict"]
+__all__ = [
+    "clip",
+    "counts",
+    "finish",
+    "saved_seconds",
+    "summary_line",
+    "table",
+    "task_seconds",
+    "task_table",
+    "verdict",
+]
 
 _NEVER = "never run before"
 

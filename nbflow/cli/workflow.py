@@ -1,8 +1,8 @@
 """Workflows on the command line: find them in modules and files, and run one in this process.
 
-The working directory is importable, as with `python -m`; a file is imported under its own name. A run opens a session with the
-options given, counts what its tasks do, and prints the result below the table. Errors of the workflow are shown with the
-user's frames only.
+The working directory is importable, as with `python -m`; a file is imported under its own name. A run opens a session
+with the options given, counts what its tasks do, and prints the result below the table. Errors of the workflow are
+shown with the user's frames only.
 """
 
 from __future__ import annotations
@@ -123,18 +123,18 @@ def run_workflow(arguments: argparse.Namespace) -> int:
     tally = Tally()
     board = Board()
     view = View(board, sys.stderr) if arguments.quiet else Milestones(board, sys.stderr)
+    call: Any = workflow
     code, result, problem, trace = ExitCode.OK, None, None, ""
     with session() as context, _terminate_as_interrupt():
         context.add_observer(tally, items=False)
         with _watch(context, tally, view):
             try:
-                result = workflow(**values)
-                if workflow.is_async:
-                    result = run_coroutine(result)
+                result = run_coroutine(call(**values)) if workflow.is_async else call(**values)
             except KeyboardInterrupt:
                 code, problem = ExitCode.INTERRUPTED, f"{workflow.name} was interrupted"
             except Exception as error:
-                code, problem, trace = ExitCode.FAILED, f"{workflow.name} failed: {one_line(error)}", trim_traceback(error)
+                code, problem = ExitCode.FAILED, f"{workflow.name} failed: {one_line(error)}"
+                trace = trim_traceback(error)
     if trace and not arguments.json:
         say(trace)
     facts = {

@@ -4,7 +4,8 @@ Every decision of a call is made here, once for all four kinds of task: look up 
 performs the steps in whatever way its world demands (blocking, awaiting, over a pipe) and sends back what came of
 them; failures travel as values, so the user's traceback stays clean. The rules:
 
-* Only `Call` runs the user's function. A failing save can fail the call (`Publish`) or be noted (`Save`), never re-run it.
+* Only `Call` runs the user's function. A failing save can fail the call (`Publish`) or be noted (`Save`), never re-run
+  it.
 * Anything raised that is not an `Exception`, and `TaskCancelledError`, is a cancellation: no retry, no cache.
 * Exactly one terminal fact is emitted, and nothing after it.
 """
@@ -17,7 +18,23 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from nbflow.core.policy import Policy
 from nbflow.errors import TaskCancelledError, TaskTimeoutError
 
-__all__ = ["LOOKUP", "Call", "Emit", "Fact", "Hit", "Lookup", "Outcome", "Publish", "Raised", "Returned", "Save", "Wait", "attempts", "ending", "is_cancellation"]
+__all__ = [
+    "LOOKUP",
+    "Call",
+    "Emit",
+    "Fact",
+    "Hit",
+    "Lookup",
+    "Outcome",
+    "Publish",
+    "Raised",
+    "Returned",
+    "Save",
+    "Wait",
+    "attempts",
+    "ending",
+    "is_cancellation",
+]
 
 
 Fact: TypeAlias = Literal[
@@ -56,7 +73,10 @@ class Hit(NamedTuple):
 
 
 class Emit(NamedTuple):
-    """Make this fact (an event class of `core.events`, by name) known; the driver adds call, name and time. `value` is the result, where there is one. No reply."""
+    """Make this fact (an event class of `core.events`, by name) known; the driver adds call, name and time.
+
+    `value` is the result, where there is one. No reply.
+    """
 
     fact: Fact
     data: dict[str, Any]

@@ -4,7 +4,8 @@ Events flow upwards (drivers emit, observers listen) and never carry results or 
 nothing and they can cross processes. Every call ends in exactly one *terminal* event: `TaskCompleted`, `TaskFailed`,
 `TaskCancelled` or `TaskTimedOut`. The grammar of one call:
 
-    TaskStarted (CacheMiss)? ( AttemptStarted Item* (AttemptFailed RetryScheduled?)? )* (CacheWritten | CacheFailed)? Terminal
+    TaskStarted (CacheMiss)? ( AttemptStarted Item* (AttemptFailed RetryScheduled?)? )* (CacheWritten | CacheFailed)?
+    Terminal
 
 Durations are seconds and end in `_s`; `time` is wall-clock seconds since the epoch.
 """

@@ -72,7 +72,9 @@ class Policy:
 
 
 def _check_number(option: str, value: float, *, low: float, open_low: bool = False) -> None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and (value > low if open_low else value >= low)
+    good = (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and (value > low if open_low else value >= low)
+    )
     if not good or value != value or value == float("inf"):
         raise DefinitionError(f"{option}={value!r} must be a number {'>' if open_low else '≥'} {low:g}.")
 

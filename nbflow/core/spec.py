@@ -100,7 +100,7 @@ def kind_of(func: Callable[..., Any]) -> TaskKind:
     while isinstance(target, partial):
         target = target.func
     if not inspect.isroutine(target):
-        target = getattr(type(target), "__call__", target)
+        target = getattr(type(target), "__call__", target)  # noqa: B004 - its kind is wanted, not whether
     if inspect.isasyncgenfunction(target):
         return TaskKind.ASYNC_STREAM
     if inspect.iscoroutinefunction(target):

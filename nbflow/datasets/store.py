@@ -10,17 +10,23 @@ import inspect
 import os
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any, TypeVar, get_origin, overload
+from typing import Any, Final, TypeVar, get_origin, overload
 
 from nbflow.datasets.base import EXTRA, AbstractDataset
 from nbflow.datasets.registry import type_name
-from nbflow.errors import DatasetError
+from nbflow.errors import DatasetError, DatasetNotFoundError
 from nbflow.storage import Driver, FileDriver, check_key
 
 __all__ = ["DatasetStore"]
 
 T = TypeVar("T")
 Options = Mapping[str, Any]
+
+_SAVING: Final = "Change the value or the options, or choose another extension"
+_LOADING: Final = (
+    "The file may be damaged, or in another format (give the one it was saved in: format=…), or the options do not fit it"
+)
+_DRIVING: Final = "Check that the place is there and that you may use it"
 
 
 class DatasetStore:
@@ -88,14 +94,19 @@ class DatasetStore:
         try:
             data = writer.serialize(value)
         except Exception as error:
-            raise _failure("save", name, dataset, error) from error
+            raise _failure(f"save {name!r} as {dataset.format}", name, error, _SAVING) from error
         if not isinstance(data, bytes | bytearray | memoryview):
             raise DatasetError(
                 f"Cannot save {name!r}: {type_name(dataset)}.serialize returned {type(data).__name__}, not bytes. "
                 "Repair the format.",
                 key=name,
             )
-        return self._driver.save(name, bytes(data))
+        try:
+            return self._driver.save(name, bytes(data))
+        except DatasetError:
+            raise
+        except Exception as error:
+            raise _failure(f"save {name!r} in {self._driver!r}", name, error, _DRIVING) from error
 
     @overload
     def load(
@@ -140,11 +151,11 @@ class DatasetStore:
         wanted = _class_of(return_type)
         dataset = self._dataset(name, wanted, format, loading=True)
         reader = _configured(dataset, name, options)
-        data = self._driver.load(name)
+        data = self._bytes(name)
         try:
             value = reader.deserialize(data)
         except Exception as error:
-            raise _failure("load", name, dataset, error) from error
+            raise _failure(f"load {name!r} as {dataset.format}", name, error, _LOADING) from error
         if wanted is not None and not isinstance(value, wanted):
             found = type_name(type(value))
             raise DatasetError(
@@ -194,6 +205,19 @@ class DatasetStore:
     def _checked(self, key: str | PurePath) -> str:
         """Return `key` in its canonical spelling, or refuse it, whatever the driver would accept."""
         return check_key(key, allow_outside=self._allow_outside)
+
+    def _bytes(self, key: str) -> bytes:
+        """Return what the driver has under `key`; drivers may report absence by a plain `KeyError`."""
+        try:
+            return self._driver.load(key)
+        except DatasetError:
+            raise
+        except KeyError:
+            raise DatasetNotFoundError(
+                f"There is no dataset {key!r} in {self._driver!r}. Save it first, or look at list_keys().", key=key
+            ) from None
+        except Exception as error:
+            raise _failure(f"load {key!r} from {self._driver!r}", key, error, _DRIVING) from error
 
     def _dataset(self, key: str, type_: type | None, format: str | None, *, loading: bool) -> type[AbstractDataset]:
         """Return the class that serves `key`: of the format asked for, if the extension allows it, else of that of the
@@ -259,17 +283,7 @@ def _configured(dataset: type[AbstractDataset], key: str, options: Options | Non
         ) from error
 
 
-def _failure(what: str, key: str, dataset: type[AbstractDataset], error: Exception) -> DatasetError:
-    """Return the error for a format that failed to `what` ("save", "load") a dataset."""
-    advice = (
-        "Change the value or the options, or choose another extension"
-        if what == "save"
-        else "The file may be damaged, or in another format (give the one it was saved in: format=…), or the options "
-        "do not fit it"
-    )
+def _failure(what: str, key: str, error: Exception, advice: str) -> DatasetError:
+    """Return the error for failing to do `what` ("save 'x.csv' as csv"), with `advice` what to do next."""
     reason = f"{type(error).__name__}: {error}".rstrip(". :")
-    return DatasetError(
-        f"Cannot {what} {key!r} as {dataset.format}: {reason}. {advice}.",
-        key=key,
-        format=dataset.format,
-    )
+    return DatasetError(f"Cannot {what}: {reason}. {advice}.", key=key)

@@ -1,7 +1,7 @@
 """Who listens to a run: plugins by named hooks, observers by events.
 
-`specs` documents the hooks, `manager` calls them safely, `registry` keeps the plugins that every session gets, `observers` fans events out. What needs
-pluggy is imported on first use only.
+`specs` documents the hooks, `manager` calls them safely, `registry` keeps the plugins that every session gets,
+`observers` fans events out. What needs pluggy is imported on first use only.
 """
 
 from __future__ import annotations

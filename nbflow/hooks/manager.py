@@ -1,8 +1,8 @@
 """Plugins and how their hooks are called.
 
-A session resolves its plugins once, when it opens; without any, no hook costs anything. Each plain hookimpl is guarded:
-the first time that it raises, it is reported by one warning and switched off. Wrappers are not guarded, so that they can fail
-a call on purpose.
+A session resolves its plugins once, when it opens; without any, no hook costs anything. Each plain hookimpl is
+guarded: the first time that it raises, it is reported by one warning and switched off. Wrappers are not guarded, so
+that they can fail a call on purpose.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from nbflow.hooks.registry import add, drop, registered_plugins
 from nbflow.hooks.specs import HOOK_NAMES, HookSpecs
 
 __all__ = ["Hooks", "has_plugin", "register_plugins", "unregister_plugins"]
+
 
 def register_plugins(*plugins: Any) -> None:
     """Add plugins to every session that opens from now on; registering one twice has no effect.
@@ -53,9 +54,7 @@ def check_plugin(plugin: Any) -> None:
             f"{plugin!r} is not a plugin: none of its methods is marked with @hook_impl (from nbflow.hooks)."
         )
     unknown = [
-        name
-        for name in marked
-        if ((getattr(plugin, name).nbflow_impl or {}).get("specname") or name) not in HOOK_NAMES
+        name for name in marked if ((getattr(plugin, name).nbflow_impl or {}).get("specname") or name) not in HOOK_NAMES
     ]
     if unknown:
         raise DefinitionError(
@@ -92,7 +91,9 @@ class Hooks:
         for caller in self._manager.get_hookcallers(plugin) or ():
             for impl in caller.get_hookimpls():
                 if impl.plugin is plugin and not (impl.wrapper or impl.hookwrapper):
-                    impl.function = _guarded(impl.function, f"{impl.plugin_name}.{caller.name}")
+                    impl.function = _guarded(  # type: ignore[misc]
+                        impl.function, f"{impl.plugin_name}.{caller.name}"
+                    )
 
 
 def _guarded(function: Callable[..., Any], label: str) -> Callable[..., Any]:

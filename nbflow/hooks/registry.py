@@ -1,7 +1,7 @@
 """The plugins that every new session gets.
 
-Kept apart from how hooks are called, so that a program without plugins never imports pluggy. All functions are safe from any thread; plugins are
-compared by identity.
+Kept apart from how hooks are called, so that a program without plugins never imports pluggy. All functions are safe
+from any thread; plugins are compared by identity.
 """
 
 from __future__ import annotations

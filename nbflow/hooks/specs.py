@@ -1,8 +1,8 @@
 """The hooks that a plugin may implement, with their arguments.
 
-A hookimpl names only the arguments it wants. It may not change the course of a run: one that raises is reported once and
-switched off, the run goes on. A *wrapper* (`@hook_impl(wrapper=True)`) is different: it surrounds the others, and what it
-raises fails the call on purpose (never re-running the user's function).
+A hookimpl names only the arguments it wants. It may not change the course of a run: one that raises is reported once
+and switched off, the run goes on. A *wrapper* (`@hook_impl(wrapper=True)`) is different: it surrounds the others, and
+what it raises fails the call on purpose (never re-running the user's function).
 """
 
 from __future__ import annotations
@@ -100,7 +100,15 @@ class HookSpecs:
 
     @hook_spec
     def after_map(
-        self, map_id: int, name: str, total: int, completed: int, failed: int, cancelled: int, duration: float, reporter: Any
+        self,
+        map_id: int,
+        name: str,
+        total: int,
+        completed: int,
+        failed: int,
+        cancelled: int,
+        duration: float,
+        reporter: Any,
     ) -> None:
         """A map or gather is over; none of its items will start any more."""
 

@@ -40,15 +40,16 @@ _CERTAIN: frozenset[int] = frozenset()
 class Effects:
     """What a piece of code does to the namespace it runs in; every tuple is in order of first appearance.
 
-    `inputs` are free names read before they are bound, `outputs` names bound or visibly mutated, `mutated` and `deleted`
-    subsets of the outputs. `doubtful` gives, for names read after loops that may not have run, the lines of those loops.
-    `builtin_reads` are builtins read as such: inputs only where the namespace shadows them.
+    `inputs` are free names read before they are bound, `outputs` names bound or visibly mutated; `mutated`, `deleted` and
+    `certain` (bound at the end, whatever happens) are subsets of the outputs. `doubtful` gives, for names read after loops
+    that may not have run, the lines of those loops. `builtin_reads` are inputs only where the namespace shadows them.
     """
 
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     mutated: frozenset[str] = frozenset()
     deleted: frozenset[str] = frozenset()
+    certain: frozenset[str] = frozenset()
     builtin_reads: tuple[str, ...] = ()
     doubtful: dict[str, frozenset[int]] = field(default_factory=dict)
 
@@ -67,6 +68,7 @@ def find_effects(
     *,
     star_names: Callable[[str], Collection[str]] = lambda module: (),
     expand: Callable[[ast.Call], list[ast.stmt] | None] = lambda call: None,
+    bodies: bool = True,
 ) -> Effects:
     """Return the effects of statements that run at the level of a cell (or a module).
 
@@ -74,19 +76,22 @@ def find_effects(
         statements: The body, in order.
         star_names: The names that `from module import *` brings in.
         expand: Code that a call stands for (a cell magic with a body of its own), or None.
+        bodies: Whether functions that are made but not used count as read.
 
     Returns:
         The effects; the same on every version of Python.
     """
     walk = _CellWalk(star_names, expand)
     walk.block(statements)
-    walk.read_bodies_left()
+    if bodies:
+        walk.read_bodies_left()
     inputs = tuple(walk.inputs)
     return Effects(
         inputs=tuple(name for name in inputs if name not in _BUILTINS),
         outputs=tuple(walk.outputs),
         mutated=frozenset(walk.mutated),
         deleted=frozenset(walk.deleted),
+        certain=frozenset(name for name, lines in (walk.bound or {}).items() if not lines),
         builtin_reads=tuple(name for name in inputs if name in _BUILTINS),
         doubtful={name: lines for name, lines in walk.doubted.items() if name not in inputs},
     )

@@ -381,7 +381,6 @@ class Record:
                 namespace[name] = _change_in_place(namespace.get(name), value) if name in changed else value
         for name in self.deleted:
             namespace.pop(name, None)
-        set_random_states(self.random)
         return self.value
 
     def __reduce_ex__(self, protocol: Any) -> Any:

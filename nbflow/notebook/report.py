@@ -1,9 +1,10 @@
 """What `nbflow run` gets to know about the tasks of a kernel.
 
-`Tally` folds events into one row per task and cell: how many calls ran, were cached, failed, and what that cost or saved.
-`install` (in the kernel, only if `NBFLOW_REPORT` is set) sends rows that changed over the comm target `nbflow.report`: at
-most ten messages a second, and a last one before a cell ends, so that nothing is lost when the kernel goes on. Comm messages
-are not stored in the notebook; the number of messages depends on time only, never on the number of tasks.
+`Tally` folds events into one row per task and cell: how many calls ran, were cached, failed, and what that cost or
+saved. `install` (in the kernel, only if `NBFLOW_REPORT` is set) sends rows that changed over the comm target
+`nbflow.report`: at most ten messages a second, and a last one before a cell ends, so that nothing is lost when the
+kernel goes on. Comm messages are not stored in the notebook; the number of messages depends on time only, never on the
+number of tasks.
 """
 
 from __future__ import annotations
@@ -295,7 +296,7 @@ def install(session: Any) -> Reporter | None:
         return None
     from IPython.core.getipython import get_ipython
 
-    shell: Any = get_ipython()  # type: ignore[no-untyped-call]
+    shell: Any = get_ipython()
     if getattr(shell, "kernel", None) is None:
         return None
     reporter: Reporter | None = getattr(shell, "nbflow_reporter", None)

@@ -1,12 +1,13 @@
 """The current frame, and the live record of a call.
 
-One context variable holds the innermost frame: a `Call` or a session that was opened with `with`. Whoever sets it restores
-it; it is never set across a `yield`. The notebook's session is not in it (a variable set after an `await` in a cell is lost
-to the next cell): it is a plain attribute here, put there by whoever owns the shell.
+One context variable holds the innermost frame: a `Call` or a session that was opened with `with`. Whoever sets it
+restores it; it is never set across a `yield`. The notebook's session is not in it (a variable set after an `await` in
+a cell is lost to the next cell): it is a plain attribute here, put there by whoever owns the shell.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from itertools import count
 from threading import Event as Flag
@@ -106,6 +107,20 @@ class Call:
         "worker",
     )
 
+    alarm: Any
+    attempts: int
+    ended: float | None
+    flag: Flag | None
+    key: Any
+    notes: list[str]
+    reason: str | None
+    saved_s: float
+    started: float | None
+    stop: Callable[[], object] | None
+    worker: str | None
+    _cancel_reason: str | None
+    _name: str | None
+
     def __init__(
         self,
         spec: TaskSpec,
@@ -119,7 +134,7 @@ class Call:
         self.id = new_id()
         self.spec = spec
         self.session = session
-        self.parent = parent
+        self.parent: Call | None = parent
         self.parent_id = None if parent is None else parent.id
         self.args: Any = args
         self.kwargs: Any = kwargs
@@ -213,7 +228,7 @@ class Call:
                 self.flag = Flag()
                 if self._cancel_reason is not None:
                     self.flag.set()
-            return self.flag  # type: ignore[no-any-return]
+            return self.flag
 
     def close(self, state: str, ended: float) -> bool:
         """Enter a final state; False if the call already has one (the first ending wins)."""
@@ -267,12 +282,20 @@ def restore(token: Token[Any]) -> None:
 
 
 class Ambient:
-    """What is there when the context variable is empty: the notebook's session, if a shell holds one."""
+    """What the notebook puts here while its extension is loaded, for code that has no frame, or runs on any thread.
 
-    __slots__ = ("session",)
+    Attributes:
+        session: The notebook's session.
+        panel: Shows its panel (True) or switches it off (False).
+        why: Explains the last run of a cell or task by name.
+    """
+
+    __slots__ = ("panel", "session", "why")
 
     def __init__(self) -> None:
         self.session: Any = None
+        self.panel: Callable[[bool], None] | None = None
+        self.why: Callable[[str], str] | None = None
 
 
 ambient = Ambient()

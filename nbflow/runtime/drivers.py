@@ -1,39 +1,33 @@
-"""The four drivers: how the steps of `core.attempts` are performed in a blocking, awaiting, iterating or async-iterating world.
+"""The four drivers: how the steps of `core.attempts` are performed in a blocking, awaiting or iterating world.
 
-A driver is one loop: send the last reply, perform the step, repeat. What does not depend on the world (cache, dataset, facts)
-is in `Steps`; the drivers differ in how they call and wait. Calls that need none of this take the short lanes of `lanes`.
+A driver is one loop: send the last reply, perform the step, repeat. What does not depend on the world (cache, dataset,
+facts) is in `steps`; the drivers differ in how they call and wait. Calls that need none of this take the short lanes
+of `lanes`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from nbflow._util import one_line
-from nbflow.core.attempts import (
-    Call as CallStep,
-)
-from nbflow.core.attempts import (
-    Emit,
-    Hit,
-    Lookup,
-    Outcome,
-    Publish,
-    Raised,
-    Returned,
-    Save,
-    Wait,
-    attempts,
-    ending,
-)
+from nbflow.core.attempts import Call as CallStep
+from nbflow.core.attempts import Emit, Outcome, Raised, Returned, Wait
 from nbflow.core.spec import TaskSpec
-from nbflow.errors import DatasetError, ParameterError, TaskCancelledError, TaskError, TaskTimeoutError
 from nbflow.runtime.current import Call, enter, restore
 from nbflow.runtime.emit import emit
+from nbflow.runtime.steps import Steps, as_failure, cancelled_error, failed, timed_out
 from nbflow.runtime.stopping import Alarm, DeadlineReached, Region, Stopped, call_detached, can_alarm
 
-__all__ = ["drive_async", "drive_sync", "failed", "run_async", "run_async_stream", "run_stream", "run_sync"]
+__all__ = [
+    "drive_async",
+    "drive_sync",
+    "failed",
+    "run_async",
+    "run_async_stream",
+    "run_stream",
+    "run_sync",
+]
 
 _monotonic = time.perf_counter
 
@@ -87,7 +81,7 @@ def drive_sync(call: Call) -> Any:
         final = steps.abort(error)
         if final is error:
             raise
-        raise final
+        raise final from final.__cause__
     finally:
         restore(token)
     return steps.finish()
@@ -129,7 +123,7 @@ async def drive_async(call: Call) -> Any:
         final = steps.abort(error)
         if final is error:
             raise
-        raise final
+        raise final from final.__cause__
     finally:
         restore(token)
     return steps.finish()
@@ -158,7 +152,7 @@ def run_stream(
                         source = iter(_inside(call, spec.func, *args, **kwargs))
                     item = _inside(call, next, source, _END)
                 except BaseException as error:
-                    out = Raised(_as_failure(call, error))
+                    out = Raised(as_failure(call, error))
                     break
                 if item is _END:
                     out = Returned(items)
@@ -177,7 +171,7 @@ def run_stream(
         final = steps.abort(error)
         if final is error:
             raise
-        raise final
+        raise final from final.__cause__
     out = steps.outcome
     if isinstance(out, Raised) and isinstance(out.error, GeneratorExit):
         return
@@ -213,7 +207,7 @@ async def run_async_stream(
                         source = aiter(spec.func(*args, **kwargs))
                     item = await anext(source, _END)
                 except BaseException as error:
-                    out = Raised(_as_failure(call, error))
+                    out = Raised(as_failure(call, error))
                     break
                 finally:
                     restore(token)
@@ -235,7 +229,7 @@ async def run_async_stream(
         final = steps.abort(error)
         if final is error:
             raise
-        raise final
+        raise final from final.__cause__
     out = steps.outcome
     if isinstance(out, Raised) and isinstance(out.error, GeneratorExit):
         return
@@ -259,230 +253,13 @@ def _inside(call: Call, func: Any, *args: Any, **kwargs: Any) -> Any:
         restore(token)
 
 
-def failed(call: Call, error: BaseException) -> BaseException:
-    """End a call of the short lane that raised `error`, and return what its caller should see."""
-    if type(error) is TypeError and error.__traceback__ is not None and error.__traceback__.tb_next is None:
-        _check_arguments(call)  # raised by the call itself, not inside the function
-    call.attempts = 1
-    failure = _as_failure(call, error)
-    step = ending(failure, call.spec.policy)
-    emit(call, step.fact, step.data)
-    return _for_user(call, failure)
-
-
-def _check_arguments(call: Call) -> None:
-    """Raise `ParameterError` unless the arguments fit the signature."""
-    try:
-        call.spec.bind(*call.args, **call.kwargs)
-    except TypeError as error:
-        spec = call.spec
-        text = str(error).replace("<lambda>", getattr(spec.func, "__name__", spec.name))
-        call.forget()
-        raise ParameterError(f"{text} (signature: {spec.name}{spec.signature})", task=spec.name) from None
-
-
-class Steps:
-    """One call's way through `attempts`, and the steps that do not depend on the driver's world."""
-
-    __slots__ = ("_generator", "_store", "call", "outcome")
-
-    def __init__(self, call: Call) -> None:
-        spec = call.spec
-        self.call = call
-        self.outcome: Outcome | None = None
-        self._store: Any = None
-        self._generator: Generator[Any, Any, Outcome] = attempts(
-            spec.policy,
-            cached=bool(spec.cache),
-            published=spec.dataset is not None,
-            random=call.session.random,
-        )
-
-    def begin(self) -> Any:
-        """Check the arguments and return the first step."""
-        call = self.call
-        _check_arguments(call)
-        if call.spec.cache:
-            self._store = call.session.cache_store_for(call.spec)
-        return self.send(None)
-
-    def send(self, reply: Any) -> Any:
-        """Give the reply to the last step and return the next one, or None at the end."""
-        try:
-            return self._generator.send(reply)
-        except StopIteration as stop:
-            self.outcome = stop.value
-            return None
-
-    def blocks(self, step: Any) -> bool:
-        """Whether performing `step` may take long, so that an event loop should not do it itself."""
-        if type(step) is Lookup:
-            digest = self.call.spec.keyer.quick(self.call.args, self.call.kwargs)
-            return digest is None or self._store is None or self._store.peek(digest) is None
-        return True
-
-    def perform(self, step: Any) -> Any:
-        """Perform a step other than `Call` and `Wait`."""
-        kind = type(step)
-        if kind is Emit:
-            emit(self.call, step.fact, step.data, step.value)
-            return None
-        if kind is Lookup:
-            return self._lookup()
-        if kind is Save:
-            return self._save(step.value)
-        return self._publish(step)
-
-    def _lookup(self) -> Hit | None:
-        call, store = self.call, self._store
-        spec = call.spec
-        if store is None:
-            return None
-        ttl = spec.cache_ttl if spec.cache_ttl is not None else call.session.settings.cache_ttl
-        try:
-            digest = spec.keyer.quick(call.args, call.kwargs)
-            if digest is not None and not call.session.settings.force:
-                found = store.peek(digest, ttl)
-                if found is not None:
-                    return Hit(found.value, digest, found.saved_s)
-            key = call.key = spec.keyer.key(call.inputs, call.args, call.kwargs)
-            if spec.cache == "session" and key.scope != "session":
-                key = call.key = _session_scoped(key)
-            call.notes.extend(key.notes)
-            if call.session.settings.force:
-                call.reason = "recomputing was forced"
-                return None
-            found = store.fetch(key, ttl=ttl)
-            if found is not None:
-                return Hit(found.value, key.digest, found.saved_s)
-            call.reason = store.explain(key)
-        except Exception as error:
-            self._cache_failed("read", error)
-            return None
-        emit(call, "CacheMiss", {"key": call.key.digest, "reason": call.reason})
-        return None
-
-    def _save(self, value: Any) -> None:
-        call, store = self.call, self._store
-        if store is None or call.key is None:
-            return
-        spec = call.spec
-        began = call.session.clock.monotonic()
-        try:
-            saved = store.save(
-                call.key,
-                value,
-                ttl=spec.cache_ttl if spec.cache_ttl is not None else call.session.settings.cache_ttl,
-                cost_s=began - call.started,
-                cell=call.session.label(),
-            )
-        except Exception as error:
-            self._cache_failed("write", error)
-            return
-        took = call.session.clock.monotonic() - began
-        emit(call, "CacheWritten", {"key": call.key.digest, "size_bytes": saved.size_bytes, "duration_s": took})
-
-    def _cache_failed(self, stage: str, error: Exception) -> None:
-        self.call.notes.append(f"not cached: {stage} failed: {one_line(error)}")
-        emit(self.call, "CacheFailed", {"stage": stage, "error": one_line(error)})
-
-    def _publish(self, step: Publish) -> Raised | None:
-        """Save the result as a dataset; on a hit only where there is none yet."""
-        call = self.call
-        spec = call.spec
-        try:
-            store = call.session.dataset_store_for(spec.dataset_store)
-            values = {**call.inputs, "map_index": "" if call.index is None else call.index}
-            key = str(spec.dataset).format_map(values)
-            if not (step.cached and store.exists(key)):
-                call.session.save_dataset(key, step.value, format=spec.dataset_format, store=store, call=call)
-        except Exception as error:
-            if isinstance(error, DatasetError):
-                return Raised(error)
-            wrong = DatasetError(f"The result of {call.name!r} was computed but not saved as dataset: {one_line(error)}")
-            wrong.__cause__ = error
-            return Raised(wrong)
-        return None
-
-    def abort(self, error: BaseException) -> BaseException:
-        """End a call whose driver itself was interrupted (a wrapper hook raised, an interrupt between two steps)."""
-        call = self.call
-        if isinstance(error, ParameterError) and call.started is None:
-            return error
-        failure = _as_failure(call, error)
-        step = ending(failure, call.spec.policy)
-        emit(call, step.fact, step.data)
-        self._generator.close()
-        return _for_user(call, failure)
-
-    def finish(self) -> Any:
-        """Return the result, or raise what the call ended with."""
-        __tracebackhide__ = True
-        out = self.outcome
-        if isinstance(out, Returned):
-            return out.value
-        assert isinstance(out, Raised)
-        raise _for_user(self.call, out.error)
-
-
-def _session_scoped(key: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(key, scope="session")
-
-
-def _as_failure(call: Call, error: BaseException) -> BaseException:
-    """Translate what reached the driver into what the call failed with."""
-    reason = call.cancel_reason
-    if isinstance(error, DeadlineReached):
-        if error.alarm is None or error.alarm is call.alarm:
-            return _timed_out(call, stopped=True)
-        return error
-    if isinstance(error, (KeyboardInterrupt, Stopped)) and reason is not None:
-        return TaskCancelledError(f"Task {call.name!r} was cancelled ({reason}).", task=call.name, reason=reason)
-    if isinstance(error, Stopped):
-        return TaskCancelledError(f"Task {call.name!r} was stopped.", task=call.name, reason="stopped")
-    if type(error).__name__ == "CancelledError" and call._cancel_reason is not None:
-        return TaskCancelledError(f"Task {call.name!r} was cancelled ({reason}).", task=call.name, reason=reason)
-    return error
-
-
-def _timed_out(call: Call, *, stopped: bool) -> TaskTimeoutError:
-    limit = call.spec.policy.timeout_s
-    return TaskTimeoutError(
-        f"Task {call.name!r} passed its timeout of {limit:g} s."
-        + ("" if stopped else " Its code could not be stopped and still runs in the background."),
-        task=call.name,
-        timeout_s=limit,
-        stopped=stopped,
-    )
-
-
-_NOTE = "nbflow: "
-
-
-def _for_user(call: Call, error: BaseException) -> BaseException:
-    """Return the error as its caller should see it: the user's own, with a note; or wrapped, where settings say so."""
-    if isinstance(error, Exception):
-        tries = call.attempts
-        detail = f" after {tries} attempts" if tries > 1 else ""
-        if call.session.settings.wrap_errors and not isinstance(error, TaskError):
-            wrapped = TaskError(f"Task {call.name!r} failed{detail} with error: {error}", task=call.name, attempts=tries)
-            wrapped.__cause__ = error
-            return wrapped
-        if not any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ())):
-            where = call.session.label()
-            error.add_note(f"{_NOTE}in task {call.name!r}{detail}" + (f", {where}" if where else ""))
-    return error
-
-
 def _attempt(call: Call) -> Outcome:
     """Call the user's function once, in a region that can be stopped and within its timeout."""
     __tracebackhide__ = True
     spec = call.spec
     timeout = spec.policy.timeout_s
     if (reason := call.cancel_reason) is not None:
-        return Raised(TaskCancelledError(f"Task {call.name!r} was cancelled ({reason}).", task=call.name, reason=reason))
+        return Raised(cancelled_error(call, reason))
     try:
         if timeout is not None and not can_alarm():
             return _attempt_detached(call, timeout)
@@ -496,7 +273,7 @@ def _attempt(call: Call) -> Outcome:
                 call.alarm = alarm
                 return Returned(spec.func(*call.args, **call.kwargs))
     except BaseException as error:
-        return Raised(_as_failure(call, error))
+        return Raised(as_failure(call, error))
     finally:
         call.stop = None
 
@@ -513,7 +290,7 @@ def _attempt_detached(call: Call, timeout: float) -> Outcome:
     except DeadlineReached:
         for worker in stragglers:
             emit(call, "StragglerLeft", {"worker": worker})
-        return Raised(_timed_out(call, stopped=not stragglers))
+        return Raised(timed_out(call, stopped=not stragglers))
     return Returned(value)
 
 
@@ -527,11 +304,11 @@ def _wait(call: Call, delay_s: float) -> Raised | None:
             else:
                 call.session.clock.sleep(delay_s)
     except BaseException as error:
-        return Raised(_as_failure(call, error))
+        return Raised(as_failure(call, error))
     finally:
         call.stop = None
     if (reason := call.cancel_reason) is not None:
-        return Raised(TaskCancelledError(f"Task {call.name!r} was cancelled ({reason}).", task=call.name, reason=reason))
+        return Raised(cancelled_error(call, reason))
     return None
 
 
@@ -539,7 +316,7 @@ async def _attempt_async(call: Call, asyncio: Any) -> Outcome:
     """Await the user's coroutine once, within its timeout."""
     __tracebackhide__ = True
     if (reason := call.cancel_reason) is not None:
-        return Raised(TaskCancelledError(f"Task {call.name!r} was cancelled ({reason}).", task=call.name, reason=reason))
+        return Raised(cancelled_error(call, reason))
     timeout = call.spec.policy.timeout_s
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
@@ -557,13 +334,13 @@ async def _attempt_async(call: Call, asyncio: Any) -> Outcome:
             return Returned(await call.spec.func(*call.args, **call.kwargs))
     except TimeoutError as error:
         own = timeout is not None and scope.expired()
-        return Raised(_timed_out(call, stopped=True) if own else error)
+        return Raised(timed_out(call, stopped=True) if own else error)
     except asyncio.CancelledError as error:
         if call._cancel_reason is not None and hasattr(task, "uncancel"):
             task.uncancel()  # it was ours: the call is cancelled, the task around it goes on
-        return Raised(_as_failure(call, error))
+        return Raised(as_failure(call, error))
     except BaseException as error:
-        return Raised(_as_failure(call, error))
+        return Raised(as_failure(call, error))
     finally:
         call.stop = None
 
@@ -577,7 +354,5 @@ async def _wait_async(call: Call, delay_s: float, asyncio: Any) -> Raised | None
             call.session.clock.sleep(delay_s)
             await asyncio.sleep(0)
     except BaseException as error:
-        return Raised(_as_failure(call, error))
+        return Raised(as_failure(call, error))
     return None
-
-

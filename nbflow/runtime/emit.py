@@ -1,7 +1,8 @@
 """From the steps of a call to its record, its hooks and its events.
 
-`emit` is the one place where a fact of `core.attempts` becomes visible: it brings the call's record up to date, calls the hooks that
-the seed's names promise for it, and fans the event out. Without plugins and observers only the record is touched.
+`emit` is the one place where a fact of `core.attempts` becomes visible: it brings the call's record up to date, calls
+the hooks that the seed's names promise for it, and fans the event out. Without plugins and observers only the record
+is touched.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ def emit(call: Call, fact: str, data: dict[str, Any], value: Any = None) -> bool
 
 
 def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) -> bool:
-    """Bring `call` to its end: hooks first, since a wrapper may turn a completion into a failure; then the one event."""
+    """Bring `call` to its end: hooks first, since a wrapper may turn a completion into a failure.
+
+    Then the one event.
+    """
     session = call.session
     if call.state != current.RUNNING:
         return False
@@ -143,7 +147,9 @@ def _event(call: Call, fact: str, data: dict[str, Any]) -> events.Event:
             del fields["error"]
             fields["reason"] = call._cancel_reason or cancel_words(error)
     map_id = None if call.map is None else call.map.id
-    event: events.Event = getattr(events, fact)(call_id=call.id, name=call.name, time=session.clock.wall(), map_id=map_id, **fields)
+    event: events.Event = getattr(events, fact)(
+        call_id=call.id, name=call.name, time=session.clock.wall(), map_id=map_id, **fields
+    )
     return event
 
 

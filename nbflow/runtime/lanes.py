@@ -1,7 +1,8 @@
 """The two short lanes: calls that need none of the machinery of `drivers`.
 
-A plain task (no retry, timeout, cache or dataset) in a session that nobody listens to takes `run_plain`; a cached one whose result is in memory
-takes `run_hit`. Both leave the same record as the drivers do, for about two microseconds; whatever is out of the ordinary goes to the drivers.
+A plain task (no retry, timeout, cache or dataset) in a session that nobody listens to takes `run_plain`; a cached one
+whose result is in memory takes `run_hit`. Both leave the same record as the drivers do, for about two microseconds;
+whatever is out of the ordinary goes to the drivers.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def run_plain(
         final = drivers.failed(call, error)
         if final is error:
             raise
-        raise final
+        raise final from final.__cause__
     finally:
         restore(token)
     call.ended = _monotonic()

@@ -2,12 +2,14 @@
 
 `run` is called by synchronous code that needs the result of a coroutine. It takes the first of these that fits:
 
-1. inside a cell that nbflow made asynchronous: switch to the cell's driver, which awaits on the kernel's own loop (`bridged`);
+1. inside a cell that nbflow made asynchronous: switch to the cell's driver, which awaits on the kernel's own loop
+   (`bridged`);
 2. no loop runs in this thread: `asyncio.run`;
 3. `loop_bridge="thread"`, or a loop that cannot be patched (uvloop): a loop in a thread of its own;
 4. a loop that is patched already, or the kernel's loop under a plain cell: nest-asyncio2, applied once, and said once.
 
-An interrupt cancels and awaits what was started here; nothing goes on behind the prompt. asyncio is only imported when needed.
+An interrupt cancels and awaits what was started here; nothing goes on behind the prompt. asyncio is only imported when
+needed.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ def _switch() -> Callable[[Awaitable[Any]], Any] | None:
         return None
     import greenlet
 
-    return bridge.wait_for if greenlet.getcurrent() is bridge.greenlet else None  # type: ignore[no-any-return]
+    return bridge.wait_for if greenlet.getcurrent() is bridge.greenlet else None
 
 
 class _Bridge:
@@ -230,8 +232,8 @@ _beats: dict[int, _Beat] = {}
 async def heartbeat() -> AsyncIterator[None]:
     """Keep the running loop waking every `TICK_S` while the block runs, so that an interrupt is noticed at once.
 
-    ipykernel's handler for an awaiting cell schedules a cancellation without waking the loop's selector; without a tick it
-    waits for whatever the cell waits for. Only one ticker runs per loop, however many blocks there are.
+    ipykernel's handler for an awaiting cell schedules a cancellation without waking the loop's selector; without a
+    tick it waits for whatever the cell waits for. Only one ticker runs per loop, however many blocks there are.
     """
     import asyncio
 

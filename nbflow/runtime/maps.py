@@ -1,7 +1,8 @@
 """Fanning a task out over items: one engine for every backend.
 
-A `MapState` holds the items, the results and the live counters of one map. Workers *pull* ranges of items from one counter, so that
-submitting costs nothing per item; ranges grow while they are quick and stay small where items are slow. The rules:
+A `MapState` holds the items, the results and the live counters of one map. Workers *pull* ranges of items from one
+counter, so that submitting costs nothing per item; ranges grow while they are quick and stay small where items are
+slow. The rules:
 
 * The first failure (or an interrupt, or a cancel) stops the map: no further item starts, running ones are told to end.
 * Nobody waits longer than a short grace for code that will not end; it is left behind and reported.
@@ -172,7 +173,12 @@ class MapState:
         )
         if session.hooks is not None:
             session.hooks.call.after_map(
-                map_id=self.id, name=self.name, total=self.total, duration=duration, reporter=Reporter(session), **tallies
+                map_id=self.id,
+                name=self.name,
+                total=self.total,
+                duration=duration,
+                reporter=Reporter(session),
+                **tallies,
             )
         self.parent = None
 
@@ -220,6 +226,14 @@ def run_map(
     finally:
         state.end()
     return state.outcome()
+
+
+def _stopped_while_waiting(state: MapState, error: BaseException) -> None:
+    """End the map because its coordinator was interrupted; where it waited says nothing to the user."""
+    if isinstance(error, KeyboardInterrupt):
+        state.stop("interrupt", error.with_traceback(None))
+    else:
+        state.stop(type(error).__name__, error)
 
 
 class _Puller:
@@ -336,12 +350,15 @@ def _pull_together(
                 return
             changed.wait()
     except BaseException as error:
-        state.stop("interrupt" if isinstance(error, KeyboardInterrupt) else type(error).__name__, error)
+        _stopped_while_waiting(state, error)
     _end_pullers(state, backend, futures)
 
 
 def _all_taken(futures: list[Any]) -> bool:
-    """Withdraw pullers that no worker took up (there is nothing left to pull); True if none of the others still runs."""
+    """Withdraw pullers that no worker took up (there is nothing left to pull).
+
+    True if none of the others still runs.
+    """
     return all(future.cancel() or future.done() for future, _ in futures)
 
 
@@ -415,6 +432,6 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
             if pending and state.cancel_reason is None:
                 changed.wait()
     except BaseException as error:
-        state.stop("interrupt" if isinstance(error, KeyboardInterrupt) else type(error).__name__, error)
+        _stopped_while_waiting(state, error)
     for future in list(pending.values()):
         future.cancel()

@@ -1,8 +1,8 @@
 """How code that should not go on is ended.
 
-Python offers three ways, by where the code runs: the main thread takes signals (they break even a blocking sleep), other threads
-take asynchronous exceptions (delivered at their next bytecode), tasks of an event loop take cancellation. What cannot be
-stopped in time is left behind, *detached*, and reported; nobody waits for it. The rules:
+Python offers three ways, by where the code runs: the main thread takes signals (they break even a blocking sleep),
+other threads take asynchronous exceptions (delivered at their next bytecode), tasks of an event loop take
+cancellation. What cannot be stopped in time is left behind, *detached*, and reported; nobody waits for it. The rules:
 
 * `Stopped` and `DeadlineReached` derive from `BaseException`: a user's `except Exception` must not swallow them.
 * A region is only ever hit between its enter and its exit: both ends take the lock that `stop` holds.

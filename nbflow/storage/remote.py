@@ -41,8 +41,7 @@ def open_url(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise DatasetError(
-            f"Cannot open {url!r}: {error}. Install what it needs (pip install 'nbflow[data]' brings fsspec), or use "
-            "a folder.",
+            f"Cannot open {url!r}: {error}. Install the library that this kind of place needs, or use a folder.",
             url=url,
         ) from error
     return fs, path

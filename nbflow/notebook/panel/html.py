@@ -1,8 +1,9 @@
 """The panel as HTML that stands on its own: for front ends without widgets, and for the saved notebook.
 
 No script, no classes, no style sheet: inline styles only, since front ends sanitise stored output. Colours come from
-JupyterLab's variables where there are any and else from the page (`inherit`), so that light and dark themes both read well;
-every state is a word, so that nothing is lost where styles are stripped. Whatever ran, the result stays under 20 kB.
+JupyterLab's variables where there are any and else from the page (`inherit`), so that light and dark themes both read
+well; every state is a word, so that nothing is lost where styles are stripped. Whatever ran, the result stays under
+20 kB.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ _PRE = "margin:2px 0 6px;padding:6px 10px;font-size:12px;line-height:1.4;white-s
 _MAX_TRACEBACKS = 3
 
 
-def render_html(model: m.Model, now: float | None = None, limit: int = 30) -> str:
+def render_html(model: m.Model, now: float | None = None, *, brief: bool = False, limit: int = 30) -> str:
     """Return the run as one `<div>`: the headline and a table of rows, or the headline alone if that says it all.
 
     Args:
         model: The run.
         now: Wall-clock seconds while it goes on; None once it is over.
+        brief: Only the headline.
         limit: Most rows to show; the rest are counted.
 
     Returns:
@@ -46,15 +48,10 @@ def render_html(model: m.Model, now: float | None = None, limit: int = 30) -> st
     if not head:
         return ""
     view = model.view(limit)
-    lone = (
-        view.lines[0].row
-        if len(view.lines) == 1 and view.lines[0].row.kind == m.CALL
-        else None
-    )
-    if words.is_one_line(model):
-        return (
-            f'<div style="{_BOX}">{_state(m.CACHED, word=False)} {escape(head)}</div>'
-        )
+    lone = view.lines[0].row if len(view.lines) == 1 and view.lines[0].row.kind == m.CALL else None
+    if brief or words.is_all_cached(model):
+        icon = m.CACHED if words.is_all_cached(model) else m.DONE
+        return f'<div style="{_BOX}">{_state(icon, word=False)} {escape(head)}</div>'
     if lone is not None and not lone.traceback:
         rest = [words.progress(lone), words.elapsed(lone, now), *words.details(lone)]
         tail = "".join(f" · {escape(words.short(part, 160))}" for part in rest if part)
@@ -62,12 +59,11 @@ def render_html(model: m.Model, now: float | None = None, limit: int = 30) -> st
     rows = [_row(line, now) for line in view.lines]
     if view.hidden:
         rows.append(
-            f'<tr style="background:transparent"><td colspan="5" style="{_CELL};{_QUIET}">… {view.hidden:,} more</td></tr>'
+            f'<tr style="background:transparent"><td colspan="5" style="{_CELL};{_QUIET}">'
+            f"… {view.hidden:,} more</td></tr>"
         )
     table = f'<table style="{_TABLE}"><tbody>{"".join(rows)}</tbody></table>'
-    return (
-        f'<div style="{_BOX}"><div>{escape(head)}</div>{table}{_tracebacks(view)}</div>'
-    )
+    return f'<div style="{_BOX}"><div>{escape(head)}</div>{table}{_tracebacks(view)}</div>'
 
 
 def _state(state: str, *, word: bool = True) -> str:

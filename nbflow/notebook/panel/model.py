@@ -1,7 +1,7 @@
 """The state of a run, as a pure reducer: events in, rows and totals out.
 
-`Model.apply` folds one event; nothing here reads a clock, draws, or does I/O, so every face shows the same truth and tests
-replay whole runs by hand. Events may come late, twice, in any order or not at all; the rules are:
+`Model.apply` folds one event; nothing here reads a clock, draws, or does I/O, so every face shows the same truth and
+tests replay whole runs by hand. Events may come late, twice, in any order or not at all; the rules are:
 
 * A terminal event wins: whatever arrives for that call afterwards only fills in what is still unknown.
 * Counters of a map come from `MapProgressed` samples, the newest by its time stamp; `MapEnded` is the last word.
@@ -85,7 +85,7 @@ class MapSampled(events.MapProgressed):
 
 @dataclass(slots=True)
 class Counts:
-    """How many calls are in which state; `done` are completed ones that were computed, `saved_s` seconds saved by hits."""
+    """How many calls are in which state; `done` were computed, `saved_s` are the seconds that hits saved."""
 
     queued: int = 0
     running: int = 0
@@ -129,8 +129,8 @@ _COUNTED_AS = {RETRYING: "running", TIMED_OUT: "failed", LEFT: "left"}
 class Row:
     """One line of the panel: a call, a map, the folded calls of one task, or a failed item of a map.
 
-    Times are wall-clock seconds. `counts` is what a map or a task row sums up, None for single calls. `total` and `done`
-    are the steps that a call reported. `of` says what a task row folds: calls or maps.
+    Times are wall-clock seconds. `counts` is what a map or a task row sums up, None for single calls. `total` and
+    `done` are the steps that a call reported. `of` says what a task row folds: calls or maps.
     """
 
     id: int
@@ -215,7 +215,7 @@ class _IdSet:
 
 @dataclass(slots=True, eq=False)
 class _Family:
-    """The calls of one task (or maps of one name) under one parent: ids of finished rows, and the row they fold into."""
+    """The calls of one task (or maps of one name) under one parent, and the row that they fold into."""
 
     finished: list[int] = field(default_factory=list)
     group: Row | None = None
@@ -257,12 +257,8 @@ class Model:
             return
         handler(self, event)
         self.version += 1
-        self.started = (
-            event.time if self.started is None else min(self.started, event.time)
-        )
-        self.latest = (
-            event.time if self.latest is None else max(self.latest, event.time)
-        )
+        self.started = event.time if self.started is None else min(self.started, event.time)
+        self.latest = event.time if self.latest is None else max(self.latest, event.time)
 
     def close(self) -> None:
         """Nothing more will come: rows that never ended are marked as left running."""
@@ -279,8 +275,7 @@ class Model:
         """Whether `event` is about a call, a map or a parent that this model has seen."""
         ids = (event.call_id, event.map_id, getattr(event, "parent_id", None))
         return any(
-            number is not None
-            and (number in self.rows or number in self._light or number in self._ended)
+            number is not None and (number in self.rows or number in self._light or number in self._ended)
             for number in ids
         )
 
@@ -292,9 +287,7 @@ class Model:
     @property
     def busy(self) -> bool:
         """Whether anything runs by itself; a stream that nobody iterates may never end and does not count."""
-        return bool(self._light) or any(
-            row.live and not row.stream for row in self.rows.values()
-        )
+        return bool(self._light) or any(row.live and not row.stream for row in self.rows.values())
 
     def totals(self) -> Counts:
         """Sum up all calls, items of maps included."""
@@ -314,11 +307,7 @@ class Model:
         chosen: set[int] = set()
         for line in sorted(lines, key=_urgency):
             path = [line.row.id]
-            while (
-                (above := self.rows[path[-1]].parent) in self.rows
-                and above not in chosen
-                and above not in path
-            ):
+            while (above := self.rows[path[-1]].parent) in self.rows and above not in chosen and above not in path:
                 path.append(above)
             path = [number for number in path if number not in chosen]
             if len(chosen) + len(path) <= limit:
@@ -342,7 +331,7 @@ class Model:
     # -- calls ------------------------------------------------------------
 
     def _row(self, event: events.Event, kind: str = CALL) -> Row | None:
-        """Return the row of a call or map, made where it is new; None if it is over and folded away, or only counted."""
+        """Return the row of a call, made where it is new; None if it is over and folded away, or only counted."""
         number = event.call_id
         row = self.rows.get(number)
         if row is None and number not in self._light and number not in self._ended:
@@ -390,11 +379,7 @@ class Model:
     def _count_only(self, event: events.TaskStarted) -> None:
         if event.call_id in self._ended or event.call_id in self._light:
             return
-        parent = (
-            event.parent_id
-            if event.parent_id is not None and event.parent_id in self.rows
-            else _ROOT
-        )
+        parent = event.parent_id if event.parent_id is not None and event.parent_id in self.rows else _ROOT
         group = self._group(parent, CALL, event.task, event.time)
         assert group.counts is not None
         group.counts.running += 1
@@ -417,11 +402,7 @@ class Model:
                 row.state = RETRYING
 
     def _on_progress(self, event: events.ProgressMade) -> None:
-        if (
-            event.map_id is None
-            and (row := self._row(event)) is not None
-            and event.time >= row.progress_at
-        ):
+        if event.map_id is None and (row := self._row(event)) is not None and event.time >= row.progress_at:
             row.done, row.total, row.label = (
                 event.done,
                 event.total,
@@ -439,9 +420,7 @@ class Model:
 
     def _on_line(self, event: events.LogLine) -> None:
         row = self._told(event)
-        text = next(
-            (line for line in reversed(event.text.splitlines()) if line.strip()), ""
-        )
+        text = next((line for line in reversed(event.text.splitlines()) if line.strip()), "")
         if row is not None and text and event.time >= row.line_at:
             row.line, row.line_at = _short(text.strip()), event.time
 
@@ -474,9 +453,7 @@ class Model:
             return
         row = self.rows.get(event.call_id)
         if row is None:
-            row = self.rows[event.call_id] = Row(
-                event.call_id, CALL, event.name, task=event.name
-            )
+            row = self.rows[event.call_id] = Row(event.call_id, CALL, event.name, task=event.name)
             self._kids.setdefault(_ROOT, {})[row.id] = None
         self._finish(row, event, state)
         if state == DONE:
@@ -516,9 +493,7 @@ class Model:
     def _map(self, number: int, name: str) -> Row:
         row = self.rows.get(number)
         if row is None:
-            row = self.rows[number] = Row(
-                number, MAP, name.partition("[")[0], RUNNING, counts=Counts()
-            )
+            row = self.rows[number] = Row(number, MAP, name.partition("[")[0], RUNNING, counts=Counts())
             row.task = row.name
             self._kids.setdefault(_ROOT, {})[number] = None
         return row
@@ -533,9 +508,7 @@ class Model:
         self._adopt(row, event.parent_id)
         if row.live:
             row.total = event.total
-            row.counts.queued = max(
-                0, event.total - row.counts.finished - row.counts.running
-            )
+            row.counts.queued = max(0, event.total - row.counts.finished - row.counts.running)
 
     def _on_map_progress(self, event: events.MapProgressed) -> None:
         if event.call_id in self._ended:
@@ -570,17 +543,9 @@ class Model:
         if not self._ended.add(event.call_id):
             return
         self._map(event.map_id, event.name)
-        if (
-            sum(
-                self.rows[number].kind == ITEM
-                for number in self._kids.get(event.map_id, ())
-            )
-            >= MAX_FAILED
-        ):
+        if sum(self.rows[number].kind == ITEM for number in self._kids.get(event.map_id, ())) >= MAX_FAILED:
             return
-        row = self.rows[event.call_id] = Row(
-            event.call_id, ITEM, event.name, task=event.name
-        )
+        row = self.rows[event.call_id] = Row(event.call_id, ITEM, event.name, task=event.name)
         self._kids.setdefault(_ROOT, {})[row.id] = None
         self._adopt(row, event.map_id)
         self._finish(row, event, state)
@@ -649,11 +614,7 @@ class Model:
         group.retries += row.retries + max(0, row.attempts - 1)
         group.duration_s = (group.duration_s or 0.0) + (row.duration_s or 0.0)
         if row.started is not None:
-            group.started = (
-                row.started
-                if group.started is None
-                else min(group.started, row.started)
-            )
+            group.started = row.started if group.started is None else min(group.started, row.started)
         if row.error and row.state in BAD:
             group.error, group.traceback = row.error, row.traceback
         group.reason, group.note = row.reason or group.reason, row.note or group.note
@@ -691,15 +652,7 @@ def _by_start(row: Row) -> tuple[float, int]:
 
 def _urgency(line: Line) -> tuple[int, int, float]:
     row = line.row
-    rank = (
-        0
-        if row.state in BAD
-        else 1
-        if row.state in (RUNNING, RETRYING)
-        else 2
-        if row.counts is not None
-        else 3
-    )
+    rank = 0 if row.state in BAD else 1 if row.state in (RUNNING, RETRYING) else 2 if row.counts is not None else 3
     return (rank, line.depth, -(row.started or 0.0))
 
 

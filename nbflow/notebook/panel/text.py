@@ -1,7 +1,7 @@
 """The panel as plain text: for terminals, for logs, and as `text/plain` of the saved notebook.
 
-A terminal gets one line that is redrawn; a pipe or a log gets milestones, at most one line for each tenth of the work; both
-get the summary when a run is over. Drawing goes to stderr, so that what a program prints stays clean.
+A terminal gets one line that is redrawn; a pipe or a log gets milestones, at most one line for each tenth of the
+work; both get the summary when a run is over. Drawing goes to stderr, so that what a program prints stays clean.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from nbflow.notebook.panel import words
 __all__ = ["TextFace", "render_text"]
 
 
-def render_text(model: m.Model, now: float | None = None, limit: int = 20) -> str:
+def render_text(model: m.Model, now: float | None = None, *, brief: bool = False, limit: int = 20) -> str:
     """Return the run as lines of text: the headline, then a line for each row.
 
     Args:
         model: The run.
         now: Wall-clock seconds while it goes on; None once it is over.
+        brief: Only the headline.
         limit: Most rows to show; the rest are counted.
 
     Returns:
         Lines without a final newline; empty if nothing ran.
     """
     head = words.headline(model, now)
-    if not head or words.is_one_line(model):
+    if not head or brief or words.is_all_cached(model):
         return head
     view = model.view(limit)
     if len(view.lines) == 1 and not view.hidden and view.lines[0].row.kind == m.CALL:
@@ -75,9 +76,7 @@ class TextFace:
         stream = self._stream or sys.stderr
         head = words.headline(model, now)
         if stream.isatty():
-            line = words.short(
-                f"nbflow: {head}", max(20, shutil.get_terminal_size().columns - 1)
-            )
+            line = words.short(f"nbflow: {head}", max(20, shutil.get_terminal_size().columns - 1))
             if line != self._drawn:
                 stream.write(f"\r\x1b[2K{line}\r")
                 stream.flush()

@@ -1,7 +1,8 @@
 """How a run is told in words: the phrases that all faces of the panel share.
 
-A state is always an icon *and* a word, never a colour alone. `headline` sums up a run, `details` says what is worth knowing of
-one row. Everything here is a pure function of the model and, for what still runs, of the time it is asked at.
+A state is always an icon *and* a word, never a colour alone. `headline` sums up a run, `details` says what is worth
+knowing of one row. Everything here is a pure function of the model and, for what still runs, of the time it is asked
+at.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ __all__ = [
     "details",
     "elapsed",
     "headline",
-    "is_one_line",
+    "is_all_cached",
     "progress",
     "short",
 ]
@@ -42,16 +43,8 @@ _COUNTED = (
 )
 
 
-def headline(model: m.Model, now: float | None = None) -> str:
-    """Return one line for a whole run, such as `7 tasks · all cached · saved 3 min 12 s`.
-
-    Args:
-        model: The run.
-        now: Wall-clock seconds while it goes on; None once it is over.
-
-    Returns:
-        The line, without an icon; empty if nothing ran.
-    """
+def summary(model: m.Model) -> str:
+    """Return the totals of a run, such as `7 tasks · all cached · saved 3 min 12 s`; empty if nothing ran."""
     sums = model.totals()
     if not sums.total:
         return ""
@@ -64,14 +57,28 @@ def headline(model: m.Model, now: float | None = None) -> str:
             parts.append(f"{number:,} {word}")
     if sums.saved_s >= 0.05:
         parts.append(f"saved {format_duration(sums.saved_s)}")
-    end = model.latest if now is None else now
-    if sums.cached != sums.total and model.started is not None and end is not None:
-        parts.append(format_duration(max(0.0, end - model.started)))
     return " · ".join(parts)
 
 
-def is_one_line(model: m.Model) -> bool:
-    """Whether the headline says all there is: everything was cached."""
+def headline(model: m.Model, now: float | None = None) -> str:
+    """Return one line for a whole run: the totals and, unless everything came from the cache, how long it took.
+
+    Args:
+        model: The run.
+        now: Wall-clock seconds while it goes on; None once it is over.
+
+    Returns:
+        The line, without an icon; empty if nothing ran.
+    """
+    text = summary(model)
+    end = model.latest if now is None else now
+    if text and not is_all_cached(model) and model.started is not None and end is not None:
+        text += f" · {format_duration(max(0.0, end - model.started))}"
+    return text
+
+
+def is_all_cached(model: m.Model) -> bool:
+    """Whether every call was a hit, so that the headline says all there is."""
     sums = model.totals()
     return sums.cached == sums.total
 
@@ -79,11 +86,7 @@ def is_one_line(model: m.Model) -> bool:
 def progress(row: m.Row) -> str:
     """Return `13/40` where a row counts something, else an empty string."""
     if row.kind == m.TASK and row.counts is not None:
-        return (
-            f"{row.counts.finished:,}/{row.counts.total:,}"
-            if row.live
-            else f"× {row.counts.total:,}"
-        )
+        return f"{row.counts.finished:,}/{row.counts.total:,}" if row.live else f"× {row.counts.total:,}"
     if row.total is not None:
         return f"{row.done:,.6g}/{row.total:,.6g}"
     return f"{row.done:,.6g}" if row.done else ""
@@ -93,12 +96,7 @@ def elapsed(row: m.Row, now: float | None = None) -> str:
     """Return how long a row took, or has been running at `now`."""
     if row.duration_s is not None and not row.live:
         return "" if row.state == m.CACHED else format_duration(row.duration_s)
-    if (
-        row.live
-        and row.started is not None
-        and now is not None
-        and row.state != m.QUEUED
-    ):
+    if row.live and row.started is not None and now is not None and row.state != m.QUEUED:
         return format_duration(max(0.0, now - row.started))
     return ""
 
@@ -111,9 +109,7 @@ def details(row: m.Row) -> list[str]:
         for field in ("failed", "cancelled", "cached", "left"):
             number = getattr(counts, field)
             if number and number != counts.total:
-                parts.append(
-                    f"{number:,} {'left running' if field == 'left' else field}"
-                )
+                parts.append(f"{number:,} {'left running' if field == 'left' else field}")
     saved = counts.saved_s if counts is not None else row.saved_s
     if saved >= 0.05:
         parts.append(f"saved {format_duration(saved)}")

@@ -1,0 +1,116 @@
+"""What of a class counts as its content.
+
+A class is read from the object rather than from its text, so that what decorators and metaclasses did to it counts and
+notebooks (where the text of a class is hard to find) are no special case. What Python or a library generates from other
+content (the `__init__` of a dataclass, the maps of an enum) is left out, because it varies between versions; the
+content it was generated from is taken instead.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
+from typing import Any
+
+__all__ = ["class_members"]
+
+_GENERATED = frozenset(
+    "__dict__ __weakref__ __doc__ __module__ __qualname__ __firstlineno__ __static_attributes__ __annotations__ "
+    "__annotate__ __annotate_func__ __annotations_cache__ __abstractmethods__ _abc_impl __match_args__ __orig_bases__ "
+    "__parameters__ __type_params__ __protocol_attrs__ _is_protocol _is_runtime_protocol __classdictcell__ "
+    "__non_callable_proto_members__ __subclasshook__ __replace__ __dataclass_fields__ __dataclass_params__ "
+    "__attrs_attrs__ __attrs_props__ __attrs_own_setattr__ _fields _field_defaults __getnewargs__ __slotnames__".split()
+)
+_ENUM = frozenset(
+    "_member_names_ _member_map_ _value2member_map_ _member_type_ _value_repr_ _new_member_ _use_args_ _generate_next_value_ "
+    "_unhashable_values_ _hashable_values_ _unhashable_values_map_ _singles_mask_ _flag_mask_ _all_bits_ _boundary_ "
+    "_inverted_ __new__ __format__ __reduce_ex__ __or__ __and__ __xor__ __ror__ __rand__ __rxor__ __invert__".split()
+)
+_FIELD = ("name", "default", "default_factory", "init", "repr", "compare", "hash", "kw_only", "factory", "converter",
+          "validator", "eq", "order", "alias")
+
+
+def class_members(cls: type) -> list[tuple[str, Any, bool]]:
+    """Return the content of a class, sorted by name.
+
+    Args:
+        cls: A class whose code is local.
+
+    Returns:
+        Triples of name, value, and whether the value is the attribute itself (so that its identity can be watched).
+    """
+    if issubclass(cls, Enum):
+        members = _enum_members(cls)
+    else:
+        generated = _has_generated_methods(cls)
+        members = [
+            (name, value, True)
+            for name, value in vars(cls).items()
+            if name not in _GENERATED
+            and not name.startswith("__pydantic_")
+            and not isinstance(value, (GetSetDescriptorType, MemberDescriptorType))
+            and not (generated and _is_generated(value))
+            and not (generated and name == "__hash__" and value is None)
+        ]
+        members += _field_members(cls)
+    return sorted(members, key=lambda member: member[0])
+
+
+def _enum_members(cls: type[Enum]) -> list[tuple[str, Any, bool]]:
+    members: list[tuple[str, Any, bool]] = [
+        (f"member {name}", member._value_, False) for name, member in cls.__members__.items()
+    ]
+    for name, value in vars(cls).items():
+        if name not in _GENERATED and name not in _ENUM and name not in cls.__members__:
+            members.append((name, value, True))
+    order = [name for name in cls.__members__]
+    return [*members, ("members", tuple(order), False)]
+
+
+def _has_generated_methods(cls: type) -> bool:
+    space = vars(cls)
+    return "__dataclass_fields__" in space or "__attrs_attrs__" in space or (issubclass(cls, tuple) and "_fields" in space)
+
+
+def _is_generated(value: Any) -> bool:
+    """Whether a function was written by a library: it has no file, or one that is not the user's."""
+    function = getattr(value, "__func__", value)
+    if not isinstance(function, FunctionType):
+        return type(value).__name__ in ("_tuplegetter", "cached_property") and type(value).__module__ == "_collections"
+    file = function.__code__.co_filename
+    return (file.startswith("<") and not file.startswith("<ipython-input")) or file.endswith(
+        ("/collections/__init__.py", "/dataclasses.py", "/reprlib.py", "/attr/_make.py", "/typing.py")
+    )
+
+
+def _field_members(cls: type) -> list[tuple[str, Any, bool]]:
+    """Return what dataclasses, attrs, named tuples and pydantic models declare."""
+    space = vars(cls)
+    members: list[tuple[str, Any, bool]] = []
+    fields: list[Any] = [*space.get("__dataclass_fields__", {}).values(), *space.get("__attrs_attrs__", ())]
+    for position, field in enumerate(fields):
+        for role in _FIELD:
+            value = getattr(field, role, None)
+            if value is not None and not _is_sentinel(value):
+                members.append((f"field {position} {role}", value, False))
+    if fields:
+        members.append(("fields", tuple(field.name for field in fields), False))
+        members.append(("params", _params(space.get("__dataclass_params__")), False))
+    if issubclass(cls, tuple) and "_fields" in space:
+        members.append(("fields", tuple(space["_fields"]), False))
+        members.append(("field defaults", dict(space.get("_field_defaults", {})), False))
+    models = space.get("__pydantic_fields__")
+    if isinstance(models, dict):
+        for name, info in models.items():
+            members.append((f"field {name} annotation", str(getattr(info, "annotation", "")), False))
+            members.append((f"field {name} default", repr(getattr(info, "default", "")), False))
+    return members
+
+
+def _is_sentinel(value: Any) -> bool:
+    return type(value).__name__ in ("_MISSING_TYPE", "_Nothing") or repr(value) in ("NOTHING", "<NOTHING>")
+
+
+def _params(params: Any) -> tuple[tuple[str, bool], ...]:
+    names = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")
+    return tuple((name, bool(getattr(params, name, False))) for name in names)

@@ -1,0 +1,327 @@
+"""What a piece of code says, in a form that does not change when only its looks change.
+
+A function is digested by its syntax tree, without comments, positions, docstring, annotations, own name and decorators (a
+decorator that matters is in the object: its wrapper has a closure). Trees hardly vary over Python versions, bytecode
+does with every one; so bytecode is only used where there is no source that compiles to exactly the code at hand
+(`exec`, a file edited since it was imported), and such digests hold for one version of Python.
+
+What the code refers to is read from its bytecode, where scopes are already resolved: chains of names that begin at a global
+or a captured variable (`np.linalg.norm`), imports inside the body, and the *state*: captured variables that the code
+itself rebinds or mutates.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import linecache
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+from nbflow.cache.parts import framed, hashed
+from nbflow.cache.digest import Walk
+
+__all__ = ["CodeFacts", "facts_of", "module_facts", "same_code"]
+
+_MUTATORS = frozenset(
+    "add append appendleft clear difference_update discard extend extendleft insert intersection_update pop popitem "
+    "popleft put put_nowait remove reverse rotate setdefault sort subtract symmetric_difference_update update write "
+    "writelines".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeFacts:
+    """What is known of a code object without running it.
+
+    Args:
+        digest: What it says.
+        chains: Names that it loads from outside, each with the attributes that follow at once.
+        imports: Modules that it imports, with level of a relative import and names taken from them.
+        state: Chains that it rebinds or mutates.
+        exact: Whether `digest` comes from the syntax tree.
+    """
+
+    digest: bytes
+    chains: tuple[tuple[str, ...], ...]
+    imports: tuple[tuple[str, int, tuple[str, ...]], ...]
+    state: frozenset[tuple[str, ...]]
+    exact: bool
+
+
+_known: dict[int, tuple[weakref.ref[CodeType], CodeFacts]] = {}
+
+
+def facts_of(code: CodeType) -> CodeFacts:
+    """Return what `code` says and refers to; worked out once for each code object."""
+    key = id(code)
+    entry = _known.get(key)
+    if entry is not None and entry[0]() is code:
+        return entry[1]
+    node = _find_node(code)
+    digest = hashed(b"as", _tree_bytes(node)) if node is not None else code_bytes(code)
+    chains, imports, stored = _references(code)
+    state = stored | (_mutated(node) if node is not None else _mutated_in_bytecode(code))
+    facts = CodeFacts(digest, tuple(sorted(chains)), tuple(sorted(imports)), frozenset(state), node is not None)
+    # Not a WeakKeyDictionary: code objects of equal bytecode are equal, and may still differ in their tree.
+    _known[key] = (weakref.ref(code, lambda _: _known.pop(key, None)), facts)
+    return facts
+
+
+# --- the syntax tree ----------------------------------------------------------------------------------------------
+
+_SKIP = frozenset({"type_comment", "type_params", "kind", "returns", "annotation", "type_ignores", "ctx"})
+_DEFS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_constants = Walk(lambda value: repr(value).encode())
+
+
+def _tree_bytes(node: ast.AST) -> bytes:
+    """Return the bytes of the function at `node`: parameters and body, without its name and decorators."""
+    if isinstance(node, ast.Lambda):
+        return _dump(node.args) + _dump(node.body)
+    assert isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    head = b"async" if isinstance(node, ast.AsyncFunctionDef) else b"def"
+    return framed(head) + _dump(node.args) + _dump(_without_docstring(node.body))
+
+
+def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
+    first = body[0] if body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        return body[1:]
+    return body
+
+
+def _dump(item: Any, in_class: bool = False) -> bytes:
+    """Write a tree as nested, framed fields; empty fields are left out, so new optional ones change nothing."""
+    if isinstance(item, list):
+        return framed(b"".join(framed(_dump(member, in_class)) for member in item))
+    if isinstance(item, ast.Constant):
+        return framed(b"Constant" + _constants.encode(item.value))
+    if not isinstance(item, ast.AST):
+        return framed(_constants.encode(item))
+    out = [framed(type(item).__name__.encode())]
+    fields = dict(ast.iter_fields(item))
+    if isinstance(item, _DEFS):
+        fields["body"] = _without_docstring(item.body)
+    if isinstance(item, ast.JoinedStr):
+        fields["values"] = _joined(item.values)
+    for name in sorted(fields):
+        value = fields[name]
+        keep = name == "annotation" and in_class and isinstance(item, ast.AnnAssign)  # dataclasses read these
+        if value is None or value == [] or (name in _SKIP and not keep):
+            continue
+        out.append(framed(name.encode()) + _dump(value, isinstance(item, ast.ClassDef) and name == "body"))
+    return framed(b"".join(out))
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    """Merge the text pieces of an f-string, which versions of Python cut differently."""
+    out: list[ast.expr] = []
+    for value in values:
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            last = out[-1] if out else None
+            if isinstance(last, ast.Constant) and isinstance(last.value, str):
+                out[-1] = ast.Constant(last.value + value.value)
+                continue
+            if not value.value:
+                continue
+        out.append(value)
+    return out
+
+
+# --- from a code object to its tree -------------------------------------------------------------------------------
+
+_FUTURES = 0
+for _name in __import__("__future__").all_feature_names:
+    _FUTURES |= getattr(__import__("__future__"), _name).compiler_flag
+_TOP_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+@dataclass(slots=True)
+class _Source:
+    """One parsed and compiled text; `lines` is the list that linecache gave, kept to notice a new text."""
+
+    lines: list[str]
+    nodes: dict[tuple[str, int], list[ast.AST]]
+    codes: dict[tuple[str, int], list[CodeType]]
+
+
+_sources: dict[str, _Source | None] = {}
+
+
+def _find_node(code: CodeType) -> ast.AST | None:
+    """Return the tree of `code`, or None where no text compiles to exactly this code."""
+    source = _source_of(code)
+    if source is None:
+        return None
+    place = (code.co_name, code.co_firstlineno)
+    if not any(same_code(code, other) for other in source.codes.get(place, ())):
+        return None
+    nodes = source.nodes.get(place, [])
+    if len(nodes) > 1:
+        spans = set(code.co_positions())
+        nodes = [node for node in nodes if isinstance(node, ast.Lambda) and _span(node.body) in spans]
+    return nodes[0] if len(nodes) == 1 else None
+
+
+def _span(node: ast.expr) -> tuple[int | None, ...]:
+    return (node.lineno, node.end_lineno, node.col_offset, node.end_col_offset)
+
+
+def _source_of(code: CodeType) -> _Source | None:
+    filename = code.co_filename
+    lines = linecache.getlines(filename)
+    known = _sources.get(filename)
+    if known is not None and (known.lines is lines or known.lines == lines):
+        return known
+    if not lines:
+        return None
+    text = "".join(lines)
+    try:
+        tree = ast.parse(text, filename)
+        compiled = compile(text, filename, "exec", (code.co_flags & _FUTURES) | _TOP_AWAIT, dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    source = _Source(lines, {}, {})
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Lambda):
+            source.nodes.setdefault(("<lambda>", node.lineno), []).append(node)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            source.nodes.setdefault((node.name, first), []).append(node)
+    for inner in _inner_codes(compiled):
+        source.codes.setdefault((inner.co_name, inner.co_firstlineno), []).append(inner)
+    if len(_sources) > 256:
+        _sources.clear()
+    _sources[filename] = source
+    return source
+
+
+def _inner_codes(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _inner_codes(constant)
+
+
+def same_code(one: CodeType, other: CodeType) -> bool:
+    """Whether two code objects do the same, wherever their texts are."""
+    if one is other:
+        return True
+    if one.co_code != other.co_code or len(one.co_consts) != len(other.co_consts):
+        return False
+    plain = ("co_names", "co_varnames", "co_freevars", "co_cellvars", "co_argcount", "co_posonlyargcount",
+             "co_kwonlyargcount", "co_exceptiontable")
+    if any(getattr(one, name) != getattr(other, name) for name in plain):
+        return False
+    for left, right in zip(one.co_consts, other.co_consts, strict=True):
+        if isinstance(left, CodeType) and isinstance(right, CodeType):
+            if not same_code(left, right):
+                return False
+        elif type(left) is not type(right) or repr(left) != repr(right) and left != right:
+            return False
+    return True
+
+
+def code_bytes(code: CodeType) -> bytes:
+    """Digest a code object itself: instructions, constants and names, without file and positions."""
+    version = b"%d.%d" % sys.version_info[:2]
+    constants = [code_bytes(item) if isinstance(item, CodeType) else _constants.encode(item) for item in code.co_consts]
+    counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    return hashed(b"co", version, code.co_code, code.co_exceptiontable, *constants, b"".join(map(_constants.encode, (counts, *names))))
+
+
+# --- what the code refers to --------------------------------------------------------------------------------------
+
+_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_GLOBALS", "LOAD_FROM_DICT_OR_DEREF"})
+_NOISE = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PUSH_NULL"})
+_STORES = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF", "DELETE_DEREF"})
+
+
+def _references(code: CodeType) -> tuple[set[tuple[str, ...]], set[tuple[str, int, tuple[str, ...]]], set[tuple[str, ...]]]:
+    """Return chains loaded from outside, imports, and names from outside that are rebound."""
+    chains: set[tuple[str, ...]] = set()
+    imports: set[tuple[str, int, tuple[str, ...]]] = set()
+    stored: set[tuple[str, ...]] = set()
+    outside = set(code.co_freevars)
+    for inner in (code, *_inner_codes(code)):
+        chain: list[str] = []
+        before: list[Any] = [None, None]
+        for step in dis.get_instructions(inner):
+            name = step.opname
+            if name in _NOISE:
+                continue
+            if name in ("LOAD_ATTR", "LOAD_METHOD") and chain:
+                chain.append(step.argval)
+                continue
+            if chain:
+                chains.add(tuple(chain))
+                chain = []
+            if name in _LOADS and (name in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS") or step.argval in outside):
+                chain = [step.argval]
+            elif name in _STORES and ("GLOBAL" in name or step.argval in outside):
+                stored.add((step.argval,))
+            elif name == "IMPORT_NAME":
+                level, names = before
+                imports.add((step.argval, level if isinstance(level, int) else 0, names if isinstance(names, tuple) else ()))
+            before = [before[1], step.argval]
+        if chain:
+            chains.add(tuple(chain))
+    return chains, imports, stored
+
+
+def _chain(node: ast.AST) -> tuple[str, ...] | None:
+    """Return `a.b.c` as names, looking through subscripts (`a.b[0].c` mutates `a.b`)."""
+    names: list[str] = []
+    while not isinstance(node, ast.Name):
+        if isinstance(node, ast.Attribute):
+            names.append(node.attr)
+            node = node.value
+        elif isinstance(node, ast.Subscript):
+            names.clear()
+            node = node.value
+        else:
+            return None
+    return (node.id, *reversed(names))
+
+
+def _mutated(root: ast.AST) -> set[tuple[str, ...]]:
+    """Return chains that the code stores into or calls a mutating method of."""
+    found: set[tuple[str, ...] | None] = set()
+    for node in ast.walk(root):
+        if isinstance(node, (ast.Subscript, ast.Attribute)) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            found.add(_chain(node.value))
+        elif isinstance(node, ast.AugAssign) and isinstance(node.target, (ast.Subscript, ast.Attribute)):
+            found.add(_chain(node.target.value))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS:
+            found.add(_chain(node.func.value))
+    return {chain for chain in found if chain}
+
+
+def _mutated_in_bytecode(code: CodeType) -> set[tuple[str, ...]]:
+    """Return chains that a mutating method is taken from; subscripts cannot be told without source."""
+    return {chain[:-1] for chain in _references(code)[0] if len(chain) > 1 and chain[-1] in _MUTATORS}
+
+
+# --- whole modules ------------------------------------------------------------------------------------------------
+
+
+def module_facts(text: str) -> tuple[bytes, tuple[tuple[str, int, tuple[str, ...]], ...]]:
+    """Return the digest of a module's text, and what it imports anywhere.
+
+    Raises:
+        SyntaxError: It is no Python.
+    """
+    tree = ast.parse(text)
+    imports: set[tuple[str, int, tuple[str, ...]]] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports.update((alias.name, 0, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            imports.add((node.module or "", node.level, tuple(alias.name for alias in node.names)))
+    return hashed(b"mo", _dump(_without_docstring(tree.body))), tuple(sorted(imports))

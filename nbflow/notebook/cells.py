@@ -1,0 +1,369 @@
+"""A cell as a task: its text, what it reads and writes, its code, and its cache key.
+
+`read_cell` turns the body of a `%%task` cell into a `Cell`: transformed as IPython does, parsed, walked for names, and compiled under the name of
+the cell, so that line numbers, tracebacks and the debugger are those of a plain cell. `CellKeyer` makes its key from code and inputs. On a hit only the
+*definitions* of a cell run again (imports, functions, classes, and settings of imported modules), which keeps identities right; the rest is restored.
+"""
+
+from __future__ import annotations
+
+import __future__
+import ast
+import copy
+import importlib
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from inspect import CO_COROUTINE
+from types import CodeType, ModuleType
+from typing import Any
+
+from nbflow.cache.key import CacheKey, KeyBuilder
+from nbflow.cache.source import module_facts
+from nbflow.notebook.names import Effects, find_effects
+from nbflow.runtime import current
+
+__all__ = ["Cell", "CellKeyer", "CellOptions", "is_async_body", "read_cell"]
+
+SHELL_NAMES = frozenset("get_ipython exit quit open display In Out _ih _oh _dh _sh __name__ __doc__ __builtins__".split())
+"""Names that belong to the shell: never inputs, whatever they hold."""
+
+LOOP_MARK = "__nbflow_loop_{}__"
+_FUTURE = 0
+for _feature in __future__.all_feature_names:
+    _FUTURE |= getattr(__future__, _feature).compiler_flag
+_SEEDS = re.compile(r"seed|set_?state", re.IGNORECASE)
+_EXPANSION = re.compile(r"[{$]\s*([A-Za-z_]\w*)")
+_TRANSPARENT = frozenset({"time", "capture", "prun"})
+_CONFIGURING = frozenset({"matplotlib", "load_ext", "reload_ext", "autoreload", "config", "env", "set_env", "pylab", "precision"})
+_SETTERS = frozenset({"use", "filterwarnings", "simplefilter", "basicConfig", "seterr", "disable", "enable", "register"})
+
+
+@dataclass(frozen=True, slots=True)
+class CellOptions:
+    """The options of one `%%task`; see its usage. `ttl` and `timeout` are seconds, `cache` is "disk", "session" or "off"."""
+
+    name: str | None = None
+    inputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+    force: bool = False
+    cache: str = "disk"
+    ttl: float | None = None
+    version: str | None = None
+    ignore: frozenset[str] = frozenset()
+    depends: tuple[str, ...] = ()
+    retries: int = 0
+    timeout: float | None = None
+    quiet: bool = False
+    verbose: bool = False
+    replay: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Cell:
+    """The body of one cell, read and compiled.
+
+    Attributes:
+        body: The text as typed, without the line of the magic.
+        filename: What its code objects are filed under; `label` is the same for people ("cell 4").
+        effects: Names it reads and writes.
+        digest: Digest of its code, the same for any comments and layout.
+        main, last: Code of the statements, and of the last expression (None where there is none).
+        definitions: Statements that run again on a hit, in order; `defined` are the names that only they bind.
+        seeds: Whether its text seems to seed a random generator.
+        flags: Compiler flags of its code.
+    """
+
+    body: str
+    filename: str
+    label: str
+    effects: Effects
+    digest: str
+    main: CodeType
+    last: CodeType | None
+    definitions: list[ast.stmt]
+    defined: frozenset[str]
+    seeds: bool
+    flags: int
+    loops: frozenset[int]
+    _definition_codes: tuple[list[CodeType], list[CodeType]] | None = field(default=None)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the body awaits at its top level."""
+        return any(code is not None and code.co_flags & CO_COROUTINE for code in (self.main, self.last))
+
+    def default_name(self) -> str:
+        """A name that stays the same as long as the cell makes the same things: its first output, or its label."""
+        data = [name for name in self.effects.outputs if name not in self.defined and not name.startswith("_")]
+        made = [each.name for each in self.definitions if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+        return (data or made or [self.label])[0]
+
+    def definition_codes(self) -> tuple[list[CodeType], list[CodeType]]:
+        """The definitions as code: those to run before the data is restored, and those that need the data to be made."""
+        if self._definition_codes is None:
+            needs = set(self.effects.outputs) - self.defined
+            early: list[CodeType] = []
+            late: list[CodeType] = []
+            for statement in self.definitions:
+                effects = find_effects([statement], bodies=False)
+                waits = not needs.isdisjoint(effects.inputs)
+                if waits:
+                    needs.update(effects.outputs)
+                code = compile(ast.Module([statement], []), self.filename, "exec", self.flags, dont_inherit=True)
+                (late if waits else early).append(code)
+            self._definition_codes = early, late
+        return self._definition_codes
+
+    def loops_not_entered(self, namespace: dict[str, Any]) -> frozenset[int]:
+        """Return the lines of the loops that did not run, and take the marks of the others out of the namespace."""
+        return frozenset(line for line in self.loops if namespace.pop(LOOP_MARK.format(line), line) == line)
+
+
+def read_cell(shell: Any, body: str, *, number: int, raw: str | None = None) -> Cell:
+    """Read and compile the body of a cell.
+
+    Args:
+        shell: The IPython shell.
+        body: The text below the line of the magic.
+        number: The number of the cell, as in `In[4]`.
+        raw: The whole text of the cell as typed, from which line numbers are taken.
+
+    Returns:
+        The cell.
+
+    Raises:
+        SyntaxError: The body is no valid Python.
+    """
+    source = shell.transform_cell(body)
+    shown = "\n" * _lines_before(body, raw) + source
+    filename = shell.compile.cache(shown, number, raw_code=raw or body)
+    with shell.compile.extra_flags(ast.PyCF_ALLOW_TOP_LEVEL_AWAIT):
+        tree: ast.Module = shell.compile.ast_parse(shown, filename=filename)
+        effects = find_effects(tree.body, star_names=_star_names, expand=_expander(shell))
+        digest = module_facts("0\n" + source)[0].hex()[-32:]  # the 0 keeps a string at the top from passing as a docstring
+        definitions = [each for each in tree.body if _is_definition(each, shell.user_ns, _imported(tree))]
+        others = find_effects([each for each in tree.body if each not in definitions])
+        loops = frozenset().union(*effects.doubtful.values()) if effects.doubtful else frozenset()
+        runnable = shell.transform_ast(_with_marks(tree, loops))
+        main, last = _compile(shell, runnable, filename)
+        flags = shell.compile.flags | main.co_flags & _FUTURE
+    return Cell(
+        body=body,
+        filename=filename,
+        label=f"cell {number}",
+        effects=effects,
+        digest=digest,
+        main=main,
+        last=last,
+        definitions=definitions,
+        defined=frozenset(find_effects(definitions, bodies=False).outputs) - frozenset(others.outputs),
+        seeds=_SEEDS.search(body) is not None,
+        flags=flags,
+        loops=loops,
+    )
+
+
+def is_async_body(shell: Any, body: str) -> bool:
+    """Whether `body` awaits at its top level; False for text that cannot be compiled."""
+    if "await" not in body and "async" not in body:
+        return False
+    try:
+        source = shell.transform_cell(body)
+        flags = shell.compile.flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        code = compile(source, "<task>", "exec", flags, dont_inherit=True)
+    except (SyntaxError, ValueError, OverflowError):
+        return False
+    return bool(code.co_flags & CO_COROUTINE)
+
+
+def _lines_before(body: str, raw: str | None) -> int:
+    """How many lines of the cell as typed come before the first statement's block of its body."""
+    blank = len(body) - len(body.lstrip())
+    skipped = body[:blank].count("\n")  # IPython drops leading empty lines
+    where = -1 if raw is None else raw.rstrip().rfind(body.strip())
+    return 1 + skipped if where < 0 or raw is None else raw[:where].count("\n")
+
+
+def _compile(shell: Any, tree: ast.Module, filename: str) -> tuple[CodeType, CodeType | None]:
+    """Compile the statements, and the last expression apart where the shell shows it."""
+    body = tree.body
+    last: ast.expr | None = None
+    how = shell.ast_node_interactivity
+    if body and how != "none":
+        end = body[-1]
+        if isinstance(end, ast.Expr):
+            last, body = end.value, body[:-1]
+        elif how == "last_expr_or_assign" and isinstance(end, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            target = end.targets[0] if isinstance(end, ast.Assign) else end.target
+            if isinstance(target, ast.Name):
+                last = ast.copy_location(ast.Name(target.id, ast.Load()), end)
+    main = shell.compile(ast.Module(body, []), filename, "exec")
+    return main, None if last is None else shell.compile(ast.Expression(last), filename, "eval")
+
+
+def _with_marks(tree: ast.Module, lines: Collection[int]) -> ast.Module:
+    """Let the loops on these lines note that they ran, by a name set at the start of their bodies."""
+    if not lines:
+        return tree
+    marked = copy.deepcopy(tree)
+    for node in ast.walk(marked):
+        if isinstance(node, (ast.For, ast.AsyncFor, ast.While)) and node.lineno in lines:
+            name = ast.Name(LOOP_MARK.format(node.lineno), ast.Store())
+            node.body.insert(0, ast.Assign([name], ast.Constant(None), lineno=node.lineno))
+            ast.copy_location(node.body[0], node.body[1])
+    return ast.fix_missing_locations(marked)
+
+
+def _star_names(module: str) -> Collection[str]:
+    """The names that `from module import *` will bring; nothing if it cannot be imported."""
+    try:
+        found = importlib.import_module(module)
+    except Exception:
+        return ()
+    return getattr(found, "__all__", None) or [name for name in vars(found) if not name.startswith("_")]
+
+
+def _expander(shell: Any) -> Callable[[ast.Call], list[ast.stmt] | None]:
+    """Return what shows the walk the code behind IPython's own calls: magics with a body, `{name}` and `$name` in commands."""
+
+    def expand(call: ast.Call) -> list[ast.stmt] | None:
+        func = call.func
+        if not (isinstance(func, ast.Attribute) and isinstance(func.value, ast.Call)):
+            return None
+        owner = func.value.func
+        texts = [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        if not (isinstance(owner, ast.Name) and owner.id == "get_ipython" and len(texts) == len(call.args)):
+            return None
+        if func.attr == "run_cell_magic" and len(texts) == 3:
+            return _magic_code(shell, texts[0], texts[1], texts[2])
+        if func.attr == "run_line_magic" and texts[0] in _TRANSPARENT:
+            return _magic_code(shell, "time", "", texts[1])
+        return [ast.Expr(ast.Name(name, ast.Load())) for text in texts for name in _EXPANSION.findall(text)]
+
+    return expand
+
+
+def _magic_code(shell: Any, magic: str, line: str, body: str) -> list[ast.stmt]:
+    names = [ast.Expr(ast.Name(name, ast.Load())) for name in _EXPANSION.findall(line)]
+    if magic not in _TRANSPARENT:
+        return [*names]
+    try:
+        code = ast.parse(shell.transform_cell(body)).body
+    except SyntaxError:
+        return [*names]
+    target = next((word for word in line.split() if word.isidentifier()), None) if magic == "capture" else None
+    captured = [] if target is None else ast.parse(f"{target} = None").body
+    return [*names, *code, *captured]
+
+
+def _imported(tree: ast.Module) -> frozenset[str]:
+    imports = [each for each in ast.walk(tree) if isinstance(each, ast.Import)]
+    return frozenset(find_effects(imports).outputs)
+
+
+def _is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: frozenset[str]) -> bool:
+    """Whether a statement is cheap, and better run again than restored."""
+    if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return True
+    if type(node).__name__ == "TypeAlias":
+        return True
+    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        return isinstance(node.value, ast.Lambda)
+    if isinstance(node, (ast.If, ast.Try)):
+        parts = [each for each in ast.walk(node) if isinstance(each, ast.stmt) and each is not node]
+        plain = (ast.If, ast.Try, ast.Pass)
+        return any(isinstance(each, (ast.Import, ast.ImportFrom)) for each in parts) and all(
+            isinstance(each, plain) or _is_constant(each) or _is_definition(each, namespace, imported) for each in parts
+        )
+    root = _configured(node)
+    return root is not None and (root in imported or isinstance(namespace.get(root), ModuleType) or root == "get_ipython")
+
+
+def _is_constant(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+
+
+def _configured(node: ast.stmt) -> str | None:
+    """Return the name whose settings a statement changes: `os.environ["A"] = "1"`, `pd.set_option(...)`, `%matplotlib inline`."""
+    target: ast.expr | None = None
+    if isinstance(node, (ast.Assign, ast.AugAssign)):
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if isinstance(target, ast.Name):
+            return None
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
+        target = node.value.func
+        first = node.value.args[0] if node.value.args else None
+        magic = first.value if isinstance(first, ast.Constant) else None
+        if target.attr == "run_line_magic":
+            return "get_ipython" if magic in _CONFIGURING else None
+        nested = isinstance(target.value, (ast.Attribute, ast.Subscript))
+        if not (target.attr in _SETTERS or target.attr.startswith("set_") or (nested and target.attr in ("append", "insert", "update"))):
+            return None
+    while isinstance(target, (ast.Attribute, ast.Subscript)):
+        target = target.value
+    return target.id if isinstance(target, ast.Name) else None
+
+
+class CellKeyer:
+    """Makes the cache key of a cell: its code, its inputs by content, and what the options add.
+
+    Args:
+        cell: The cell.
+        name: The name it is kept under.
+        namespace: The notebook's.
+        options: The options of the magic.
+        where: Which cell last bound a name, in words, or "".
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        name: str,
+        namespace: Mapping[str, Any],
+        options: CellOptions,
+        where: Callable[[str], str] = lambda name: "",
+    ) -> None:
+        self.cell = cell
+        self.name = name
+        self.namespace = namespace
+        self.options = options
+        self.where = where
+        self.last: CacheKey | None = None
+        self.call: Any = None
+
+    def input_names(self) -> list[str]:
+        """Names that the key depends on, in order."""
+        effects = self.cell.effects
+        if self.options.inputs is not None:
+            names: list[str] = list(self.options.inputs)
+        else:
+            names = [*effects.inputs, *(name for name in effects.builtin_reads if name in self.namespace)]
+        return [name for name in names if name not in SHELL_NAMES and name not in self.options.ignore]
+
+    def quick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        """Cells have no short way to their key."""
+        return None
+
+    def key(self, inputs: Mapping[str, Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> CacheKey:
+        """Return the key as of now; a name that is missing is a part as well, so that the body may fail naturally."""
+        self.call = current.frame()
+        options = self.options
+        builder = KeyBuilder(self.name)
+        builder.add_digest("code", self.name, self.cell.digest, where=self.cell.label)
+        for name in self.input_names():
+            if name in self.namespace:
+                builder.add("input", name, self.namespace[name], where=self.where(name))
+            else:
+                builder.add_digest("input", name, "missing", text="missing")
+        if options.version is not None:
+            builder.add("version", "version", options.version)
+        for name in options.depends:
+            if name in self.namespace:
+                builder.add("depends", name, self.namespace[name], where=self.where(name))
+            else:
+                builder.add_digest("depends", name, "missing", text="missing")
+        if options.outputs is not None:
+            builder.add("format", "outputs", options.outputs)
+        self.last = builder.build()
+        return self.last

@@ -1,0 +1,164 @@
+"""The live face: one anywidget for the whole panel, however many rows it has.
+
+The kernel sends what changed as small custom messages; a synced `snapshot` of everything follows rarely, for views
+that open later. Clicks come back as custom messages, which the tap hears even while a cell blocks. anywidget is only
+imported when a widget is made, and script and styles are files of this package, so nothing is fetched from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from nbflow.notebook.panel import model as m
+from nbflow.notebook.panel import words
+
+__all__ = ["MIME", "LiveWidget", "encode"]
+
+MIME = "application/vnd.jupyter.widget-view+json"
+MAX_LINES = 60
+SNAPSHOT_EVERY_S = 3.0
+_HERE = Path(__file__).parent
+
+
+def encode(model: m.Model, hears: bool) -> dict[str, Any]:
+    """Return what the script needs to draw: head, order of ids, and a flat dict for each row (empty fields left out).
+
+    Args:
+        model: The run.
+        hears: Whether clicks are heard while a cell blocks.
+    """
+    view = model.view(MAX_LINES)
+    sums = model.totals()
+    head = {
+        "text": words.summary(model),
+        "started": model.started,
+        "ended": None if model.live else model.latest,
+        "bad": sums.failed,
+        "finished": sums.finished,
+        "live": model.live,
+        "hidden": view.hidden,
+        "hears": hears,
+    }
+    rows = {str(line.row.id): _encode_row(line) for line in view.lines}
+    return {"head": head, "order": list(rows), "rows": rows}
+
+
+def _encode_row(line: m.Line) -> dict[str, Any]:
+    row, counts = line.row, line.row.counts
+    fields: dict[str, Any] = {
+        "name": words.short(row.name, 120),
+        "state": row.state,
+        "depth": line.depth,
+        "progress": words.progress(row),
+        "elapsed": words.elapsed(row),
+        "since": row.started if row.live and row.state != m.QUEUED else None,
+        "expected": row.expected_s if row.live else None,
+        "worker": row.worker if row.live and row.worker != "MainThread" else "",
+        "more": words.details(row),
+        "line": row.line if row.live or row.state in m.BAD else "",
+        "trace": row.traceback,
+        "stop": row.live and row.kind in (m.CALL, m.MAP),
+        "items": [[item.name, item.started, item.worker] for item in row.items],
+    }
+    if counts is not None and row.kind == m.MAP and counts.total:
+        shares = (counts.done, counts.cached, counts.failed, counts.cancelled + counts.left)
+        fields["bar"] = [round(100 * share / counts.total, 1) for share in shares]
+    elif row.total and row.live:
+        fields["bar"] = [round(100 * min(1.0, row.done / row.total), 1), 0, 0, 0]
+    return {key: value for key, value in fields.items() if value not in (None, "", [], False, 0)}
+
+
+class LiveWidget:
+    """One widget in the front end and what was last sent to it.
+
+    Args:
+        on_message: Gets the content of custom messages that arrive in the ordinary way.
+
+    Not thread-safe: the panel uses it under its own lock.
+    """
+
+    def __init__(self, on_message: Callable[[dict[str, Any]], None]) -> None:
+        self._widget = _widget_class()()
+        self._widget.on_msg(lambda widget, content, buffers: on_message(content))
+        self._sent: dict[str, Any] = {"head": {}, "order": [], "rows": {}}
+        self._snapshot_at = float("-inf")
+        self._unsaved = False
+
+    @property
+    def comm(self) -> Any:
+        """The widget's comm."""
+        return self._widget.comm
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """What a display bundle holds under `MIME`."""
+        return {"version_major": 2, "version_minor": 1, "model_id": self._widget.model_id}
+
+    def send(self, state: dict[str, Any], now: float) -> bool:
+        """Send what differs from what was sent before; nothing if nothing does.
+
+        Args:
+            state: What `encode` returned.
+            now: Wall-clock seconds, by which the front end sets its stopwatches.
+
+        Returns:
+            Whether a message went out.
+        """
+        message = _delta(self._sent, state)
+        self._sent = state
+        if message:
+            self._widget.send({"kind": "frame", "now": now, **message})
+            self._unsaved = True
+        if self._unsaved and now - self._snapshot_at >= SNAPSHOT_EVERY_S:
+            self._snapshot_at, self._unsaved = now, False
+            self._widget.snapshot = {**state, "now": now}
+        return bool(message)
+
+    def answer(self, content: dict[str, Any], ok: bool) -> None:
+        """Tell the front end that a click was heard, and whether there was anything to stop."""
+        self._widget.send({"kind": "ack", "id": content.get("id"), "ok": ok})
+
+    def close(self) -> None:
+        """Close the comm, and that of the layout that every widget drags along."""
+        layout = self._widget.layout
+        self._widget.close()
+        layout.close()
+
+
+def _delta(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return the difference: changed fields of rows (None: the field is gone), and head or order where they changed."""
+    delta: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
+    for number, fields in new["rows"].items():
+        before = old["rows"].get(number)
+        if before is None:
+            rows[number] = fields
+        elif before != fields:
+            gone = dict.fromkeys(before.keys() - fields.keys())
+            rows[number] = gone | {key: value for key, value in fields.items() if before.get(key) != value}
+    if rows:
+        delta["rows"] = rows
+    if new["order"] != old["order"]:
+        delta["order"] = new["order"]
+    if new["head"] != old["head"]:
+        delta["head"] = new["head"]
+    return delta
+
+
+@cache
+def _widget_class() -> Any:
+    """Make the widget's class; here, because its base is only importable where anywidget is installed."""
+    anywidget = import_module("anywidget")
+    traitlets = import_module("traitlets")
+    fields = {
+        "__doc__": "The front end's model of a panel.",
+        "__module__": __name__,
+        "_esm": _HERE / "panel.js",
+        "_css": _HERE / "panel.css",
+        "snapshot": traitlets.Dict().tag(sync=True),
+    }
+    return type("PanelWidget", (anywidget.AnyWidget,), fields)

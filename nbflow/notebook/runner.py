@@ -1,0 +1,388 @@
+"""How a cell runs as a task: body, record, cache, replay.
+
+A `CellRun` is one execution. Its body is an ordinary call for the runtime's drivers, so events, panel, retries, timeout and cache work
+as for any task; what the call returns is a `Record`. A record that was just made is left to the cache to pickle; one that came back
+from the cache is checked against its conditions, restored and replayed, and where that fails the body runs after all.
+"""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from nbflow.cache.digest import digest
+from nbflow.cache.parts import Undigestable
+from nbflow.core.policy import Policy
+from nbflow.core.spec import TaskKind, TaskSpec
+from nbflow.notebook import output
+from nbflow.notebook.cells import Cell, CellKeyer, CellOptions
+from nbflow.notebook.replay import (
+    LiveOutputs,
+    Record,
+    Recorder,
+    badge,
+    drawn,
+    random_states,
+    replay,
+    set_random_states,
+)
+from nbflow.runtime import current
+from nbflow.runtime.drivers import run_async, run_sync
+from nbflow.runtime.loop import bridged, heartbeat
+
+__all__ = ["CellRun", "digest_or_none"]
+
+_SCALARS = (int, float, complex, str, bytes, bool, type(None), range, frozenset)
+_NO_INPUT = (
+    "input() in a cached cell would not be asked again on the next run. "
+    "Put the question into a cell of its own, or use %%task --no-cache."
+)
+_SIGNATURE = inspect.Signature()
+_MISSING = object()
+
+
+class CellRun:
+    """One execution of a cell.
+
+    Args:
+        shell: The IPython shell.
+        session: The session to run in.
+        cell: The cell.
+        name: The name it is kept under.
+        options: The options of the magic.
+        where: Which cell last bound a name, in words.
+        seeded: Whether somebody has set a random seed in this kernel, so that the generators' states mean something.
+
+    Attributes:
+        call: The runtime's record of the call, once there is one.
+        record: What the cell left behind, once it has ended well.
+        restored: Whether that came from the cache.
+    """
+
+    def __init__(
+        self,
+        shell: Any,
+        session: Any,
+        cell: Cell,
+        name: str,
+        options: CellOptions,
+        *,
+        where: Callable[[str], str] = lambda name: "",
+        seeded: bool = False,
+    ) -> None:
+        self.shell = shell
+        self.session = session
+        self.cell = cell
+        self.name = name
+        self.options = options
+        self.seeded = seeded
+        self.keyer = CellKeyer(cell, name, shell.user_ns, options, where)
+        self.call: Any = None
+        self.record: Record | None = None
+        self.restored = False
+        self._force = options.force
+        self._before: dict[str, Any] = {}
+        self._random: dict[str, Any] = {}
+        self._idle_loops: frozenset[int] = frozenset()
+
+    # -- running
+
+    def run(self) -> Any:
+        """Run or restore a cell without top-level `await` and return its last value."""
+        __tracebackhide__ = True
+        while True:
+            record = run_sync(self._spec(self._body, TaskKind.SYNC), self.session, current.current_call(), (), {})
+            if self._take(record):
+                return record.value
+
+    async def run_async(self) -> Any:
+        """Run or restore a cell with top-level `await`, on the kernel's own loop, and return its last value."""
+        __tracebackhide__ = True
+        async with heartbeat():
+            while True:
+                spec = self._spec(self._body_async, TaskKind.ASYNC)
+                record = await run_async(spec, self.session, current.current_call(), (), {})
+                if self._take(record):
+                    return record.value
+
+    @property
+    def caching(self) -> bool:
+        """Whether this run takes part in caching."""
+        return self.options.cache != "off" and self.session.cache_store is not None
+
+    def _spec(self, body: Callable[[], Any], kind: TaskKind) -> TaskSpec:
+        options = self.options
+        return TaskSpec(
+            func=body,
+            name=self.name,
+            kind=kind,
+            signature=_SIGNATURE,
+            bind=dict,
+            policy=Policy(retries=options.retries, timeout_s=options.timeout),
+            cache=options.cache if self.caching else False,
+            cache_ttl=options.ttl,
+            keyer=_Forcing(self) if self._force else self.keyer,
+            plain=False,
+        )
+
+    def drop_entry(self) -> None:
+        """Forget the cached result of the present key."""
+        if self.keyer.last is not None:
+            self.session.cache_store.invalidate(self.keyer.last)
+
+    # -- the body
+
+    def _body(self) -> Record:
+        __tracebackhide__ = True
+        with self._recording() as recorder:
+            value = self._execute()
+            self._flush(recorder)
+        return self._made(recorder, value)
+
+    async def _body_async(self) -> Record:
+        __tracebackhide__ = True
+        with self._recording() as recorder, _Interrupts() as interrupts:
+            value = await bridged(lambda: interrupts.drive(self._execute_async()))
+            self._flush(recorder)
+        return self._made(recorder, value)
+
+    def _execute(self) -> Any:
+        __tracebackhide__ = True
+        namespace = self.shell.user_ns
+        exec(self.cell.main, namespace)
+        return None if self.cell.last is None else eval(self.cell.last, namespace)
+
+    async def _execute_async(self) -> Any:
+        __tracebackhide__ = True
+        namespace = self.shell.user_ns
+        value = None
+        for code in (self.cell.main, self.cell.last):
+            if code is not None:
+                value = eval(code, namespace)
+                if code.co_flags & inspect.CO_COROUTINE:
+                    value = await value
+        return value if self.cell.last is not None else None
+
+    @contextmanager
+    def _recording(self) -> Iterator[Recorder]:
+        self.call = current.frame()
+        namespace = self.shell.user_ns
+        names = {*self.cell.effects.outputs, *self.cell.effects.inputs, *self.keyer.input_names()}
+        self._before = {name: namespace[name] for name in names if name in namespace}
+        recorder = Recorder()
+        with ExitStack() as stack:
+            stack.callback(self._forget_marks)
+            if self.caching:
+                self._random = random_states()
+                stack.enter_context(output.refusing_input(_NO_INPUT))
+                stack.enter_context(output.recording(recorder, self.shell))
+            yield recorder
+
+    def _forget_marks(self) -> None:
+        self._idle_loops = self.cell.loops_not_entered(self.shell.user_ns)
+
+    def _flush(self, recorder: Recorder) -> None:
+        """Take the figures that are open now; they are shown after the last value, as in a plain cell."""
+        if self.caching:
+            recorder.holding = True
+            output.flush_figures()
+
+    def _made(self, recorder: Recorder, value: Any) -> Record:
+        record = Record(value=value, held=recorder.held)
+        if not self.caching:
+            return record
+        record.items = recorder.items()
+        record.random = drawn(self._random, random_states(), seeds=self.cell.seeds)
+        if not self.cell.seeds:
+            record.random_before = {name: self._random[name] for name in record.random if name in self._random}
+        for name, lines in self.cell.effects.doubtful.items():
+            if not lines.isdisjoint(self._idle_loops):
+                record.conditions[name] = self._digest_before(name)
+        record.live = self._outputs
+        return record
+
+    def _digest_before(self, name: str) -> str | None:
+        return digest_or_none(self._before[name]) if name in self._before else None
+
+    def _outputs(self, record: Record) -> LiveOutputs:
+        """Decide which names to store; called when the cache saves the record, after the body has ended."""
+        cell, namespace, before = self.cell, self.shell.user_ns, self._before
+        parts = {part.name: part.digest for part in self.keyer.last.parts if part.kind == "input"} if self.keyer.last else {}
+        wanted = dict.fromkeys(cell.effects.outputs if self.options.outputs is None else self.options.outputs)
+        values: dict[str, Any] = {}
+        changed: set[str] = set()
+        for name in dict.fromkeys([*wanted, *parts]):
+            if name not in namespace:
+                continue
+            value = namespace[name]
+            if name in cell.defined or isinstance(value, types.ModuleType) and name in cell.effects.mutated:
+                continue
+            if name not in before or value is not before[name] or name in cell.effects.certain:
+                if name in wanted or name in before:
+                    values[name] = value
+            elif isinstance(value, _SCALARS):
+                record.conditions |= {} if name in parts else {name: digest_or_none(value)}
+            else:  # the same object as before: was it changed?
+                now = digest_or_none(value)
+                if now is None and name in cell.effects.mutated or now is not None and now != parts.get(name, now):
+                    values[name] = value
+                    changed.add(name)
+                elif name not in parts:
+                    record.conditions[name] = now
+        record.digests = {name: digest_or_none(values[name]) for name in values if name in parts}
+        record.deleted = tuple(
+            name for name in wanted if name not in namespace and (name in before or name in cell.effects.deleted)
+        )
+        same = {name: value for name, value in before.items() if name not in changed and namespace.get(name, _MISSING) is value}
+        aliases = {id(value): name for name, value in same.items() if name in parts and not isinstance(value, _SCALARS)}
+        return LiveOutputs(values, frozenset(changed), namespace, aliases)
+
+    # -- what came of it
+
+    def _take(self, record: Record) -> bool:
+        """Accept a record; False if it came from the cache but cannot be used, so that the body must run."""
+        self.record = record
+        if self.keyer.call is not None:
+            self.call = self.keyer.call
+        if not self.call.cached:
+            self._show_held(record)
+            return True
+        if record.packed is not None and self._conditions_hold(record):
+            try:
+                self._restore(record)
+            except Exception as error:
+                self._tell(f"the cached result could not be restored ({type(error).__name__}: {error}); running again")
+            else:
+                self.restored = True
+                return True
+        self._force = True
+        return False
+
+    def _conditions_hold(self, record: Record) -> bool:
+        namespace = self.shell.user_ns
+        for name, wanted in record.conditions.items():
+            now = digest_or_none(namespace[name]) if name in namespace else None
+            if now != wanted:
+                return False
+        if self.seeded and record.random_before:
+            states = random_states()
+            return all(states.get(name) == state for name, state in record.random_before.items())
+        return True
+
+    def _restore(self, record: Record) -> None:
+        cell, namespace = self.cell, self.shell.user_ns
+        early, late = cell.definition_codes()
+        states = random_states()
+        with output.recording(output.Mute(), self.shell):
+            for code in early:
+                exec(code, namespace)
+            record.restore(namespace, cell.defined)
+            for code in late:
+                exec(code, namespace)
+        set_random_states(states | record.random)  # running definitions again must not count as drawing
+        if not self.options.quiet:
+            badge(self.shell, self.call.saved_s)
+        if self.options.replay:
+            replay(self.shell, record.items)
+            self._show_held(record)
+
+    def _show_held(self, record: Record) -> None:
+        """Show the figures once the last value has been shown: IPython does so when the cell has ended."""
+        if not record.held:
+            return
+        held, shell = list(record.held), self.shell
+
+        def show() -> None:
+            shell.events.unregister("post_execute", show)
+            replay(shell, held)
+
+        shell.events.register("post_execute", show)
+
+    def _tell(self, message: str) -> None:
+        if not self.options.quiet:
+            sys.stderr.write(f"nbflow: {self.name}: {message}.\n")
+
+
+class _Forcing:
+    """A keyer that drops what the cache has under the key before it is looked up."""
+
+    def __init__(self, run: CellRun) -> None:
+        self.run = run
+        self.quick = run.keyer.quick
+
+    def key(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the cell's key, after its entry was dropped."""
+        key = self.run.keyer.key(*args, **kwargs)
+        self.run.drop_entry()
+        return key
+
+
+def digest_or_none(value: Any) -> str | None:
+    """Return the digest of a value, or None if it has none."""
+    try:
+        return digest(value)
+    except Undigestable:
+        return None
+
+
+class _Interrupts:
+    """SIGINT while an awaiting cell runs: at once where its synchronous code runs, as the kernel wants it elsewhere.
+
+    ipykernel turns the signal into a cancellation of the cell, which cannot reach code that does not await. Used as a
+    context manager on the main thread; on others it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._stepping: Any = None
+        self._before: Any = None
+        self._main = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> _Interrupts:
+        if self._main:
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._main and self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, signum: int, frame: Any) -> Any:
+        import greenlet
+
+        if self._stepping is not None and greenlet.getcurrent() is self._stepping:
+            return signal.default_int_handler(signum, frame)
+        if callable(self._before):
+            return self._before(signum, frame)
+        return signal.default_int_handler(signum, frame)
+
+    async def drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Await `coroutine`, noting whenever its own code runs."""
+        __tracebackhide__ = True
+        return await self._steps(coroutine)
+
+    @types.coroutine
+    def _steps(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        __tracebackhide__ = True
+        import greenlet
+
+        mine = greenlet.getcurrent()
+        sent: Any = None
+        error: BaseException | None = None
+        while True:
+            self._stepping = mine
+            try:
+                wanted = coroutine.send(sent) if error is None else coroutine.throw(error)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                self._stepping = None
+            try:
+                sent, error = (yield wanted), None
+            except BaseException as raised:
+                sent, error = None, raised

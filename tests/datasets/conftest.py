@@ -1,0 +1,28 @@
+"""Formats that a test defines are forgotten after it, and libraries are imported before threads are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nbflow.datasets import AbstractDataset, DatasetStore
+
+
+@pytest.fixture(autouse=True)
+def _registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore the table of formats and the plugins seen."""
+    registry = AbstractDataset._registry
+    for name, value in vars(registry).items():
+        if isinstance(value, dict):
+            monkeypatch.setattr(registry, name, dict(value))
+    monkeypatch.setattr(AbstractDataset, "_auto_discover", AbstractDataset._auto_discover)
+    monkeypatch.setattr(AbstractDataset, "_seen_plugins", set(AbstractDataset._seen_plugins))
+    yield
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DatasetStore:
+    """Return a store in a folder that does not exist yet."""
+    return DatasetStore(tmp_path / "data")
