@@ -24,7 +24,7 @@ class Clock(Protocol):
         """Return seconds since the epoch."""
         ...
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, /) -> None:
         """Block this thread for `seconds`."""
         ...
 

@@ -268,7 +268,8 @@ async def _gather(plan: _Plan, session: SessionContext, backend: str) -> list[An
 
     async def item(index: int) -> None:
         try:
-            state.results[index] = await _one(plan.task.spec, state, index)
+            with state.tracked(index, "loop"):
+                state.results[index] = await _one(plan.task.spec, state, index)
         except asyncio.CancelledError:
             if state.cancel_reason is None:
                 raise

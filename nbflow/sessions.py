@@ -85,6 +85,7 @@ class SessionContext:
         self._cache_option = cache_store
         self._dataset_option = dataset_store
         self._lock = threading.RLock()
+        self._cache: Any = None
         self._stores: dict[Any, Any] = {}
         self._manager: Any = None
         self._seed = seed
@@ -163,6 +164,11 @@ class SessionContext:
     @property
     def cache_store(self) -> Any:
         """The store of cached results."""
+        if self._cache is None:
+            self._cache = self._find_cache()
+        return self._cache
+
+    def _find_cache(self) -> Any:
         if self._cache_option is None and self.parent is not None and not self._own_settings:
             return self.parent.cache_store
         option = self._cache_option if self._cache_option is not None else self.settings.cache_store
@@ -350,7 +356,7 @@ class SessionContext:
             if ambient.session is self:
                 ambient.session = self.parent
             manager, self._manager = self._manager, None
-            stores, self._stores = list(self._stores.values()), {}
+            stores, self._stores, self._cache = list(self._stores.values()), {}, None
         if manager is not None:
             manager.stop()
         for store in stores:

@@ -356,7 +356,7 @@ def _make_spec(func: Callable[..., Any], chosen: dict[str, Any]) -> TaskSpec:
     bind = compile_binder(signature)
     keyer = None
     if cache:
-        from nbflow.cache.fingerprint import FunctionKeyer  # only tasks that are cached need the cache
+        from nbflow.cache.key import FunctionKeyer  # only tasks that are cached need the cache
 
         keyer = FunctionKeyer(
             func,

@@ -40,14 +40,15 @@ from typing import Any, TypeAlias
 
 from xxhash import xxh3_128_digest
 
-from nbflow._util import one_line
-from nbflow.cache.parts import Undigestable, framed, hashed
+from nbflow._util import one_line, report
+from nbflow.cache.arrays import HANDLERS, INHERITED
+from nbflow.cache.parts import Undigestable, hashed, text_bytes
 
-__all__ = ["Handler", "Walk", "register", "task_function"]
+__all__ = ["LEAVES", "Handler", "Walk", "register", "task_function"]
 
 Handler: TypeAlias = Callable[["Walk", Any], bytes]
 
-_INLINE = 256  # bytes of a text that are written out; longer ones are hashed
+_INLINE = 256  # bytes that are written out; longer ones are hashed
 _PACK = 8  # members from which a list of one simple type is packed
 _ENTANGLED = 1_000_000  # nodes of cycles, counted with repetition, before we give up
 _NAN = struct.pack("<d", float("nan"))
@@ -59,19 +60,11 @@ def _float(value: float) -> bytes:
     return struct.pack("<d", value) if value == value else _NAN
 
 
-def text_bytes(value: str) -> bytes:
-    """Encode an exact `str`."""
-    data = value.encode("utf-8", "surrogatepass")
-    if len(data) > _INLINE:
-        return b"S" + xxh3_128_digest(data)
-    return b"s%x:" % len(data) + data
-
-
 def _bytes(value: bytes) -> bytes:
     return b"B" + xxh3_128_digest(value) if len(value) > _INLINE else b"b%x:" % len(value) + value
 
 
-_LEAVES: dict[type, Callable[[Any], bytes]] = {
+LEAVES: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda value: b"N",
     type(Ellipsis): lambda value: b"E",
     type(NotImplemented): lambda value: b"n",
@@ -109,7 +102,7 @@ class Walk:
         Raises:
             Undigestable: There is something in `value` that has no lasting content, or it is nested too deeply.
         """
-        leaf = _LEAVES.get(type(value))
+        leaf = LEAVES.get(type(value))
         return leaf(value) if leaf is not None else self._node(value)
 
     def _node(self, value: Any) -> bytes:
@@ -154,7 +147,7 @@ class Walk:
             packed = _packed(items)
             if packed is not None:
                 return packed
-        leaves, node, out = _LEAVES, self._node, []
+        leaves, node, out = LEAVES, self._node, []
         index = 0
         try:
             for index, item in enumerate(items):
@@ -183,6 +176,38 @@ class Walk:
             return self.encode(getattr(owner, name))
         except Undigestable as fault:
             raise fault.under(f".{name}") from None
+
+    def reduced(self, value: Any) -> bytes:
+        """Encode an object by its class and by what it would take to build it again, as `copy` and `pickle` see it."""
+        kind = type(value)
+        if task_function(value) is not None:
+            return self.code(value)
+        reducer = copyreg.dispatch_table.get(kind)
+        try:
+            recipe = value.__reduce_ex__(4) if reducer is None else reducer(value)
+        except Exception as error:
+            raise Undigestable("", f"{_type_name(kind)}: {one_line(error, 120)}") from None
+        if isinstance(recipe, str):
+            return hashed(b"gl", text_bytes(str(getattr(value, "__module__", kind.__module__))), text_bytes(recipe))
+        maker, args, state, items, pairs, *_ = (*recipe, None, None, None, None)
+        made = b"" if maker in (copyreg.__newobj__, copyreg._reconstructor) else self.encode(maker)  # type: ignore[attr-defined]
+        if made == b"" and args and args[0] is kind:
+            args = args[1:]
+        pieces = [self.code(kind), made, self.encode(tuple(args)), self._state(state)]
+        pieces.append(self.sequence([*items]) if items is not None else b"")
+        if pairs is not None and isinstance(value, OrderedDict):
+            pieces.append(self.sequence([part for pair in pairs for part in pair]))
+        else:
+            pieces.append(self.pairs(pairs) if pairs is not None else b"")
+        return hashed(b"O", *pieces)
+
+    def _state(self, state: Any) -> bytes:
+        """Encode what `__getstate__` gave: a dict of attributes, perhaps with slots beside it, or anything else."""
+        if type(state) is dict:
+            return hashed(b"sd", self.pairs(state.items(), ".{}"))
+        if type(state) is tuple and len(state) == 2 and type(state[1]) is dict and type(state[0]) in (dict, type(None)):
+            return hashed(b"ss", self.pairs((state[0] or {}).items(), ".{}"), self.pairs(state[1].items(), ".{}"))
+        return self.encode(state)
 
 
 def _packed(items: list[Any] | tuple[Any, ...]) -> bytes | None:
@@ -374,11 +399,6 @@ def register(kind: type | str, content: Callable[[Any], Any]) -> None:
         _chosen.clear()
 
 
-def add_handlers(handlers: dict[str, Handler]) -> None:
-    """Add handlers of our own by type name; those of `register` win."""
-    _BY_NAME.update(handlers)
-
-
 def _type_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
@@ -410,15 +430,17 @@ def _choose(kind: type) -> Handler:
     if issubclass(kind, Iterator) and "__reduce__" not in vars(kind) and "__reduce_ex__" not in vars(kind):
         if kind.__module__ != "__main__":
             return _volatile("it can be read only once")
-    _load_entry_points(kind.__module__.partition(".")[0])
-    for base in kind.__mro__[1:]:
-        base_name = _type_name(base)
-        if base_name in _INHERITED:
-            return _BY_NAME[base_name]
-    return _registered.get(name, reduced)
-
-
-_INHERITED: set[str] = set()  # types whose handler also fits subclasses; filled with the handlers of array libraries
+    top = kind.__module__.partition(".")[0]
+    _load_entry_points(top)
+    if name in _registered:
+        return _registered[name]
+    if f"{top}.{kind.__qualname__}" in HANDLERS:
+        return HANDLERS[f"{top}.{kind.__qualname__}"]
+    for base in kind.__mro__:
+        inherited = INHERITED.get(f"{base.__module__.partition('.')[0]}.{base.__qualname__}")
+        if inherited is not None and base.__module__.partition(".")[0] == top:
+            return inherited
+    return Walk.reduced
 
 
 def _load_entry_points(package: str) -> None:
@@ -431,8 +453,6 @@ def _load_entry_points(package: str) -> None:
         try:
             point.load()()
         except Exception as error:
-            from nbflow._util import report  # noqa: PLC0415
-
             report(f"The digests of {package} ({point.value}) could not be loaded: {one_line(error)}")
 
 
@@ -443,7 +463,7 @@ def _protocol(walk: Walk, value: Any) -> bytes:
     return hashed(b"nd", _type_name(type(value)).encode(), walk.encode(content))
 
 
-# --- everything else ----------------------------------------------------------------------------------------------
+# --- tasks --------------------------------------------------------------------------------------------------------
 
 
 def task_function(value: Any) -> Any:
@@ -455,37 +475,3 @@ def task_function(value: Any) -> Any:
         if callable(function):
             return function
     return None
-
-
-def reduced(walk: Walk, value: Any) -> bytes:
-    """Encode an object by its class and by what it would take to build it again, as `copy` and `pickle` see it."""
-    kind = type(value)
-    if task_function(value) is not None:
-        return walk.code(value)
-    reducer = copyreg.dispatch_table.get(kind)
-    try:
-        recipe = value.__reduce_ex__(4) if reducer is None else reducer(value)
-    except Exception as error:
-        raise Undigestable("", f"{_type_name(kind)}: {one_line(error, 120)}") from None
-    if isinstance(recipe, str):
-        return hashed(b"gl", text_bytes(str(getattr(value, "__module__", kind.__module__))), text_bytes(recipe))
-    maker, args, state, items, pairs, *_ = (*recipe, None, None, None, None)
-    made = b"" if maker in (copyreg.__newobj__, copyreg._reconstructor) else walk.encode(maker)  # type: ignore[attr-defined]
-    if made == b"" and args and args[0] is kind:
-        args = args[1:]
-    pieces = [walk.code(kind), made, walk.encode(tuple(args)), _state(walk, state)]
-    pieces.append(walk.sequence([*items]) if items is not None else b"")
-    if pairs is not None and isinstance(value, OrderedDict):
-        pieces.append(walk.sequence([part for pair in pairs for part in pair]))
-    else:
-        pieces.append(walk.pairs(pairs) if pairs is not None else b"")
-    return hashed(b"O", *pieces)
-
-
-def _state(walk: Walk, state: Any) -> bytes:
-    """Encode what `__getstate__` gave: a dict of attributes, perhaps with slots beside it, or anything else."""
-    if type(state) is dict:
-        return hashed(b"sd", walk.pairs(state.items(), ".{}"))
-    if type(state) is tuple and len(state) == 2 and type(state[1]) is dict and type(state[0]) in (dict, type(None)):
-        return hashed(b"ss", walk.pairs((state[0] or {}).items(), ".{}"), walk.pairs(state[1].items(), ".{}"))
-    return walk.encode(state)

@@ -24,10 +24,12 @@ from importlib.util import resolve_name
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from xxhash import xxh3_128_hexdigest
+
 from nbflow.cache.classes import class_members
-from nbflow.cache.digest import Walk, task_function, text_bytes
+from nbflow.cache.digest import LEAVES, Walk, task_function
 from nbflow.cache.identity import identity_token
-from nbflow.cache.parts import Fingerprint, KeyPart, Undigestable, combine, framed, hashed, part_bytes, short_text
+from nbflow.cache.parts import Fingerprint, KeyPart, Undigestable, combine, framed, hashed, part_bytes, short_text, text_bytes
 from nbflow.cache.places import is_local, is_standard, module_file, package_version, where_of
 from nbflow.cache.source import CodeFacts, code_bytes, facts_of, module_facts
 
@@ -542,8 +544,7 @@ def _accessors(value: Any) -> list[tuple[str, Any]]:
     return [("", value)]
 
 
-def _hex(encoded: bytes) -> str:
-    return hashed(b"", encoded).hex()
+_hex = xxh3_128_hexdigest
 
 
 # --- the doors ----------------------------------------------------------------------------------------------------
@@ -595,7 +596,8 @@ def _code_bytes(value: Any) -> bytes:
 
 def content_bytes(value: Any, identity: Callable[[Any], bytes] | None = None) -> bytes:
     """Return the canonical bytes of a value (or of code); see `digest`."""
-    return Walk(_code_bytes, identity).encode(value)
+    leaf = LEAVES.get(type(value))
+    return leaf(value) if leaf is not None else Walk(_code_bytes, identity).encode(value)
 
 
 def digest(value: Any) -> str:

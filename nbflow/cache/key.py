@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from xxhash import xxh3_128_hexdigest
+
 from nbflow._typing import CacheHash
 from nbflow._util import one_line
 from nbflow.cache.digest import register
@@ -21,7 +23,6 @@ from nbflow.cache.parts import (
     KeyPart,
     Undigestable,
     combine,
-    hashed,
     part_bytes,
     short_text,
 )
@@ -76,7 +77,7 @@ class KeyBuilder:
             reason = error.reason if isinstance(error, Undigestable) else one_line(error)
             self._notes.append(f"{kind} `{name}`{path} cannot be digested ({reason}): kept for this session only")
             data = _for_session(value)
-        self._add(KeyPart(kind, name, hashed(b"", data).hex(), short_text(value)))
+        self._add(KeyPart(kind, name, xxh3_128_hexdigest(data), short_text(value)))
 
     def add_digest(self, kind: str, name: str, digest: str, text: str = "", where: str = "") -> None:
         """Add a part whose digest is known already."""
@@ -95,7 +96,7 @@ class KeyBuilder:
     def build(self) -> CacheKey:
         """Return the key of the parts so far."""
         scope = "session" if self._notes else "disk"
-        return CacheKey(combine(list(self._chunks)), self._task, scope, tuple(self._parts), tuple(self._notes))
+        return CacheKey(combine(self._chunks), self._task, scope, tuple(self._parts), tuple(self._notes))
 
 
 def _for_session(value: Any) -> bytes:
@@ -234,7 +235,7 @@ class FunctionKeyer:
     def _failed(self, why: str) -> CacheKey:
         """Return a key that no other call will ever have."""
         builder = KeyBuilder(self._name)
-        builder.add_digest("code", self._name, hashed(b"", identity_token(iter(()))).hex())
+        builder.add_digest("code", self._name, xxh3_128_hexdigest(identity_token(iter(()))))
         key = builder.build()
         return CacheKey(key.digest, key.task, "session", key.parts, (f"{why}: kept for this session only",))
 

@@ -8,7 +8,9 @@ small values the way people recognise them.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
@@ -27,6 +29,7 @@ __all__ = [
     "hashed",
     "part_bytes",
     "short_text",
+    "text_bytes",
 ]
 
 KEY_FORMAT = b"nbflow-key-1"
@@ -113,24 +116,42 @@ def framed(data: bytes) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
+_INLINE = 256  # bytes of a text that are written out; longer ones are hashed
+
+
+def text_bytes(value: str) -> bytes:
+    """Encode an exact `str`."""
+    data = value.encode("utf-8", "surrogatepass")
+    if len(data) > _INLINE:
+        return b"S" + xxh3_128_digest(data)
+    return b"s%x:" % len(data) + data
+
+
+@lru_cache(maxsize=4096)
+def _part_head(kind: str, name: str) -> bytes:
+    return framed(f"{kind}\0{name}".encode("utf-8", "surrogatepass"))
+
+
 def part_bytes(kind: str, name: str, digest: str) -> bytes:
     """Return the bytes by which a part enters a key; text and place are for people and do not count."""
-    return framed(f"{kind}\0{name}".encode("utf-8", "surrogatepass")) + digest.encode()
+    return b"%s%d:%s" % (_part_head(kind, name), len(digest), digest.encode())
 
 
-def combine(chunks: list[bytes]) -> str:
+def combine(chunks: Iterable[bytes]) -> str:
     """Return the digest of parts in any order."""
-    chunks.sort()
-    return xxh3_128_hexdigest(KEY_FORMAT + b"".join(map(framed, chunks)))
+    return xxh3_128_hexdigest(KEY_FORMAT + b"".join(sorted(chunks)))
 
 
 _SHORT = frozenset({int, float, complex, bool, str, bytes, type(None)})
 _LIMIT = 60
+_SMALL = 10**15
 
 
 def short_text(value: Any) -> str:
     """Return a small value as Python writes it, else its type and size (`"DataFrame 336776×19"`); never raises."""
     kind = type(value)
+    if kind is bool or value is None or (kind is int and -_SMALL < value < _SMALL):
+        return repr(value)
     if kind in _SHORT:
         if kind in (str, bytes) and len(value) > _LIMIT:
             return f"{value[: _LIMIT - 1]!r}…"

@@ -73,7 +73,10 @@ class TaskSpec:
         """Return the name of one call: the template filled in, with `[index]` for items of a map."""
         if not self.template_names:
             return self.name if index is None else f"{self.name}[{index}]"
-        name = render_template(self.name, {**inputs(), "map_index": "" if index is None else index})
+        try:
+            name = render_template(self.name, {**inputs(), "map_index": "" if index is None else index})
+        except Exception:  # arguments that are not known, or whose text cannot be had, must not fail a call
+            name = self.name
         if index is not None and "map_index" not in self.template_names:
             name = f"{name}[{index}]"
         return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"

@@ -6,6 +6,7 @@ disguise; and so are subclasses such as masked arrays, whose extra parts the for
 
 from __future__ import annotations
 
+import zipfile
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -49,23 +50,31 @@ class NpzDataset(AbstractDataset, format="npz", types=dict, extensions="npz", re
 
     def serialize(self, value: dict[str, numpy.ndarray[Any, Any]]) -> bytes:
         """Return the file's bytes."""
-        import numpy
+        from numpy.lib import format as npy
 
         for name, array in value.items():
             if not isinstance(name, str):
                 raise TypeError(f"arrays have names in an .npz file, but one has the key {name!r}; use str(key)")
             _check(array, f"value[{name!r}]")
         buffer = BytesIO()
-        write = numpy.savez_compressed if self.compressed else numpy.savez
-        write(buffer, allow_pickle=False, **value)
+        packing = zipfile.ZIP_DEFLATED if self.compressed else zipfile.ZIP_STORED
+        # Not by `numpy.savez`, whose own parameters ("file") are no possible names of arrays.
+        with zipfile.ZipFile(buffer, "w", packing) as archive:
+            for name, array in value.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    npy.write_array(member, array, allow_pickle=False)
         return buffer.getvalue()
 
     def deserialize(self, data: bytes) -> dict[str, numpy.ndarray[Any, Any]]:
         """Return the arrays by name."""
-        import numpy
+        from numpy.lib import format as npy
 
-        with numpy.load(BytesIO(data), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        arrays = {}
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    arrays[name.removesuffix(".npy")] = npy.read_array(member, allow_pickle=False)
+        return arrays
 
 
 def _check(array: Any, where: str) -> None:

@@ -18,7 +18,6 @@ from nbflow.errors import DatasetError
 __all__ = ["AbstractDataset"]
 
 GROUP: Final = "nbflow.datasets"
-EXTRA: Final = "nbflow[data]"
 
 
 class AbstractDataset(ABC):

@@ -85,8 +85,7 @@ class Registry(Generic[C]):
 
     def canonical(self, format: str) -> str | None:
         """Return the name of the format that `format` names or is an alias of, or None."""
-        name = self._aliases.get(format, format)
-        return name if name in self._formats else None
+        return format if format in self._formats else self._aliases.get(format)
 
     def of_extension(self, extension: str) -> tuple[str, ...]:
         """Return the formats that files with this extension may have, the usual one first."""

@@ -10,9 +10,10 @@ import inspect
 import os
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any, Final, TypeVar, get_origin, overload
+from types import UnionType
+from typing import Any, Final, TypeVar, cast, get_origin, overload
 
-from nbflow.datasets.base import EXTRA, AbstractDataset
+from nbflow.datasets.base import AbstractDataset
 from nbflow.datasets.registry import type_name
 from nbflow.errors import DatasetError, DatasetNotFoundError
 from nbflow.storage import Driver, FileDriver, check_key
@@ -22,9 +23,11 @@ __all__ = ["DatasetStore"]
 T = TypeVar("T")
 Options = Mapping[str, Any]
 
+_EXTRA: Final = "nbflow[data]"
 _SAVING: Final = "Change the value or the options, or choose another extension"
 _LOADING: Final = (
-    "The file may be damaged, or in another format (give the one it was saved in: format=…), or the options do not fit it"
+    "The file may be damaged, or the options do not fit it, or it is in another format than its name says (give that "
+    "by format=…)"
 )
 _DRIVING: Final = "Check that the place is there and that you may use it"
 
@@ -220,25 +223,24 @@ class DatasetStore:
             raise _failure(f"load {key!r} from {self._driver!r}", key, error, _DRIVING) from error
 
     def _dataset(self, key: str, type_: type | None, format: str | None, *, loading: bool) -> type[AbstractDataset]:
-        """Return the class that serves `key`: of the format asked for, if the extension allows it, else of that of the
-        extension."""
+        """Return the class for `key`, in the format asked for, if the extension allows it, else in the extension's."""
         extension = self._driver.get_format_hint(key)
         try:
             if format is None:
-                format = AbstractDataset.infer_format(type_, extension, loading=loading)
-            dataset = AbstractDataset.get(type_, format, loading=loading)
+                name = AbstractDataset.infer_format(type_, extension, loading=loading)
+            else:
+                name = AbstractDataset.canonical_format(format)
+                allowed = () if extension is None else AbstractDataset.formats_of_extension(extension)
+                if allowed and name not in allowed:
+                    raise DatasetError(
+                        f"the extension '.{extension}' stands for {' or '.join(allowed)}, but format={format!r} was "
+                        "asked for. Leave out format, or give the key an extension of that format.",
+                        format=name,
+                        extension=extension,
+                    )
+            return AbstractDataset.get(type_, name, loading=loading)
         except DatasetError as error:
             raise DatasetError(f"Dataset {key!r}: {error}", **{**vars(error), "key": key}) from None
-        fitting = AbstractDataset.formats_of_extension(extension) if extension is not None else ()
-        if fitting and dataset.format not in fitting:
-            raise DatasetError(
-                f"Dataset {key!r}: the extension '.{extension}' stands for {' or '.join(fitting)}, but "
-                f"format={format!r} was asked for. Leave out format, or give the key an extension of that format.",
-                key=key,
-                format=dataset.format,
-                extension=extension,
-            )
-        return dataset
 
 
 def _class_of(return_type: Any) -> type | None:
@@ -248,14 +250,15 @@ def _class_of(return_type: Any) -> type | None:
         return None
     try:
         isinstance(None, wanted)
-    except TypeError:
-        wanted = None
-    if not isinstance(wanted, type):
+        usable = isinstance(wanted, type) and wanted is not UnionType
+    except TypeError:  # a protocol that cannot be checked, or no class at all
+        usable = False
+    if not usable:
         raise DatasetError(
             f"return_type={return_type!r} is not a class that a value can be checked against. Give a class, or leave "
             "it out."
         )
-    return wanted
+    return cast("type", wanted)
 
 
 def _configured(dataset: type[AbstractDataset], key: str, options: Options | None) -> AbstractDataset:
@@ -264,7 +267,7 @@ def _configured(dataset: type[AbstractDataset], key: str, options: Options | Non
         ours = dataset.__module__.startswith("nbflow.")
         raise DatasetError(
             f"Dataset {key!r}: format {dataset.format!r} needs {' and '.join(missing)}, which is not installed. "
-            f"Install it: pip install {repr(EXTRA) if ours else ' '.join(missing)}.",
+            f"Install it: pip install {repr(_EXTRA) if ours else ' '.join(missing)}.",
             key=key,
             format=dataset.format,
             missing=missing,

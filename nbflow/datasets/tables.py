@@ -47,7 +47,7 @@ class PandasCsv(_Table, format="csv", types="pandas.DataFrame", extensions="csv"
         """Return the text of the frame."""
         buffer = BytesIO()
         value.to_csv(buffer, **{"index": not _has_default_index(value), **self.options})
-        return buffer.getvalue()
+        return _not_empty(buffer.getvalue())
 
     def deserialize(self, data: bytes) -> pandas.DataFrame:
         """Return the frame that pandas makes of the text, numbers exact to the last bit."""
@@ -67,7 +67,7 @@ class PolarsCsv(_Table, format="csv", types="polars.DataFrame"):
         """Return the text of the frame."""
         buffer = BytesIO()
         value.write_csv(buffer, **self.options)
-        return buffer.getvalue()
+        return _not_empty(buffer.getvalue())
 
     def deserialize(self, data: bytes) -> polars.DataFrame:
         """Return the frame that polars makes of the text."""
@@ -85,7 +85,7 @@ class ArrowCsv(_Table, format="csv", types="pyarrow.Table"):
 
         buffer = BytesIO()
         csv.write_csv(value, buffer, **self.options)
-        return buffer.getvalue()
+        return _not_empty(buffer.getvalue())
 
     def deserialize(self, data: bytes) -> pyarrow.Table:
         """Return the table that pyarrow makes of the text."""
@@ -204,6 +204,13 @@ class ArrowFeather(_Table, format="feather", types="pyarrow.Table"):
         from pyarrow import feather
 
         return feather.read_table(BytesIO(data), **self.options)
+
+
+def _not_empty(text: bytes) -> bytes:
+    """Return the text of a CSV file, unless it is one that no reader accepts."""
+    if not text.strip():
+        raise ValueError("a table without columns makes an empty CSV file; use .parquet")
+    return text
 
 
 def _has_default_index(frame: pandas.DataFrame) -> bool:

@@ -1,47 +1,56 @@
 """A cell as a task: its text, what it reads and writes, its code, and its cache key.
 
-`read_cell` turns the body of a `%%task` cell into a `Cell`: transformed as IPython does, parsed, walked for names, and compiled under the name of
-the cell, so that line numbers, tracebacks and the debugger are those of a plain cell. `CellKeyer` makes its key from code and inputs. On a hit only the
-*definitions* of a cell run again (imports, functions, classes, and settings of imported modules), which keeps identities right; the rest is restored.
+`read_cell` turns the body of a `%%task` cell into a `Cell`: transformed as IPython does, parsed, walked for names,
+and compiled under the name of the cell, so that line numbers, tracebacks and the debugger are those of a plain cell.
+`CellKeyer` makes its key from code and inputs. On a hit only the *definitions* of a cell run again (imports,
+functions, classes, and settings of imported modules), which keeps identities right; the rest is restored.
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import copy
 import importlib
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import CO_COROUTINE
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from nbflow.cache.key import CacheKey, KeyBuilder
+from nbflow.cache.digest import task_function
+from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder, fingerprint
 from nbflow.cache.source import module_facts
 from nbflow.notebook.names import Effects, find_effects
 from nbflow.runtime import current
 
-__all__ = ["Cell", "CellKeyer", "CellOptions", "is_async_body", "read_cell"]
+__all__ = ["SEEDS", "SHELL_NAMES", "Cell", "CellKeyer", "CellOptions", "compile_body", "read_cell"]
 
-SHELL_NAMES = frozenset("get_ipython exit quit open display In Out _ih _oh _dh _sh __name__ __doc__ __builtins__".split())
+SHELL_NAMES = frozenset(
+    "get_ipython exit quit open display In Out _ih _oh _dh _sh __name__ __doc__ __builtins__".split()
+)
 """Names that belong to the shell: never inputs, whatever they hold."""
 
+_MISSING = object()
 LOOP_MARK = "__nbflow_loop_{}__"
 _FUTURE = 0
 for _feature in __future__.all_feature_names:
     _FUTURE |= getattr(__future__, _feature).compiler_flag
-_SEEDS = re.compile(r"seed|set_?state", re.IGNORECASE)
+SEEDS = re.compile(r"seed|set_?state", re.IGNORECASE)
 _EXPANSION = re.compile(r"[{$]\s*([A-Za-z_]\w*)")
 _TRANSPARENT = frozenset({"time", "capture", "prun"})
-_CONFIGURING = frozenset({"matplotlib", "load_ext", "reload_ext", "autoreload", "config", "env", "set_env", "pylab", "precision"})
-_SETTERS = frozenset({"use", "filterwarnings", "simplefilter", "basicConfig", "seterr", "disable", "enable", "register"})
+_CONFIGURING = frozenset(
+    {"matplotlib", "load_ext", "reload_ext", "autoreload", "config", "env", "set_env", "pylab", "precision"}
+)
+_SETTERS = frozenset(
+    {"use", "filterwarnings", "simplefilter", "basicConfig", "seterr", "disable", "enable", "register"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class CellOptions:
-    """The options of one `%%task`; see its usage. `ttl` and `timeout` are seconds, `cache` is "disk", "session" or "off"."""
+    """The options of one `%%task` (see its usage); times are seconds, `cache` is "disk", "session" or "off"."""
 
     name: str | None = None
     inputs: tuple[str, ...] | None = None
@@ -96,7 +105,11 @@ class Cell:
     def default_name(self) -> str:
         """A name that stays the same as long as the cell makes the same things: its first output, or its label."""
         data = [name for name in self.effects.outputs if name not in self.defined and not name.startswith("_")]
-        made = [each.name for each in self.definitions if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+        made = [
+            each.name
+            for each in self.definitions
+            if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        ]
         return (data or made or [self.label])[0]
 
     def definition_codes(self) -> tuple[list[CodeType], list[CodeType]]:
@@ -141,7 +154,9 @@ def read_cell(shell: Any, body: str, *, number: int, raw: str | None = None) -> 
     with shell.compile.extra_flags(ast.PyCF_ALLOW_TOP_LEVEL_AWAIT):
         tree: ast.Module = shell.compile.ast_parse(shown, filename=filename)
         effects = find_effects(tree.body, star_names=_star_names, expand=_expander(shell))
-        digest = module_facts("0\n" + source)[0].hex()[-32:]  # the 0 keeps a string at the top from passing as a docstring
+        digest = module_facts("0\n" + source)[0].hex()[
+            -32:
+        ]  # the 0 keeps a string at the top from passing as a docstring
         definitions = [each for each in tree.body if _is_definition(each, shell.user_ns, _imported(tree))]
         others = find_effects([each for each in tree.body if each not in definitions])
         loops = frozenset().union(*effects.doubtful.values()) if effects.doubtful else frozenset()
@@ -158,23 +173,21 @@ def read_cell(shell: Any, body: str, *, number: int, raw: str | None = None) -> 
         last=last,
         definitions=definitions,
         defined=frozenset(find_effects(definitions, bodies=False).outputs) - frozenset(others.outputs),
-        seeds=_SEEDS.search(body) is not None,
+        seeds=SEEDS.search(body) is not None,
         flags=flags,
         loops=loops,
     )
 
 
-def is_async_body(shell: Any, body: str) -> bool:
-    """Whether `body` awaits at its top level; False for text that cannot be compiled."""
-    if "await" not in body and "async" not in body:
-        return False
+def compile_body(shell: Any, body: str) -> tuple[str, bool | None]:
+    """Return the source of a body, and whether it awaits at its top level (None: it cannot be compiled)."""
+    source: str = shell.transform_cell(body)
+    flags = shell.compile.flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     try:
-        source = shell.transform_cell(body)
-        flags = shell.compile.flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         code = compile(source, "<task>", "exec", flags, dont_inherit=True)
     except (SyntaxError, ValueError, OverflowError):
-        return False
-    return bool(code.co_flags & CO_COROUTINE)
+        return source, None
+    return source, bool(code.co_flags & CO_COROUTINE)
 
 
 def _lines_before(body: str, raw: str | None) -> int:
@@ -277,7 +290,9 @@ def _is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: froze
             isinstance(each, plain) or _is_constant(each) or _is_definition(each, namespace, imported) for each in parts
         )
     root = _configured(node)
-    return root is not None and (root in imported or isinstance(namespace.get(root), ModuleType) or root == "get_ipython")
+    return root is not None and (
+        root in imported or isinstance(namespace.get(root), ModuleType) or root == "get_ipython"
+    )
 
 
 def _is_constant(node: ast.stmt) -> bool:
@@ -298,7 +313,11 @@ def _configured(node: ast.stmt) -> str | None:
         if target.attr == "run_line_magic":
             return "get_ipython" if magic in _CONFIGURING else None
         nested = isinstance(target.value, (ast.Attribute, ast.Subscript))
-        if not (target.attr in _SETTERS or target.attr.startswith("set_") or (nested and target.attr in ("append", "insert", "update"))):
+        if not (
+            target.attr in _SETTERS
+            or target.attr.startswith("set_")
+            or (nested and target.attr in ("append", "insert", "update"))
+        ):
             return None
     while isinstance(target, (ast.Attribute, ast.Subscript)):
         target = target.value
@@ -345,25 +364,42 @@ class CellKeyer:
         """Cells have no short way to their key."""
         return None
 
-    def key(self, inputs: Mapping[str, Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> CacheKey:
+    def key(
+        self, inputs: Mapping[str, Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> CacheKey:
         """Return the key as of now; a name that is missing is a part as well, so that the body may fail naturally."""
         self.call = current.frame()
         options = self.options
         builder = KeyBuilder(self.name)
         builder.add_digest("code", self.name, self.cell.digest, where=self.cell.label)
+        seen: set[tuple[str, str]] = set()
         for name in self.input_names():
-            if name in self.namespace:
-                builder.add("input", name, self.namespace[name], where=self.where(name))
-            else:
-                builder.add_digest("input", name, "missing", text="missing")
+            self._add(builder, "input", name, seen)
+        for name in options.depends:
+            self._add(builder, "depends", name, seen)
         if options.version is not None:
             builder.add("version", "version", options.version)
-        for name in options.depends:
-            if name in self.namespace:
-                builder.add("depends", name, self.namespace[name], where=self.where(name))
-            else:
-                builder.add_digest("depends", name, "missing", text="missing")
         if options.outputs is not None:
             builder.add("format", "outputs", options.outputs)
-        self.last = builder.build()
+        key = builder.build()
+        parts = (part if part.where else replace(part, where=self.where(part.name)) for part in key.parts)
+        self.last = replace(key, parts=tuple(parts))
         return self.last
+
+    def _add(self, builder: KeyBuilder, kind: str, name: str, seen: set[tuple[str, str]]) -> None:
+        """Add one name: code by all that it reaches, so that an edit can be named; data by content."""
+        value = self.namespace.get(name, _MISSING)
+        if value is _MISSING:
+            builder.add_digest(kind, name, "missing", text="missing")
+        elif isinstance(value, FunctionType) or task_function(value) is not None:
+            found = fingerprint(value)
+            for position, part in enumerate(found.parts):
+                helper = ("helper", name) if position == 0 else (part.kind, part.name)
+                if helper in seen and position:
+                    continue
+                seen.add(helper)
+                builder.add_digest(*helper, part.digest, part.text, part.where)
+            if found.notes:
+                builder.add_code(Fingerprint("", (), found.notes))
+        else:
+            builder.add(kind, name, value)

@@ -1,16 +1,17 @@
 """The cells of a notebook as a graph through the names they read and write.
 
-An edge leads from the cell that writes a name to the cell that reads it; where several cells write it, the one that was executed last before
-the reader counts. A cell is *stale* when its key would differ from that of its last run, or when a cell that it reads from is stale. The graph
-holds no values: keys as of now come in from outside.
+An edge leads from the cell that writes a name to the cell that reads it; where several cells write it, the one that
+was executed last before the reader counts. A cell is *stale* when its key would differ from that of its last run, or
+when a cell that it reads from is stale. The graph holds no values: keys as of now come in from outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbflow.cache.explain import differences
 from nbflow.cache.key import CacheKey, KeyPart
 from nbflow.notebook.cells import Cell, CellOptions
 
@@ -57,7 +58,11 @@ class CellNode:
     def writes(self) -> tuple[str, ...]:
         """Names it binds or changes."""
         outputs = self.cell.effects.outputs
-        return outputs if self.options.outputs is None else tuple(dict.fromkeys((*self.options.outputs, *self.cell.defined)))
+        return (
+            outputs
+            if self.options.outputs is None
+            else tuple(dict.fromkeys((*self.options.outputs, *self.cell.defined)))
+        )
 
 
 class Graph:
@@ -123,7 +128,9 @@ class Graph:
         for node in self.in_order():
             reason = self.reason(node, key_now)
             if reason is None:
-                reason = next((f"reads from stale `{s.name}` ({s.label})" for s in self.sources(node) if s.name in found), None)
+                reason = next(
+                    (f"reads from stale `{s.name}` ({s.label})" for s in self.sources(node) if s.name in found), None
+                )
             if reason is not None:
                 found[node.name] = reason
         return found
@@ -142,38 +149,24 @@ class Graph:
 
 
 def describe_changes(
-    before: Iterable[KeyPart], now: Iterable[KeyPart], after: Mapping[str, str | None] | None = None
+    before: Sequence[KeyPart], now: Sequence[KeyPart], after: Mapping[str, str | None] | None = None
 ) -> list[str]:
-    """Say in words what differs between the parts of two keys.
+    """Say in words what differs between the parts of two keys, code first.
 
     Args:
         before: Parts of the older key.
         now: Parts of the newer one.
-        after: Digests of inputs that the older run itself left behind; those do not count as changes.
+        after: Digests of inputs that the older run itself left behind (None: unknown); those do not count as changes.
     """
     left = after or {}
-    old = {(part.kind, part.name): part for part in before}
-    new = {(part.kind, part.name): part for part in now}
-    words = []
-    for place, part in new.items():
-        known = old.get(place)
-        if part.kind == "input" and part.name in left and left[part.name] in (part.digest, None):
-            continue
-        if known is None:
-            words.append(f"{_what(part)} is new{_at(part)}")
-        elif known.digest != part.digest:
-            small = known.text and part.text and known.text != part.text
-            words.append(f"{_what(part)} {known.text} → {part.text}{_at(part)}" if small else f"{_what(part)} changed{_at(part)}")
-    words.extend(f"{_what(part)} is gone" for place, part in old.items() if place not in new)
-    return words
-
-
-def _what(part: KeyPart) -> str:
-    return "the code of the cell" if part.kind == "code" else f"{part.kind} `{part.name}`"
-
-
-def _at(part: KeyPart) -> str:
-    return f" ({part.where})" if part.where else ""
+    own = {
+        part.name
+        for part in now
+        if part.kind == "input" and part.name in left and left[part.name] in (part.digest, None)
+    }
+    return differences(
+        *([part for part in parts if part.kind != "input" or part.name not in own] for parts in (now, before))
+    )
 
 
 def name_for(cell: Cell, options: CellOptions, cell_id: str | None, nodes: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """nbflow in a shell: what `%load_ext nbflow` sets up and `%unload_ext nbflow` takes down again.
 
-One `ShellState` per shell, kept as its attribute `nbflow_state`: the notebook's session (on the shell, never in a context variable, so that every cell
-and thread sees it), the graph of cells, the taps on output, the panel, the label of the cell that runs now. Cells whose body
-awaits are rewritten before IPython sees them, since a magic cannot be awaited; all others stay plain magics and can be interrupted.
+One `ShellState` per shell, kept as its attribute `nbflow_state`: the notebook's session (on the shell, never in a
+context variable, so that every cell and thread sees it), the graph of cells, the taps on output, the panel, the label
+of the cell that runs now. Cells whose body awaits are rewritten before IPython sees them, since a magic cannot be
+awaited; all others stay plain magics and can be interrupted.
 """
 
 from __future__ import annotations
@@ -11,19 +12,25 @@ import ast
 import atexit
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
-from nbflow.cache.fingerprint import set_where
-from nbflow.cache.key import CacheKey
+from IPython.core.displayhook import DisplayHook
+
+from nbflow._util import one_line
+from nbflow.cache.parts import CacheKey
+from nbflow.cache.places import set_where
 from nbflow.notebook import report
-from nbflow.notebook.cells import SEEDS, Cell, CellKeyer, CellOptions, is_async_body, read_cell
+from nbflow.notebook.cells import SEEDS, Cell, CellKeyer, CellOptions, compile_body, read_cell
+from nbflow.notebook.flow import Flow
 from nbflow.notebook.graph import CellNode, Graph, name_for
-from nbflow.notebook.magics import NbflowMagics, completions
+from nbflow.notebook.magics import NbflowMagics, completion_matcher, parse_task_line
 from nbflow.notebook.names import find_effects
 from nbflow.notebook.output import Taps
 from nbflow.notebook.panel import PanelController
-from nbflow.notebook.runner import CellRun, show_plainly
+from nbflow.notebook.runner import CellRun, tidy_error
 from nbflow.sessions import SessionContext, close_notebook_session, open_notebook_session, session_or_default
 
 __all__ = ["ShellState", "load", "unload"]
@@ -54,13 +61,16 @@ class ShellState:
         self._number = len(shell.history_manager.input_hist_parsed) - 1
         self._raw: str | None = None
         self._cell_id: str | None = None
+        self.session_options: dict[str, Any] = {}
         self._cells: dict[tuple[Any, ...], Cell] = {}
+        self.complete = completion_matcher(self)
 
     # -- the session
 
     def open_session(self, **options: Any) -> SessionContext:
         """Open the notebook's session in place of an older one; options are those of `nbflow.session`."""
         session = open_notebook_session(**options)
+        self.session_options = options
         session.label = lambda: self.label
         if self.panel is not None:
             self.panel.close()
@@ -122,24 +132,163 @@ class ShellState:
     def run_task(self, options: CellOptions, body: str) -> Any:
         """Run the body of a `%%task` cell and return its last value."""
         __tracebackhide__ = True
-        from IPython.core.error import UsageError
-
         run = self._new_run(options, body)
         if run.cell.is_async:
+            from IPython.core.error import UsageError
+
             raise UsageError("await in a task cell needs %%task to be the first line of the cell.")
-        return self._watch(run, run.run)
+        with self._noted(run):
+            return run.run()
 
     async def run_task_async(self, line: str, body: str) -> Any:
-        """Run the body of a `%%task` cell that awaits; the rewritten cell calls this."""
+        """Run the body of a `%%task` cell that awaits; what such a cell is rewritten to."""
         __tracebackhide__ = True
-        options = self.magics.task_options(self.shell.var_expand(line))
-        run = self._new_run(options, body)
+        run = self._new_run(parse_task_line(self.shell.var_expand(line)), body)
         with self._noted(run):
             return await run.run_async()
 
-    def rerun(self, node: CellNode, *, force: bool) -> CellRun:
-        """Return a run of a cell that was executed before, under its old label."""
-        from dataclasses import replace
+    def rerun(self, node: CellNode, *, force: bool) -> tuple[CellRun, AbstractContextManager[None]]:
+        """Return a run of a cell that was executed before, and what to have around it."""
+        run = self._run_of(node.cell, node.name, replace(node.options, force=force))
+        return run, self._noted(run, node)
 
-        options = replace(node.options, force=force, name=node.name)
-        return self._run_of(node.cell, node.name, options, node.cell_id)
+    def _new_run(self, options: CellOptions, body: str) -> CellRun:
+        known = (body, self._raw, self._number)
+        cell = self._cells.get(known)
+        if cell is None:
+            cell = read_cell(self.shell, body, number=self._number, raw=self._raw)
+            if len(self._cells) >= _KEPT_CELLS:
+                self._cells.clear()
+            self._cells[known] = cell
+        return self._run_of(cell, name_for(cell, options, self._cell_id, self.graph.nodes), options)
+
+    def _run_of(self, cell: Cell, name: str, options: CellOptions) -> CellRun:
+        session = session_or_default()
+        return CellRun(
+            self.shell, session, cell, name, options, where=self.where_written, seeded=self.seeded, panel=self.panel
+        )
+
+    @contextmanager
+    def _noted(self, run: CellRun, again: CellNode | None = None) -> Iterator[None]:
+        """Around a run: note in the graph how it ended, and say what the options ask for."""
+        __tracebackhide__ = True
+        began = time.perf_counter()
+        old = self.graph.nodes.get(run.name)
+        node = CellNode(run.name, run.cell.label, run.cell, run.options, self._cell_id)
+        if again is not None:
+            node.cell_id, node.options = again.cell_id, again.options
+        if old is not None:
+            node.saved_s, node.runs = old.saved_s, old.runs
+        try:
+            yield
+        except BaseException as error:
+            node.state, node.reason = "failed", one_line(error)
+            tidy_error(self.shell, run.cell, run.name, error)
+            raise
+        else:
+            node.state, node.reason = run.state, run.reason
+            node.after = run.record.digests if run.record is not None else {}
+        finally:
+            call = run.call
+            node.key = run.keyer.last if node.state != "failed" else None
+            node.saved_s += call.saved_s if call is not None else 0.0
+            node.duration_s = time.perf_counter() - began
+            node.last_run = time.time()
+            node.runs += 1
+            self.graph.ran(node)
+        run.say_how_it_went()
+
+    def key_now(self, node: CellNode) -> CacheKey | None:
+        """Return the key that a cell would have if it ran now."""
+        return CellKeyer(node.cell, node.name, self.shell.user_ns, node.options, self.where_written).key({})
+
+    # -- the text of cells
+
+    def rewrite(self, lines: list[str]) -> list[str]:
+        """Input transformer: let a cell await its task where the body, or a cell that `%flow run` may run, awaits."""
+        text = "".join(lines)
+        if _TASK_CALL.match(text):
+            call = _constant_call(text)
+            if call is None:
+                return lines
+            source, awaits = compile_body(self.shell, call[2])
+            if awaits is None:  # no valid Python: as a plain cell it gets the error of a plain cell
+                return ["\n", *source.splitlines(keepends=True)]
+            if awaits:
+                end = ";" if _is_silenced(call[2]) else ""
+                return [f"await get_ipython().nbflow_state.run_task_async({call[1]!r}, {call[2]!r}){end}\n"]
+        elif _FLOW_CALL.match(text) and any(node.cell.is_async for node in self.graph.nodes.values()):
+            call = _constant_call(text)
+            if call is not None:
+                return [f"await get_ipython().nbflow_state.flow.run_async({call[1]!r})\n"]
+        return lines
+
+    # -- life
+
+    def install(self) -> None:
+        """Hook into the shell."""
+        shell = self.shell
+        self.taps = Taps(shell)
+        self.flow = Flow(self)
+        shell.nbflow_state = self
+        shell.register_magics(NbflowMagics(shell, self))
+        shell.input_transformers_post.append(self.rewrite)
+        shell.events.register("pre_run_cell", self.before_cell)
+        shell.events.register("post_run_cell", self.after_cell)
+        shell.Completer.custom_matchers.append(self.complete)
+        set_where(self.where_of_file)
+        self.open_session()
+        atexit.register(self.close_session)
+
+    def remove(self) -> None:
+        """Take everything back; what others changed meanwhile is left alone."""
+        shell = self.shell
+        atexit.unregister(self.close_session)
+        self.close_session()
+        set_where(None)
+        self.taps.remove()
+        for event, callback in (("pre_run_cell", self.before_cell), ("post_run_cell", self.after_cell)):
+            shell.events.unregister(event, callback)
+        shell.input_transformers_post[:] = [each for each in shell.input_transformers_post if each != self.rewrite]
+        matchers = shell.Completer.custom_matchers
+        matchers[:] = [each for each in matchers if each is not self.complete]
+        for kind, name in (("cell", "task"), ("line", "flow"), ("line", "session")):
+            shell.magics_manager.magics[kind].pop(name, None)
+        shell.magics_manager.registry.pop("NbflowMagics", None)
+        del shell.nbflow_state
+
+
+def _is_silenced(body: str) -> bool:
+    return bool(DisplayHook.semicolon_at_end_of_expression(body))  # type: ignore[no-untyped-call]
+
+
+def _constant_call(text: str) -> list[Any] | None:
+    """Return the arguments of a call whose arguments are constants, if that is all that `text` is."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        return None
+    if isinstance(node, ast.Call) and all(isinstance(each, ast.Constant) for each in node.args):
+        return [each.value for each in node.args if isinstance(each, ast.Constant)]
+    return None
+
+
+def load(ip: Any) -> None:
+    """Set nbflow up in a shell: magics, session, panel, taps; a second time does nothing.
+
+    Args:
+        ip: The IPython shell.
+    """
+    if getattr(ip, "nbflow_state", None) is None:
+        ShellState(ip).install()
+
+
+def unload(ip: Any) -> None:
+    """Undo `load`; without it does nothing.
+
+    Args:
+        ip: The IPython shell.
+    """
+    state = getattr(ip, "nbflow_state", None)
+    if state is not None:
+        state.remove()

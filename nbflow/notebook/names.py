@@ -1,11 +1,13 @@
 """Which names a piece of code reads and writes: an ordered walk over its syntax tree.
 
-The walk follows the order of execution and keeps the set of names that are bound *for certain* at each point, so that a
-name counts as an input exactly when its old value may be read. It never asks `symtable`, whose answers for
+The walk follows the order of execution and keeps the set of names that are bound *for certain* at each point, so that
+a name counts as an input exactly when its old value may be read. It never asks `symtable`, whose answers for
 comprehensions changed with Python 3.12; the result is the same on every version. The rules:
 
-* A branch binds for certain what all of its arms bind; an arm that ends in `raise`, `return`, `break` or `continue` does not count.
-* A loop over something unknown may run zero times: what only its body binds is *doubtful*, and reading it later is noted with the loop.
+* A branch binds for certain what all of its arms bind; an arm that ends in `raise`, `return`, `break` or `continue`
+  does not count.
+* A loop over something unknown may run zero times: what only its body binds is *doubtful*, and reading it later is
+  noted with the loop.
 * The body of a function is read when its name is first used, or else at the end; a class body is read at once.
 * `x.attr = …`, `x[k] = …`, `x += …`, `x.append(…)` and other well-known methods that change an object *mutate* `x`.
 """
@@ -299,7 +301,7 @@ class _FunctionWalk(_Walk):
         inner_local = set() if self.class_body else local  # methods do not see the names of their class
         reads = {name: None for name in self.reads if self.class_body or name not in local}
         reads.update({name: None for name in self.inner.reads if name not in inner_local})
-        writes = {name: None for name in sorted(self.bound & self.outer)} | self.inner.writes
+        writes = dict.fromkeys(sorted(self.bound & self.outer)) | self.inner.writes
         mutates = {name: None for name in self.mutated if name not in local}
         mutates.update({name: None for name in self.inner.mutates if name not in inner_local})
         return _Body(reads, writes, mutates)

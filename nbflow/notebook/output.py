@@ -1,8 +1,9 @@
 """What a cell prints and shows, told to whoever records that cell.
 
-`sys.stdout` and `sys.stderr` are replaced once by a tap that passes everything on, live, and tells the *sink* of the current
-context about it; the shell's display publisher is tapped in the same way. The sink is a context variable, so two cells that
-run at the same time do not take each other's output, and the prints of a task on a thread land in the cell that started it.
+`sys.stdout` and `sys.stderr` are replaced once by a tap that passes everything on, live, and tells the *sink* of the
+current context about it; the shell's display publisher is tapped in the same way. The sink is a context variable, so
+two cells that run at the same time do not take each other's output, and the prints of a task on a thread land in the
+cell that started it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """What a cell left behind: the record that the cache keeps of one run, and how it comes back.
 
-A `Recorder` listens to what a cell prints and shows. A `Record` holds that, the values of the cell's outputs and its last value; it is pickled
-(by the cache, when it saves) in one piece, so that two names of one object stay two names of one object. The rules:
+A `Recorder` listens to what a cell prints and shows. A `Record` holds that, the values of the cell's outputs and its
+last value; it is pickled (by the cache, when it saves) in one piece, so that two names of one object stay two names
+of one object. The rules:
 
-* A value that *is* an input of the cell, or a class or function that the notebook defines, is stored as a reference to that name.
+* A value that *is* an input of the cell, or a class or function that the notebook defines, is stored as a reference
+  to that name.
 * Arrays and frames stay out of band, so that a big value comes back without a copy.
-* What was found to matter only while the cell ran (a random generator it drew from, a name that a loop should have bound) is a
-  *condition*: where it differs, the record is not used.
+* What was found to matter only while the cell ran (a random generator it drew from, a name that a loop should have
+  bound) is a *condition*: where it differs, the record is not used.
 * Nothing is stored in halves: one output that cannot be pickled makes the whole record `Unstorable`.
 """
 
@@ -33,7 +35,9 @@ DISPLAY_BYTES = 32 * 1024**2
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 BADGE = "cached"
 
-Item = tuple[Any, ...]  # ("stream", name, text) | ("display", data, metadata, transient) | ("update", data, metadata, transient)
+Item = tuple[
+    Any, ...
+]  # ("stream", name, text) | ("display", data, metadata, transient) | ("update", data, metadata, transient)
 
 
 class Unstorable(Exception):
@@ -256,7 +260,7 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], aliases: Mapping[int, str], 
         return _named_module, (obj.__name__,)
     if isinstance(obj, io.IOBase) and obj.closed:
         return _closed_file, (str(getattr(obj, "name", "")),)
-    if kind is not FunctionType and not isinstance(obj, type) or obj.__module__ != "__main__":
+    if (kind is not FunctionType and not isinstance(obj, type)) or obj.__module__ != "__main__":
         return NotImplemented
     root, *rest = obj.__qualname__.split(".")
     found = namespace.get(root)
@@ -313,7 +317,7 @@ def _dump_with(base: Any, value: Any, reduce: Callable[[Any], Any]) -> tuple[byt
 
     file = io.BytesIO()
     buffers: list[Any] = []
-    Pickler(file, protocol=5, buffer_callback=lambda buffer: bool(buffers.append(buffer))).dump(value)
+    Pickler(file, protocol=5, buffer_callback=buffers.append).dump(value)
     return file.getvalue(), buffers
 
 
@@ -422,7 +426,10 @@ class LiveOutputs:
         def reduce(obj: Any) -> Any:
             return _reduce(obj, self.namespace, self.aliases, own)
 
-        top = {name: _Alias(self.aliases[id(value)]) if id(value) in self.aliases else value for name, value in self.values.items()}
+        top = {
+            name: _Alias(self.aliases[id(value)]) if id(value) in self.aliases else value
+            for name, value in self.values.items()
+        }
         last = _Alias(self.aliases[id(last)]) if id(last) in self.aliases else last
         try:
             return _dump((top, self.changed, last), reduce)

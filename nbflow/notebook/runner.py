@@ -1,8 +1,9 @@
 """How a cell runs as a task: body, record, cache, replay.
 
-A `CellRun` is one execution. Its body is an ordinary call for the runtime's drivers, so events, panel, retries, timeout and cache work
-as for any task; what the call returns is a `Record`. A record that was just made is left to the cache to pickle; one that came back
-from the cache is checked against its conditions, restored and replayed, and where that fails the body runs after all.
+A `CellRun` is one execution. Its body is an ordinary call for the runtime's drivers, so events, panel, retries,
+timeout and cache work as for any task; what the call returns is a `Record`. A record that was just made is left to
+the cache to pickle; one that came back from the cache is checked against its conditions, restored and replayed, and
+where that fails the body runs after all.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from nbflow.cache.digest import digest
+from nbflow._util import format_duration
+from nbflow.cache.fingerprint import digest
 from nbflow.cache.parts import Undigestable
 from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
@@ -36,7 +38,7 @@ from nbflow.runtime import current
 from nbflow.runtime.drivers import run_async, run_sync
 from nbflow.runtime.loop import bridged, heartbeat
 
-__all__ = ["CellRun", "digest_or_none"]
+__all__ = ["CellRun", "ForcedKeyer", "digest_or_none", "tidy_error"]
 
 _SCALARS = (int, float, complex, str, bytes, bool, type(None), range, frozenset)
 _NO_INPUT = (
@@ -58,6 +60,7 @@ class CellRun:
         options: The options of the magic.
         where: Which cell last bound a name, in words.
         seeded: Whether somebody has set a random seed in this kernel, so that the generators' states mean something.
+        panel: The panel's controller, which is told of the badge.
 
     Attributes:
         call: The runtime's record of the call, once there is one.
@@ -75,6 +78,7 @@ class CellRun:
         *,
         where: Callable[[str], str] = lambda name: "",
         seeded: bool = False,
+        panel: Any = None,
     ) -> None:
         self.shell = shell
         self.session = session
@@ -82,6 +86,7 @@ class CellRun:
         self.name = name
         self.options = options
         self.seeded = seeded
+        self.panel = panel
         self.keyer = CellKeyer(cell, name, shell.user_ns, options, where)
         self.call: Any = None
         self.record: Record | None = None
@@ -127,7 +132,7 @@ class CellRun:
             policy=Policy(retries=options.retries, timeout_s=options.timeout),
             cache=options.cache if self.caching else False,
             cache_ttl=options.ttl,
-            keyer=_Forcing(self) if self._force else self.keyer,
+            keyer=ForcedKeyer(self) if self._force else self.keyer,
             plain=False,
         )
 
@@ -213,7 +218,11 @@ class CellRun:
     def _outputs(self, record: Record) -> LiveOutputs:
         """Decide which names to store; called when the cache saves the record, after the body has ended."""
         cell, namespace, before = self.cell, self.shell.user_ns, self._before
-        parts = {part.name: part.digest for part in self.keyer.last.parts if part.kind == "input"} if self.keyer.last else {}
+        parts = (
+            {part.name: part.digest for part in self.keyer.last.parts if part.kind == "input"}
+            if self.keyer.last
+            else {}
+        )
         wanted = dict.fromkeys(cell.effects.outputs if self.options.outputs is None else self.options.outputs)
         values: dict[str, Any] = {}
         changed: set[str] = set()
@@ -221,7 +230,7 @@ class CellRun:
             if name not in namespace:
                 continue
             value = namespace[name]
-            if name in cell.defined or isinstance(value, types.ModuleType) and name in cell.effects.mutated:
+            if name in cell.defined or (isinstance(value, types.ModuleType) and name in cell.effects.mutated):
                 continue
             if name not in before or value is not before[name] or name in cell.effects.certain:
                 if name in wanted or name in before:
@@ -230,7 +239,7 @@ class CellRun:
                 record.conditions |= {} if name in parts else {name: digest_or_none(value)}
             else:  # the same object as before: was it changed?
                 now = digest_or_none(value)
-                if now is None and name in cell.effects.mutated or now is not None and now != parts.get(name, now):
+                if (now is None and name in cell.effects.mutated) or (now is not None and now != parts.get(name, now)):
                     values[name] = value
                     changed.add(name)
                 elif name not in parts:
@@ -239,7 +248,11 @@ class CellRun:
         record.deleted = tuple(
             name for name in wanted if name not in namespace and (name in before or name in cell.effects.deleted)
         )
-        same = {name: value for name, value in before.items() if name not in changed and namespace.get(name, _MISSING) is value}
+        same = {
+            name: value
+            for name, value in before.items()
+            if name not in changed and namespace.get(name, _MISSING) is value
+        }
         aliases = {id(value): name for name, value in same.items() if name in parts and not isinstance(value, _SCALARS)}
         return LiveOutputs(values, frozenset(changed), namespace, aliases)
 
@@ -288,6 +301,8 @@ class CellRun:
         set_random_states(states | record.random)  # running definitions again must not count as drawing
         if not self.options.quiet:
             badge(self.shell, self.call.saved_s)
+            if self.panel is not None:
+                self.panel.badge_shown()
         if self.options.replay:
             replay(self.shell, record.items)
             self._show_held(record)
@@ -304,12 +319,47 @@ class CellRun:
 
         shell.events.register("post_execute", show)
 
+    # -- in words
+
+    @property
+    def state(self) -> str:
+        """How the run ended: fresh, cached or uncached."""
+        if self.restored:
+            return "cached"
+        return "fresh" if self.caching and self.record is not None and self.record.packed is not None else "uncached"
+
+    @property
+    def reason(self) -> str | None:
+        """Why the result is not stored, or why the body ran."""
+        if self.record is not None and self.record.refused is not None:
+            return self.record.refused
+        if self.restored or self.call is None:
+            return None
+        return "forced" if self.options.force else self.call.reason
+
+    def say_how_it_went(self) -> None:
+        """Say in one line what could not be stored; with `--verbose`, also what was done and why."""
+        if self.record is not None and self.record.refused is not None:
+            self._tell(f"not cached: {self.record.refused}")
+        if not self.options.verbose or self.call is None:
+            return
+        call, effects = self.call, self.cell.effects
+        if self.restored:
+            self._tell(f"restored, saved {format_duration(call.saved_s)}")
+        else:
+            self._tell(f"computed in {format_duration(call.duration_s)}" + (f" ({self.reason})" if self.reason else ""))
+        for note in call.notes:
+            self._tell(note)
+        self._tell(
+            f"reads {', '.join(self.keyer.input_names()) or 'nothing'}; writes {', '.join(effects.outputs) or 'nothing'}"
+        )
+
     def _tell(self, message: str) -> None:
         if not self.options.quiet:
             sys.stderr.write(f"nbflow: {self.name}: {message}.\n")
 
 
-class _Forcing:
+class ForcedKeyer:
     """A keyer that drops what the cache has under the key before it is looked up."""
 
     def __init__(self, run: CellRun) -> None:
@@ -321,6 +371,30 @@ class _Forcing:
         key = self.run.keyer.key(*args, **kwargs)
         self.run.drop_entry()
         return key
+
+
+def tidy_error(shell: Any, cell: Cell, name: str, error: BaseException) -> None:
+    """Let IPython show an error of a cell's body as that of a plain cell: from the body on, without our note.
+
+    Args:
+        shell: The IPython shell.
+        cell: The cell.
+        name: The name it is kept under.
+        error: What its body raised; its traceback itself stays whole, for `%debug`.
+    """
+    notes = getattr(error, "__notes__", [])
+    notes[:] = [note for note in notes if not note.startswith(f"nbflow: in task {name!r}")]
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code not in (cell.main, cell.last):
+        trace = trace.tb_next
+    if trace is None:
+        return
+
+    def render() -> Any:
+        return shell.InteractiveTB.structured_traceback(type(error), error, trace, tb_offset=0)
+
+    with suppress(AttributeError, TypeError):  # an exception type that allows no attributes is shown with all frames
+        error._render_traceback_ = render  # type: ignore[attr-defined]
 
 
 def digest_or_none(value: Any) -> str | None:

@@ -82,6 +82,7 @@ class Call:
     __slots__ = (
         "_cancel_reason",
         "_name",
+        "_pool",
         "alarm",
         "args",
         "attempts",
@@ -120,6 +121,7 @@ class Call:
     worker: str | None
     _cancel_reason: str | None
     _name: str | None
+    _pool: str | None
 
     def __init__(
         self,
@@ -145,29 +147,34 @@ class Call:
         self.error: BaseException | None = None
 
     def __getattr__(self, name: str) -> Any:
-        # Slots that most calls never touch are unset until first read; this keeps making a call cheap.
+        # Slots that most calls never touch stay unset; this keeps making a call cheap. Reading one must not set it: it
+        # would undo what another thread (one that cancels, say) sets at that moment.
+        if name == "notes":
+            self.notes = []
+            return self.notes
         if name in _LATE:
-            value = _LATE[name]
-            setattr(self, name, [] if name == "notes" else value)
-            return getattr(self, name)
+            return _LATE[name]
         raise AttributeError(name)
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The arguments by parameter name, with defaults; empty once the call has ended."""
+        """The arguments by parameter name, with defaults; empty while they are not known, and once the call has ended."""
         return self.spec.bind(*self.args, **self.kwargs) if self.args is not None else {}
 
     @property
     def name(self) -> str:
         """The name of this call: the task's template filled in, with `[index]` for items of a map."""
-        if self._name is None:
-            self._name = self.spec.call_name(lambda: self.inputs, self.index)
-        return self._name
+        if self._name is not None:
+            return self._name
+        name = self.spec.call_name(lambda: self.inputs, self.index)
+        if self.args is not None:  # else it is not known yet
+            self._name = name
+        return name
 
     @property
     def backend(self) -> str:
         """Name of the backend that runs this call."""
-        return self.map.backend if self.map is not None else "inline"
+        return self.map.backend if self.map is not None else self._pool or "inline"
 
     @property
     def duration_s(self) -> float:
@@ -232,11 +239,11 @@ class Call:
 
     def close(self, state: str, ended: float) -> bool:
         """Enter a final state; False if the call already has one (the first ending wins)."""
+        if self.spec.template_names:
+            _ = self.name  # runs code of the arguments, hence not under the lock
         with _cancelling:
             if self.state != RUNNING:
                 return False
-            if self.spec.template_names:
-                _ = self.name
             self.state = state
         self.ended = ended
         self.forget()
@@ -250,6 +257,7 @@ class Call:
 _LATE: dict[str, Any] = {
     "_cancel_reason": None,
     "_name": None,
+    "_pool": None,
     "alarm": None,
     "attempts": 0,
     "ended": None,

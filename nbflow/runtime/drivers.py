@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nbflow.core.attempts import Call as CallStep
@@ -150,8 +151,9 @@ def run_stream(
                 try:
                     if source is None:
                         source = iter(_inside(call, spec.func, *args, **kwargs))
-                    item = _inside(call, next, source, _END)
+                    item = _inside(call, _next_item, call, source)
                 except BaseException as error:
+                    _inside(call, getattr(source, "close", _nothing))
                     out = Raised(as_failure(call, error))
                     break
                 if item is _END:
@@ -205,8 +207,11 @@ async def run_async_stream(
                 try:
                     if source is None:
                         source = aiter(spec.func(*args, **kwargs))
-                    item = await anext(source, _END)
+                    with _cancellable(call, asyncio):
+                        item = await anext(source, _END)
                 except BaseException as error:
+                    if hasattr(source, "aclose"):
+                        await source.aclose()
                     out = Raised(as_failure(call, error))
                     break
                 finally:
@@ -243,6 +248,19 @@ def _nothing() -> None:
     """Stand in for the `close` of an iterator that has none."""
 
 
+def _next_item(call: Call, source: Iterator[Any]) -> Any:
+    """Return the next item, or `_END`; in a region that can be stopped."""
+    __tracebackhide__ = True
+    try:
+        with Region() as region:
+            call.stop = region.stop
+            if call.cancel_reason is not None:
+                raise Stopped
+            return next(source, _END)
+    finally:
+        call.stop = None
+
+
 def _inside(call: Call, func: Any, *args: Any, **kwargs: Any) -> Any:
     """Call `func` with `call` as the current frame."""
     __tracebackhide__ = True
@@ -258,6 +276,7 @@ def _attempt(call: Call) -> Outcome:
     __tracebackhide__ = True
     spec = call.spec
     timeout = spec.policy.timeout_s
+    alarm: Alarm | None = None
     if (reason := call.cancel_reason) is not None:
         return Raised(cancelled_error(call, reason))
     try:
@@ -269,13 +288,15 @@ def _attempt(call: Call) -> Outcome:
                 raise Stopped
             if timeout is None:
                 return Returned(spec.func(*call.args, **call.kwargs))
-            with Alarm(timeout) as alarm:
-                call.alarm = alarm
+            alarm = call.alarm = Alarm(timeout)
+            with alarm:
                 return Returned(spec.func(*call.args, **call.kwargs))
     except BaseException as error:
         return Raised(as_failure(call, error))
     finally:
         call.stop = None
+        if alarm is not None:
+            alarm.silence()
 
 
 def _attempt_detached(call: Call, timeout: float) -> Outcome:
@@ -288,9 +309,10 @@ def _attempt_detached(call: Call, timeout: float) -> Outcome:
             lambda: spec.func(*args, **kwargs), timeout, cancelled=call.wait_flag(), left=stragglers.append
         )
     except DeadlineReached:
+        return Raised(timed_out(call, stopped=not stragglers))
+    finally:
         for worker in stragglers:
             emit(call, "StragglerLeft", {"worker": worker})
-        return Raised(timed_out(call, stopped=not stragglers))
     return Returned(value)
 
 
@@ -318,41 +340,52 @@ async def _attempt_async(call: Call, asyncio: Any) -> Outcome:
     if (reason := call.cancel_reason) is not None:
         return Raised(cancelled_error(call, reason))
     timeout = call.spec.policy.timeout_s
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-    own = False
+    scope = asyncio.timeout(timeout)
+    try:
+        with _cancellable(call, asyncio):
+            async with scope:
+                return Returned(await call.spec.func(*call.args, **call.kwargs))
+    except TimeoutError as error:
+        own = timeout is not None and scope.expired()
+        return Raised(timed_out(call, stopped=True) if own else error)
+    except BaseException as error:
+        return Raised(as_failure(call, error))
+
+
+async def _wait_async(call: Call, delay_s: float, asyncio: Any) -> Raised | None:
+    """Sleep on the loop before the next attempt; a cancellation ends it early."""
+    try:
+        with _cancellable(call, asyncio):
+            if call.session.clock.monotonic is _monotonic:
+                await asyncio.sleep(delay_s)
+            else:
+                call.session.clock.sleep(delay_s)
+                await asyncio.sleep(0)
+    except BaseException as error:
+        return Raised(as_failure(call, error))
+    return None
+
+
+@contextmanager
+def _cancellable(call: Call, asyncio: Any) -> Iterator[None]:
+    """Let `call.cancel` end what the block awaits, by cancelling the asyncio task that awaits it."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+    def cancel() -> None:
+        if call.stop is stop:  # else the block is over, and the task does something else by now
+            task.cancel()
 
     def stop() -> None:
-        loop.call_soon_threadsafe(task.cancel)
+        loop.call_soon_threadsafe(cancel)
 
     call.stop = stop
     if call.cancel_reason is not None:
         stop()
-    scope = asyncio.timeout(timeout)
     try:
-        async with scope:
-            return Returned(await call.spec.func(*call.args, **call.kwargs))
-    except TimeoutError as error:
-        own = timeout is not None and scope.expired()
-        return Raised(timed_out(call, stopped=True) if own else error)
-    except asyncio.CancelledError as error:
-        if call._cancel_reason is not None and hasattr(task, "uncancel"):
+        yield
+    except asyncio.CancelledError:
+        if call._cancel_reason is not None:
             task.uncancel()  # it was ours: the call is cancelled, the task around it goes on
-        return Raised(as_failure(call, error))
-    except BaseException as error:
-        return Raised(as_failure(call, error))
+        raise
     finally:
         call.stop = None
-
-
-async def _wait_async(call: Call, delay_s: float, asyncio: Any) -> Raised | None:
-    """Sleep on the loop before the next attempt."""
-    try:
-        if call.session.clock.monotonic is _monotonic:
-            await asyncio.sleep(delay_s)
-        else:
-            call.session.clock.sleep(delay_s)
-            await asyncio.sleep(0)
-    except BaseException as error:
-        return Raised(as_failure(call, error))
-    return None

@@ -54,6 +54,8 @@ def emit(call: Call, fact: str, data: dict[str, Any], value: Any = None) -> bool
     Returns:
         False if the call had ended before, so that nothing was told.
     """
+    if call.state != current.RUNNING:
+        return False
     session = call.session
     ending = _ENDINGS.get(fact)
     hooks = session.hooks
@@ -80,8 +82,6 @@ def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) ->
     Then the one event.
     """
     session = call.session
-    if call.state != current.RUNNING:
-        return False
     failed: BaseException | None = None
     if session.hooks is not None:
         try:

@@ -73,7 +73,8 @@ def run_hit(
     __tracebackhide__ = True
     store = session.cache_store_for(spec)
     if store is not None and (digest := spec.keyer.quick(args, kwargs)) is not None:
-        found = store.peek(digest, spec.cache_ttl)
+        ttl = spec.cache_ttl
+        found = store.peek(digest, session.settings.cache_ttl if ttl is None else ttl)
         if found is not None:
             call = Call(spec, session, parent, args, kwargs, index, map)
             call.started = call.ended = _monotonic()

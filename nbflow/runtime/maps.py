@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nbflow.core.spec import TaskSpec
@@ -93,9 +94,21 @@ class MapState:
                 found.append((index, f"{self.name}[{index}]", since, worker))
         return sorted(found)
 
+    @contextmanager
+    def tracked(self, index: int, worker: str) -> Iterator[None]:
+        """Show item `index` as running on `worker` while the block runs."""
+        slot = [index, self.session.clock.monotonic(), worker]
+        self.slots[id(slot)] = slot
+        try:
+            yield
+        finally:
+            del self.slots[id(slot)]
+
     def count(self, call: Call) -> None:
-        """Add an ended call to the counters."""
+        """Add an ended call to the counters; one that was left behind and ends after the map is in them already."""
         with self._lock:
+            if self.over.is_set():
+                return
             if call.state == current.COMPLETED:
                 self.completed += 1
                 if call.cached:
@@ -154,10 +167,10 @@ class MapState:
     def end(self) -> None:
         """Make the end of the map known; no item starts any more."""
         session = self.session
-        self.over.set()
         session.active.pop(self.id, None)
-        never = max(0, self.total - self.completed - self.failed - self.cancelled)
-        self.cancelled += never
+        with self._lock:
+            self.over.set()
+            self.cancelled = self.total - self.completed - self.failed
         duration = session.clock.monotonic() - self.started
         tallies = {"completed": self.completed, "failed": self.failed, "cancelled": self.cancelled}
         emit_session(
@@ -213,11 +226,12 @@ def run_map(
         BaseException: The first failure, or the interrupt, that stopped the map.
     """
     __tracebackhide__ = True
-    state.begin()
+    pulls = backend.abilities.pulls
     try:
-        if not backend.abilities.parallel or state.total == 1:
-            _Puller(state, run_item, _Ranges(state.total, 1), 1).pull()
-        elif backend.abilities.pulls:
+        state.begin()
+        if pulls and (state.total == 1 or not backend.abilities.parallel):
+            _pull_here(state, run_item)
+        elif pulls:
             _pull_together(state, backend, run_item, concurrency, chunksize)
         else:
             _submit_each(state, backend, run_item, concurrency)
@@ -234,6 +248,22 @@ def _stopped_while_waiting(state: MapState, error: BaseException) -> None:
         state.stop("interrupt", error.with_traceback(None))
     else:
         state.stop(type(error).__name__, error)
+
+
+def _pull_here(state: MapState, run_item: Callable[[int], Any]) -> None:
+    """Run all items in this thread; whoever cancels the map from another one stops the item that runs."""
+    me = threading.get_ident()
+    puller = _Puller(state, run_item, _Ranges(state.total, 1), 1)
+
+    def stop() -> None:
+        if threading.get_ident() != me:
+            call = _call_of(state, puller)
+            if call is None or not call.cancel(state.cancel_reason or "cancelled"):
+                puller.region.stop(Stopped)
+
+    state.on_stop = stop
+    with puller.region:
+        puller.pull()
 
 
 class _Puller:
@@ -397,6 +427,11 @@ def _leave_behind(state: MapState, backend: Any, puller: _Puller) -> None:
 
 def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], concurrency: int | None) -> None:
     """Submit items one by one to a backend that cannot pull, at most `concurrency` at a time."""
+
+    def run(index: int) -> Any:
+        with state.tracked(index, threading.current_thread().name):
+            return run_item(index)
+
     room = threading.Semaphore(concurrency or state.total)
     changed = threading.Event()
     pending: dict[int, Any] = {}
@@ -424,7 +459,7 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
             room.acquire()
             if state.cancel_reason is not None:
                 break
-            future = backend.submit(run_item, (index,), map_index=index)
+            future = backend.submit(run, (index,), map_index=index)
             pending[index] = future
             future.add_done_callback(lambda ended, index=index: done(index, ended))
         while pending and state.cancel_reason is None:

@@ -15,7 +15,7 @@ from nbflow._util import one_line
 from nbflow.core.attempts import Emit, Hit, Lookup, Outcome, Publish, Raised, Returned, Save, attempts, ending
 from nbflow.core.spec import render_template
 from nbflow.errors import DatasetError, ParameterError, TaskCancelledError, TaskError, TaskTimeoutError
-from nbflow.runtime.current import Call
+from nbflow.runtime.current import FAILED, Call
 from nbflow.runtime.emit import emit
 from nbflow.runtime.stopping import DeadlineReached, Stopped
 
@@ -41,6 +41,9 @@ def _check_arguments(call: Call) -> None:
         spec = call.spec
         text = str(error).replace("<lambda>", getattr(spec.func, "__name__", spec.name))
         call.forget()
+        if call.map is not None:  # no event tells of it, but the map's counters do
+            call.state = FAILED
+            call.map.count(call)
         raise ParameterError(f"{text} (signature: {spec.name}{spec.signature})", task=spec.name) from None
 
 
@@ -230,7 +233,7 @@ def for_user(call: Call, error: BaseException) -> BaseException:
     if isinstance(error, Exception):
         tries = call.attempts
         detail = f" after {tries} attempts" if tries > 1 else ""
-        if call.session.settings.wrap_errors and not isinstance(error, TaskError):
+        if call.session.settings.wrap_errors and not isinstance(error, (TaskError, TaskCancelledError)):
             wrapped = TaskError(
                 f"Task {call.name!r} failed{detail} with error: {error}", task=call.name, attempts=tries
             )

@@ -67,6 +67,8 @@ class Region:
             ident, self._ident = self._ident, None
             if self._fired and not self._main and ident is not None:
                 _raise_in(ident, None)  # told to stop, but ended by itself first: take the exception back
+        if self._fired and self._main and not isinstance(exc[1], KeyboardInterrupt):
+            time.sleep(0.01)  # a signal that was sent may still be on its way: it has to strike here, not later
 
     def stop(self, error: type[BaseException] = Stopped) -> bool:
         """Stop the code if it is still in the region; safe from any thread, False if it is not."""
@@ -99,6 +101,7 @@ class Alarm:
         seconds: Time from entering the block.
 
     The handler and timer of SIGALRM that were there before are put back on exit, the timer with what is left of it.
+    Since it may ring on its way out of the block, whoever uses it calls `silence` afterwards.
     """
 
     __slots__ = ("deadline", "rang", "seconds")
@@ -121,6 +124,12 @@ class Alarm:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.silence()
+
+    def silence(self) -> None:
+        """Never ring again; idempotent."""
+        if self not in Alarm._stack:
+            return
         signal.setitimer(signal.ITIMER_REAL, 0)
         Alarm._stack.remove(self)
         if Alarm._stack:
@@ -186,7 +195,7 @@ def call_detached(
         func: What to call, in a copy of the current context.
         timeout_s: How long to wait.
         cancelled: Ends the wait early when set.
-        left: Called with the thread's name if the code could not be stopped and was left behind.
+        left: Called with the thread's name if the code could not be stopped in time and was left behind.
 
     Returns:
         What `func` returned.
@@ -202,7 +211,7 @@ def call_detached(
     stop: type[BaseException] | None = None
     try:
         # Short waits, because an asynchronous exception for this thread is only delivered between them.
-        while not job.over.wait(min(0.05, max(deadline - time.monotonic(), 0))):
+        while not job.over.wait(min(0.02, max(deadline - time.monotonic(), 0))):
             if cancelled.is_set():
                 stop = Stopped
                 break
@@ -210,13 +219,18 @@ def call_detached(
                 stop = DeadlineReached
                 break
     except BaseException:
-        job.region.stop(Stopped)
+        _end_detached(job, Stopped, left, GRACE_S / 2)  # whoever waits for this thread has the other half
         raise
     if stop is not None and not job.over.is_set():
-        job.region.stop(stop)
-        if not job.over.wait(GRACE_S):
-            left(job.thread.name)
+        _end_detached(job, stop, left, GRACE_S)
         raise stop
     if job.error is not None:
         raise job.error
     return job.value
+
+
+def _end_detached(job: Detached, error: type[BaseException], left: Callable[[str], None], grace_s: float) -> None:
+    """Tell the code to end, and leave it behind if it does not within `grace_s` seconds."""
+    job.region.stop(error)
+    if not job.over.wait(grace_s):
+        left(job.thread.name)

@@ -49,15 +49,17 @@ def check_key(key: str | PurePath, *, allow_outside: bool = False) -> str:
         raise refusal(key, reason)
     if allow_outside:
         return text
-    if (reason := _outside(text)) is not None:
-        raise refusal(key, reason, outside=True)
     parts = [part for part in text.split("/") if part not in ("", ".")]
+    spelling = "/".join(parts)
+    # Twice, because dropping parts can bring a drive or a home folder to the front: './~/x'.
+    if (reason := _outside(text) or _outside(spelling)) is not None:
+        raise refusal(key, reason, outside=True)
     if not parts:
         raise refusal(key, "names the folder itself")
     for part in parts:
         if (reason := _bad_part(part)) is not None:
             raise refusal(key, reason)
-    return "/".join(parts)
+    return spelling
 
 
 def refusal(key: object, reason: str, *, outside: bool = False) -> DatasetError:

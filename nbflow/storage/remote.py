@@ -17,7 +17,7 @@ from nbflow.errors import DatasetError
 from nbflow.storage.keys import TEMPORARY_SUFFIX, refusal
 from nbflow.storage.local import check_links
 
-__all__ = ["RemoteFiles", "is_url", "open_url", "protocols_of"]
+__all__ = ["IN_PROCESS", "ON_DISK", "RemoteFiles", "is_url", "open_url", "protocols_of"]
 
 ON_DISK: Final = frozenset({"file", "local"})
 IN_PROCESS: Final = frozenset({"memory"})

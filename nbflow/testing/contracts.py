@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,6 +36,8 @@ HOSTILE_KEYS: tuple[Any, ...] = (
     "a\\b.csv",
     "~/x.csv",
     "~root/x.csv",
+    "./~/x.csv",
+    "./C:/x.csv",
     "file:///etc/x.csv",
     "s3://bucket/x.csv",
     "a\0b.csv",
@@ -153,9 +156,9 @@ class DriverContract:
     @pytest.mark.parametrize("key", HOSTILE_KEYS, ids=lambda key: repr(key)[:20])
     def test_refuses_hostile_keys(self, driver: Driver, key: Any) -> None:
         """A key that could leave the place, or is no portable name, is refused by every operation."""
-        for operation in (lambda: driver.save(key, b"x"), *(lambda f=f: f(key) for f in _reading(driver))):
+        for operation in (partial(driver.save, data=b"x"), driver.load, driver.exists, driver.delete):
             with pytest.raises(DatasetError, match="refused"):
-                operation()
+                operation(key)
         assert driver.list_keys() == []
 
     def test_failing_save_keeps_old_value(self, driver: Driver) -> None:
@@ -220,7 +223,3 @@ class DriverContract:
         outside = driver.allowing_outside()
         assert outside.load("a.bin") == b"x"
         assert driver.allow_outside is False
-
-
-def _reading(driver: Driver) -> tuple[Any, ...]:
-    return driver.load, driver.exists, driver.delete

@@ -1,8 +1,7 @@
-"""Formats that a test defines are forgotten after it, and libraries are imported before threads are counted."""
+"""Formats that a test defines are forgotten after it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from nbflow.datasets import AbstractDataset, DatasetStore
 
 
 @pytest.fixture(autouse=True)
-def _registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Restore the table of formats and the plugins seen."""
     registry = AbstractDataset._registry
     for name, value in vars(registry).items():
@@ -19,7 +18,6 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             monkeypatch.setattr(registry, name, dict(value))
     monkeypatch.setattr(AbstractDataset, "_auto_discover", AbstractDataset._auto_discover)
     monkeypatch.setattr(AbstractDataset, "_seen_plugins", set(AbstractDataset._seen_plugins))
-    yield
 
 
 @pytest.fixture

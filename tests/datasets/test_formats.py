@@ -31,7 +31,7 @@ def _frame() -> pd.DataFrame:
             "float32": np.array([0.1, np.nan, np.inf], "float32"),
             "float64": [1 / 3, -0.0, 1e-300],
             "bool": [True, False, True],
-            "text": ["a", "größe\n\"quoted\"", None],
+            "text": ["a", 'größe\n"quoted"', None],
             "Int64": pd.array([1, None, 3], "Int64"),
             "boolean": pd.array([True, None, False], "boolean"),
             "category": pd.Categorical(["u", "v", "u"], categories=["v", "u", "w"], ordered=True),
@@ -210,9 +210,23 @@ class TestTables:
     def test_csv_numbers_are_exact(self, store: DatasetStore) -> None:
         """Floats come back from CSV to the last bit."""
         numbers = np.random.default_rng(7).integers(0, 2**62, 2000).view("float64")
-        frame = pd.DataFrame({"x": numbers[np.isfinite(numbers)], })
+        frame = pd.DataFrame(
+            {
+                "x": numbers[np.isfinite(numbers)],
+            }
+        )
         store.save("a.csv", frame)
         pd.testing.assert_frame_equal(store.load("a.csv"), frame, check_exact=True)
+
+    @pytest.mark.parametrize(
+        "table", [pd.DataFrame(), pl.DataFrame(), pa.table({})], ids=lambda table: type(table).__module__
+    )
+    def test_csv_needs_columns(self, store: DatasetStore, table: Any) -> None:
+        """A table without columns is refused as CSV, which could not be read back, and fine as Parquet."""
+        with pytest.raises(DatasetError, match="without columns"):
+            store.save("a.csv", table)
+        store.save("a.parquet", table)
+        assert store.load("a.parquet", type(table)).shape == (0, 0)
 
     def test_csv_default_index_is_left_out(self, store: DatasetStore) -> None:
         """A default index is not written, another one is, so that nothing is lost."""
@@ -230,6 +244,7 @@ class TestTables:
         [
             (pd.DataFrame, "a.csv", {"sep": ";"}, {"sep": ";"}),
             (pd.DataFrame, "a.csv", {}, {"engine": "python"}),
+            (pd.DataFrame, "a.csv", {"encoding": "utf-16"}, {"encoding": "utf-16"}),
             (pd.DataFrame, "a.parquet", {"compression": "gzip"}, {"columns": ["a", "b"]}),
             (pd.DataFrame, "a.feather", {"compression": "uncompressed"}, {"columns": ["a", "b"]}),
             (pl.DataFrame, "a.csv", {"separator": ";"}, {"separator": ";"}),
@@ -270,6 +285,25 @@ class TestTables:
         store.save("a.parquet", Mine({"a": [1]}))
         assert type(store.load("a.parquet")) is pd.DataFrame
 
+    @pytest.mark.parametrize("key", ["a.parquet", "a.feather"])
+    @pytest.mark.parametrize(
+        "frame",
+        [
+            pd.DataFrame(np.eye(2)),
+            pd.DataFrame({("a", "b"): [1], ("a", "c"): [2]}),
+            pd.DataFrame({"a": [[1], [2, 3]]}),
+            pd.DataFrame({"p": pd.period_range("2020", periods=2, freq="M")}),
+        ],
+        ids=["numbers", "levels", "lists", "periods"],
+    )
+    def test_pandas_unusual_columns(self, store: DatasetStore, key: str, frame: pd.DataFrame) -> None:
+        """Column names that are no strings, and cells that are no scalars, come back."""
+        frame.attrs["unit"] = "m"
+        store.save(key, frame)
+        loaded = store.load(key)
+        assert loaded.attrs == {"unit": "m"}
+        pd.testing.assert_frame_equal(loaded, frame)
+
 
 class TestArrays:
     """NPY and NPZ."""
@@ -302,13 +336,23 @@ class TestArrays:
 
     def test_compressed(self, store: DatasetStore) -> None:
         """`compressed` makes the file smaller and changes nothing else."""
-        value = {"a": np.zeros(10_000), "file": np.ones(2)}
+        value = {"a": np.zeros(10_000), "a.npy": np.ones(1), "file": np.ones(2), "allow_pickle": np.ones(3)}
         store.save("a.npz", value)
         store.save("b.npz", value, options={"compressed": True})
         assert len(store.driver.load("b.npz")) < len(store.driver.load("a.npz")) / 10
         loaded = store.load("b.npz", dict)
-        assert list(loaded) == ["a", "file"]
-        np.testing.assert_array_equal(loaded["a"], value["a"])
+        assert list(loaded) == list(value)
+        for name, array in value.items():
+            np.testing.assert_array_equal(loaded[name], array)
+
+    def test_archive_is_numpys(self, store: DatasetStore) -> None:
+        """numpy reads our archives, and we read those of numpy."""
+        path = store.save("a.npz", {"x": np.arange(3)})
+        with np.load(path) as archive:
+            assert archive["x"].tolist() == [0, 1, 2]
+        np.savez(path, np.arange(4), y=np.array(5))
+        loaded = store.load("a.npz")
+        assert (loaded["arr_0"].tolist(), loaded["y"].tolist()) == ([0, 1, 2, 3], 5)
 
     @pytest.mark.parametrize(
         ("key", "value", "why"),
@@ -359,7 +403,8 @@ class TestImages:
             assert loaded.tobytes() == image.tobytes()
 
     @pytest.mark.parametrize(
-        ("shape", "dtype"), [((2, 3, 3), "uint8"), ((2, 3, 4), "uint8"), ((2, 3), "uint8"), ((2, 3), "uint16"), ((2, 3), "bool")]
+        ("shape", "dtype"),
+        [((2, 3, 3), "uint8"), ((2, 3, 4), "uint8"), ((2, 3), "uint8"), ((2, 3), "uint16"), ((2, 3), "bool")],
     )
     def test_array(self, store: DatasetStore, shape: tuple[int, ...], dtype: str) -> None:
         """Pixels come back with shape and dtype."""

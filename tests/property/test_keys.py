@@ -21,10 +21,10 @@ from nbflow.errors import DatasetError, DatasetNotFoundError
 from nbflow.storage import FileDriver, check_key
 
 PIECES = [
-    "..", ".", "", "...", "~", "~root", "a", "b.csv", "link", "file", "up", "C:", "c:", "con", "AUX.txt", " ", "a ", "a.",
-    "\0", "\n", "é", "日本", "\ud800", "\u2025", "\uff0e\uff0e", "%2e%2e", "$HOME", "file:", "s3:", "n" * 255, "n" * 256,
-    "[a]", "*", "x.nbflow-tmp",
-]  # fmt: skip
+    *("..", ".", "", "...", "~", "~root", "C:", "c:", "file:", "s3:", "%2e%2e", "$HOME", "[a]", "*"),
+    *("a", "b.csv", "link", "file", "up", "con", "AUX.txt", " ", "a ", "a.", "\0", "\n", "x.nbflow-tmp"),
+    *("é", "日本", "\ud800", "\u2025", "\uff0e\uff0e", "n" * 255, "n" * 256),
+]
 hostile = st.one_of(
     st.text(max_size=40),
     st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).flatmap(
@@ -88,7 +88,7 @@ def test_stays_inside(place: Path, key: str, through_fsspec: bool) -> None:
     assert set(os.listdir(".")) == working_directory
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=20000, deadline=None)
 @given(key=hostile)
 def test_stays_inside_of_memory(key: str) -> None:
     """The same on a file system of fsspec where `..` has no meaning of its own."""

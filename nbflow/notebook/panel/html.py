@@ -24,15 +24,16 @@ _COLOURS = {
     m.RETRYING: "var(--jp-warn-color1,#b26a00)",
 }
 _BOX = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5;margin:4px 0"
-_TABLE = "border-collapse:collapse;border:none;margin:2px 0 0;font-size:13px"
-_CELL = "text-align:left;vertical-align:top;border:none;padding:1px 16px 1px 0"
-_NUMBER = "text-align:right;vertical-align:top;border:none;padding:1px 16px 1px 0"
+_TABLE = "border-collapse:collapse;margin:2px 0 0;font-size:13px"
+_CELL = "text-align:left;vertical-align:top;padding:1px 16px 1px 0"
+_NUMBER = "text-align:right;vertical-align:top;padding:1px 16px 1px 0"
 _QUIET = "opacity:0.72"
 _PRE = "margin:2px 0 6px;padding:6px 10px;font-size:12px;line-height:1.4;white-space:pre-wrap;border-left:3px solid"
 _MAX_TRACEBACKS = 3
+_BUDGET = 16_000
 
 
-def render_html(model: m.Model, now: float | None = None, *, brief: bool = False, limit: int = 30) -> str:
+def render_html(model: m.Model, now: float | None = None, *, brief: bool = False, limit: int = 24) -> str:
     """Return the run as one `<div>`: the headline and a table of rows, or the headline alone if that says it all.
 
     Args:
@@ -63,7 +64,10 @@ def render_html(model: m.Model, now: float | None = None, *, brief: bool = False
             f"… {view.hidden:,} more</td></tr>"
         )
     table = f'<table style="{_TABLE}"><tbody>{"".join(rows)}</tbody></table>'
-    return f'<div style="{_BOX}"><div>{escape(head)}</div>{table}{_tracebacks(view)}</div>'
+    html = f'<div style="{_BOX}"><div>{escape(head)}</div>{table}{_tracebacks(view)}</div>'
+    if len(html.encode()) > _BUDGET and limit > 1:
+        return render_html(model, now, limit=limit // 2)
+    return html
 
 
 def _state(state: str, *, word: bool = True) -> str:

@@ -60,11 +60,12 @@ FOLD_ABOVE = 5
 MAX_FAILED = 10
 """So many failures of one task or map are kept one by one."""
 MAX_ROWS = 400
-"""With so many rows, further calls are only counted in the row of their task."""
+"""With so many rows, further calls are only counted: in the row of their task, or in that of `OTHERS`."""
+OTHERS = "other tasks"
 
 _ROOT = 0
 _TEXT = 240
-_TRACEBACK = 4000
+_TRACEBACK = 2500
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,8 +380,8 @@ class Model:
     def _count_only(self, event: events.TaskStarted) -> None:
         if event.call_id in self._ended or event.call_id in self._light:
             return
-        parent = event.parent_id if event.parent_id is not None and event.parent_id in self.rows else _ROOT
-        group = self._group(parent, CALL, event.task, event.time)
+        family = self._family(_ROOT, CALL, event.task)
+        group = family.group or self._group(_ROOT, CALL, OTHERS, event.time)
         assert group.counts is not None
         group.counts.running += 1
         group.state = RUNNING
@@ -553,7 +554,10 @@ class Model:
     # -- folding ----------------------------------------------------------
 
     def _family(self, parent: int, of: str, task: str) -> _Family:
-        return self._families.setdefault(parent, {}).setdefault((of, task), _Family())
+        families = self._families.setdefault(parent, {})
+        if len(families) > MAX_ROWS:
+            return families.get((of, task)) or families.setdefault((of, OTHERS), _Family())
+        return families.setdefault((of, task), _Family())
 
     def _group(self, parent: int, of: str, task: str, started: float | None) -> Row:
         family = self._family(parent, of, task)
@@ -576,6 +580,10 @@ class Model:
 
     def _settle(self, row: Row) -> None:
         """Put a finished row among those of its task, and fold these once they are many."""
+        if len(self.rows) > MAX_ROWS:
+            row.task = OTHERS if self._family(_ROOT, row.kind, row.task).group is None else row.task
+            self._fold(row, _ROOT)
+            return
         parent = row.parent if row.parent in self.rows else _ROOT
         family = self._family(parent, row.kind, row.task)
         if row.state in BAD:

@@ -20,6 +20,7 @@ __all__ = ["MIME", "LiveWidget", "encode"]
 
 MIME = "application/vnd.jupyter.widget-view+json"
 MAX_LINES = 60
+MAX_TRACEBACKS = 10
 SNAPSHOT_EVERY_S = 3.0
 _HERE = Path(__file__).parent
 
@@ -44,6 +45,8 @@ def encode(model: m.Model, hears: bool) -> dict[str, Any]:
         "hears": hears,
     }
     rows = {str(line.row.id): _encode_row(line) for line in view.lines}
+    for fields in [fields for fields in rows.values() if "trace" in fields][MAX_TRACEBACKS:]:
+        del fields["trace"]
     return {"head": head, "order": list(rows), "rows": rows}
 
 

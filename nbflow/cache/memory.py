@@ -1,0 +1,193 @@
+"""The memory tier: recent results, least recently used first to go.
+
+A value that cannot change (numbers, text, tuples of such) is handed out as it is. Any other is kept as bytes and built
+anew for each hit, so that callers never share what one of them may change.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nbflow.cache.blob import Packed, Unloadable, unpack
+from nbflow.cache.parts import KeyPart
+
+__all__ = ["EntryInfo", "Found", "MemoryTier", "is_immutable"]
+
+_IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
+_IMMUTABLE_NAMES = frozenset(
+    "datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone decimal.Decimal fractions.Fraction "
+    "uuid.UUID pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath "
+    "pathlib._local.PosixPath pathlib._local.WindowsPath re.Pattern zoneinfo.ZoneInfo".split()
+)
+_MEMBERS = 1000  # members of a tuple that are looked at
+
+
+@dataclass(slots=True)
+class Found:
+    """A hit.
+
+    Args:
+        value: The result.
+        saved_s: Seconds that computing it had taken.
+        created: When it was computed, seconds since the epoch.
+        key: Digest of the key.
+    """
+
+    value: Any
+    saved_s: float
+    created: float
+    key: str
+
+
+@dataclass(slots=True)
+class EntryInfo:
+    """What is known of one stored result; times in seconds since the epoch, `tier` is "memory" or "disk"."""
+
+    key: str
+    task: str
+    cell: str | None
+    created: float
+    last_used: float
+    cost_s: float
+    size_bytes: int
+    ttl: float | None
+    parts: tuple[KeyPart, ...]
+    hits: int = 0
+    pinned: bool = False
+    tier: str = "memory"
+
+
+@dataclass(slots=True)
+class _Held:
+    info: EntryInfo
+    found: Found | None  # to be handed out as it is
+    packed: Packed | None  # to be built anew
+    size: int
+    session: bool  # not on disk as well
+    fresh: int = 0  # hits since it came here
+
+
+def is_immutable(value: Any) -> bool:
+    """Whether nobody can change `value`, so that all may share it."""
+    kind = type(value)
+    if kind in _IMMUTABLE:
+        return True
+    if kind in (tuple, frozenset):
+        return len(value) <= _MEMBERS and all(map(is_immutable, value))
+    if kind.__module__ == "builtins":
+        return False
+    return f"{kind.__module__}.{kind.__qualname__}" in _IMMUTABLE_NAMES
+
+
+def _size_of(value: Any) -> int:
+    own = sys.getsizeof(value)
+    return own + sum(map(_size_of, value)) if type(value) in (tuple, frozenset) else own
+
+
+class MemoryTier:
+    """Results in memory, within a budget of bytes; safe from any thread.
+
+    Args:
+        max_bytes: The budget.
+        wall: Returns seconds since the epoch.
+        dropped: Told the key and the untold hits of each entry that leaves.
+    """
+
+    def __init__(
+        self, max_bytes: int, wall: Callable[[], float], dropped: Callable[[str, int], None] = lambda *_: None
+    ) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.hits = 0
+        self._wall = wall
+        self._dropped = dropped
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def peek(self, digest: str, ttl: float | None = None) -> Found | None:
+        """Return the hit under `digest`, or None; an expired entry is no hit.
+
+        Args:
+            digest: Digest of the key.
+            ttl: Seconds after which the entry is too old, where the entry's own limit does not count.
+        """
+        held = self._held.get(digest)
+        if held is None:
+            return None
+        limit = held.info.ttl if ttl is None else ttl
+        if limit is not None and self._wall() - held.info.created > limit:
+            return None
+        held.fresh += 1
+        self.hits += 1
+        try:
+            self._held.move_to_end(digest)
+        except KeyError:  # left in this very moment
+            pass
+        return held.found or self._built(digest, held)
+
+    def _built(self, digest: str, held: _Held) -> Found | None:
+        packed = held.packed
+        assert packed is not None
+        try:
+            value = unpack(packed.head, [bytearray(buffer) for buffer in packed.buffers])
+        except Unloadable:
+            self.drop(digest)
+            return None
+        return Found(value, held.info.cost_s, held.info.created, digest)
+
+    def keep(self, info: EntryInfo, value: Any, packed: Packed | None, *, session: bool) -> bool:
+        """Hold a result, if it fits the budget.
+
+        Args:
+            info: What is known of it.
+            value: The result.
+            packed: The same taken apart; None where `value` cannot change.
+            session: Whether this is its only place.
+
+        Returns:
+            Whether it is held.
+        """
+        size = _size_of(value) if packed is None else packed.size + 200
+        if size > self.max_bytes:
+            self.drop(info.key)
+            return False
+        found = Found(value, info.cost_s, info.created, info.key) if packed is None else None
+        kept = None if packed is None else packed.detached()
+        info.size_bytes = info.size_bytes or size
+        with self._lock:
+            self.drop(info.key)
+            self._held[info.key] = _Held(info, found, kept, size, session)
+            self.bytes += size
+            while self.bytes > self.max_bytes:
+                self.drop(next(iter(self._held)))
+        return True
+
+    def drop(self, digest: str) -> bool:
+        """Forget one result; return whether it was there."""
+        with self._lock:
+            held = self._held.pop(digest, None)
+            if held is None:
+                return False
+            self.bytes -= held.size
+        if held.fresh and not held.session:
+            self._dropped(digest, held.fresh)
+        return True
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            for digest in list(self._held):
+                self.drop(digest)
+
+    def infos(self) -> Iterator[tuple[EntryInfo, bool]]:
+        """Return what is known of the results, and whether they are only here; newest use last."""
+        for held in list(self._held.values()):
+            yield replace(held.info, hits=held.info.hits + held.fresh), held.session
+
+    def __len__(self) -> int:
+        return len(self._held)

@@ -1,0 +1,106 @@
+"""Whose entries may be opened.
+
+A pickle is code, so nothing is unpickled that was not written under the user's own key. The key is 32 random bytes in a
+file that only the user can read (`NBFLOW_KEY_FILE`, else `nbflow/key` in the configuration folder), made when the first
+entry is saved. It never travels with a store: a store that was copied here from elsewhere has no entries for us.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from pathlib import Path
+
+from nbflow.errors import CacheError
+
+__all__ = ["MAC_BYTES", "Signer", "key_file", "load_signer", "make_signer"]
+
+MAC_BYTES = 32
+_BYTES = 32
+_loaded: dict[str, Signer] = {}
+_lock = threading.Lock()
+
+
+def key_file() -> Path:
+    """Return where the user's key is, or will be."""
+    if named := os.environ.get("NBFLOW_KEY_FILE"):
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path("~/.config").expanduser()) / "nbflow" / "key"
+
+
+def load_signer() -> Signer | None:
+    """Return the signer of the user's key, or None where there is none that can be used."""
+    path = key_file()
+    known = _loaded.get(str(path))
+    if known is None:
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        if len(data) != _BYTES:
+            return None
+        known = _loaded[str(path)] = Signer(data)
+    return known
+
+
+def make_signer() -> Signer:
+    """Return the signer of the user's key, making the key first where there is none.
+
+    Raises:
+        CacheError: The file cannot be made, or holds something else.
+    """
+    with _lock:
+        known = load_signer()
+        if known is not None:
+            return known
+        path = key_file()
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _publish(path, secrets.token_bytes(_BYTES))
+        except OSError as error:
+            raise CacheError(
+                f"The key that protects cached results cannot be made at {path} ({error}); set NBFLOW_KEY_FILE to a file "
+                "that can be written."
+            ) from None
+        known = load_signer()
+        if known is None:
+            raise CacheError(f"{path} is not a key of {_BYTES} bytes; remove it, or set NBFLOW_KEY_FILE to another file.")
+        return known
+
+
+def _publish(path: Path, data: bytes) -> None:
+    """Write beside and link, so that of several processes one wins and none sees half a key."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            return
+        except OSError:  # no hard links here
+            if not path.exists():
+                os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+class Signer:
+    """Makes keyed checksums (BLAKE2b); the key is prepared once."""
+
+    __slots__ = ("_begin",)
+
+    def __init__(self, key: bytes) -> None:
+        from hashlib import blake2b
+
+        self._begin = blake2b(key=key, digest_size=MAC_BYTES)
+
+    def sign(self, *pieces: bytes | memoryview) -> bytes:
+        """Return the checksum of the pieces, joined."""
+        state = self._begin.copy()
+        for piece in pieces:
+            state.update(piece)
+        return state.digest()

@@ -1,0 +1,328 @@
+"""What `%flow` does: a table of what ran, what is stale and why, and running that again.
+
+`Flow` asks the graph of cells and the session's records; it keeps nothing itself. Tables are objects with an HTML and
+a text face, so they stay readable in a saved notebook.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from nbflow._util import format_duration, one_line
+from nbflow.cache.digest import task_function
+from nbflow.cache.fingerprint import fingerprint
+from nbflow.cache.places import where_of
+from nbflow.notebook.cells import CellKeyer
+from nbflow.notebook.graph import CellNode, describe_changes
+from nbflow.notebook.runner import ForcedKeyer
+from nbflow.sessions import session_or_default
+
+if TYPE_CHECKING:
+    from nbflow.notebook.kernel import ShellState
+    from nbflow.runtime.current import Call
+
+__all__ = ["SUBCOMMANDS", "Flow", "Table"]
+
+SUBCOMMANDS = ("status", "why", "stale", "run", "clear")
+_CODE = frozenset({"code", "closure", "default", "global", "helper", "class", "module"})
+_ICONS = {"fresh": "✓", "cached": "⚡", "stale": "↻", "failed": "✗", "uncached": "–"}
+_COLOURS = {"fresh": "#2a8", "cached": "#28c", "stale": "#c80", "failed": "#c33", "uncached": "#888"}
+
+
+class Table:
+    """Rows under headings, as HTML and as text.
+
+    Args:
+        headings: One for each column.
+        rows: Text of each cell; the column `state` gets an icon and a colour beside its word.
+        empty: What to say if there are no rows.
+        caption: A line below.
+    """
+
+    def __init__(
+        self, headings: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, empty: str, caption: str = ""
+    ) -> None:
+        self.headings = headings
+        self.rows = list(rows)
+        self.empty = empty
+        self.caption = caption
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return self.empty
+        table = [
+            self.headings,
+            *([_ICONS.get(text, "") + " " + text if text in _ICONS else text for text in row] for row in self.rows),
+        ]
+        widths = [max(len(row[column]) for row in table) for column in range(len(self.headings))]
+        lines = [
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table
+        ]
+        return "\n".join([*lines, *([self.caption] if self.caption else [])])
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return f"<i>{escape(self.empty)}</i>"
+        head = "".join(f'<th style="text-align:left">{escape(text)}</th>' for text in self.headings)
+        body = "".join("<tr>" + "".join(map(self._html_cell, row)) + "</tr>" for row in self.rows)
+        foot = f'<div style="opacity:.75">{escape(self.caption)}</div>' if self.caption else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{foot}"
+
+    @staticmethod
+    def _html_cell(text: str) -> str:
+        if text in _ICONS:
+            return f'<td style="text-align:left;color:{_COLOURS[text]}">{_ICONS[text]} {text}</td>'
+        return f'<td style="text-align:left">{escape(text)}</td>'
+
+
+@dataclass(slots=True)
+class _TaskSum:
+    """What the session remembers of one `@task` function."""
+
+    last: Call
+    runs: int = 0
+    saved_s: float = 0.0
+
+
+class Flow:
+    """The subcommands of `%flow`.
+
+    Args:
+        state: What nbflow keeps about the shell.
+    """
+
+    def __init__(self, state: ShellState) -> None:
+        self.state = state
+
+    def do(self, line: str) -> Any:
+        """Do what the line says and return what to show.
+
+        Raises:
+            UsageError: There is no such subcommand, cell or task.
+        """
+        __tracebackhide__ = True
+        command, rest = self._read(line)
+        if command == "status":
+            return self.status()
+        if command == "why":
+            print(self.why(" ".join(rest)))
+        elif command == "stale":
+            return self.stale()
+        elif command == "clear":
+            print(self.clear(" ".join(rest)))
+        else:
+            return self.run(rest)
+        return None
+
+    def _read(self, line: str) -> tuple[str, list[str]]:
+        command, *rest = line.split() or ["status"]
+        if command not in SUBCOMMANDS:
+            raise _usage(f"%flow {command}: there is no such subcommand; use one of {', '.join(SUBCOMMANDS)}.")
+        if command in ("status", "stale") and rest:
+            raise _usage(f"%flow {command} takes nothing more, but got {' '.join(rest)!r}.")
+        if command == "why" and not rest:
+            raise _usage("%flow why NAME: which cell or task?")
+        return command, [word.strip("'\"") for word in rest]
+
+    def names(self) -> list[str]:
+        """Names of all cells and tasks that are known."""
+        return sorted({*self.state.graph.nodes, *self._tasks()})
+
+    # -- looking
+
+    def status(self) -> Table:
+        """Return a table of all task cells and task functions of this session."""
+        graph = self.state.graph
+        stale = graph.stale(self.state.key_now)
+        rows, total = [], 0.0
+        for node in sorted(graph.nodes.values(), key=lambda each: each.order):
+            state = "failed" if node.state == "failed" else "stale" if node.name in stale else node.state
+            rows.append(
+                (
+                    node.name,
+                    node.label,
+                    state,
+                    _ago(time.time() - node.last_run),
+                    format_duration(node.saved_s),
+                    str(node.runs),
+                )
+            )
+            total += node.saved_s
+        for name, tally in self._tasks().items():
+            call = tally.last
+            age = call.session.clock.monotonic() - (call.ended or 0.0)
+            saved = format_duration(tally.saved_s)
+            rows.append((name, _place(call), self._task_state(call), _ago(age), saved, str(tally.runs)))
+            total += tally.saved_s
+        headings = ("name", "where", "state", "last run", "saved", "runs")
+        caption = f"{len(stale)} stale · saved {format_duration(total)} so far"
+        return Table(headings, rows, empty="No task has run in this session yet.", caption=caption)
+
+    def stale(self) -> Table:
+        """Return a table of the cells that would run again, with reasons, in dependency order."""
+        nodes = self.state.graph.nodes
+        found = self.state.graph.stale(self.state.key_now)
+        rows = [(name, nodes[name].label, reason) for name, reason in found.items()]
+        return Table(("name", "where", "reason"), rows, empty="Nothing is stale.")
+
+    def why(self, name: str) -> str:
+        """Say why a cell or task would run now, or why it ran.
+
+        Raises:
+            UsageError: Nothing of that name has run.
+        """
+        node = self.state.graph.nodes.get(name)
+        if node is not None:
+            return self._why_cell(node)
+        tally = self._tasks().get(name)
+        if tally is not None:
+            return self._why_task(name, tally.last)
+        known = ", ".join(self.names())
+        raise _usage(f"%flow why {name}: nothing of that name has run" + (f"; known: {known}." if known else " yet."))
+
+    def _why_cell(self, node: CellNode) -> str:
+        graph = self.state.graph
+        head = f"{node.name} ({node.label})"
+        if node.state == "failed":
+            return f"{head} failed: {node.reason}"
+        reason = graph.stale(self.state.key_now).get(node.name)
+        if reason is not None:
+            return f"{head} is stale: {reason}"
+        if node.state == "cached":
+            return (
+                f"{head} is up to date; it was restored from the cache (saved {format_duration(node.saved_s)} so far)"
+            )
+        if node.state == "uncached":
+            return f"{head} is not cached: {node.reason or 'caching is off'}"
+        return f"{head} is up to date; it ran because: {node.reason or 'it had not run before'}"
+
+    def _why_task(self, name: str, call: Call) -> str:
+        head = f"{name} ({where})" if (where := _place(call)) else name
+        if call.error is not None:
+            return f"{head} failed: {one_line(call.error)}"
+        if not call.spec.cache:
+            return f"{head} runs at every call: caching is off for it"
+        changes = self._task_changes(call)
+        if changes:
+            return f"{head} would run again: {'; '.join(changes)}"
+        if call.cached:
+            return f"{head} is up to date; its last call came from the cache"
+        return f"{head} is up to date; its last call ran because: {call.reason or 'it had not run before'}"
+
+    def _tasks(self) -> dict[str, _TaskSum]:
+        found: dict[str, _TaskSum] = {}
+        for call in list(session_or_default().records):
+            if isinstance(call.spec.keyer, (CellKeyer, ForcedKeyer)):
+                continue
+            tally = found.setdefault(call.spec.name, _TaskSum(call))
+            tally.last = call
+            tally.runs += 1
+            tally.saved_s += call.saved_s
+        return found
+
+    def _task_state(self, call: Call) -> str:
+        if call.error is not None:
+            return "failed"
+        if not call.spec.cache:
+            return "uncached"
+        if self._task_changes(call):
+            return "stale"
+        return "cached" if call.cached else "fresh"
+
+    def _task_changes(self, call: Call) -> list[str]:
+        """Say what has changed in the code that a task reaches since its last call; arguments are of no interest here."""
+        if call.key is None or not call.key.parts:
+            return []
+        now = next((each for each in list(self.state.shell.user_ns.values()) if _is_task(each, call.spec.name)), None)
+        function = call.spec.func if now is None else task_function(now)
+        before = [part for part in call.key.parts if part.kind in _CODE]
+        return describe_changes(before, [part for part in fingerprint(function).parts if part.kind in _CODE])
+
+    # -- doing
+
+    def clear(self, name: str) -> str:
+        """Forget cached results of one cell or task, or of all, and say how many that were."""
+        store = session_or_default().cache_store
+        if store is None:
+            return "There is no cache."
+        entries = list(store.entries(name or None))
+        if name and not entries and name not in self.names():
+            raise _usage(f"%flow clear {name}: nothing of that name is cached.")
+        for entry in entries:
+            store.invalidate(entry.key)
+        size = sum(entry.size_bytes for entry in entries)
+        return f"Forgot {len(entries)} cached result{'' if len(entries) == 1 else 's'} ({size / 1e6:.1f} MB)."
+
+    def run(self, words: list[str]) -> None:
+        """Run stale cells again, in dependency order, and show what they show."""
+        __tracebackhide__ = True
+        for node, force in self._to_run(words):
+            run, noted = self.state.rerun(node, force=force)
+            self._announce(node)
+            with noted:
+                value = run.run()
+            self._show(value)
+
+    async def run_async(self, line: str) -> None:
+        """The same where some cells await."""
+        __tracebackhide__ = True
+        _, words = self._read(line)
+        for node, force in self._to_run(words):
+            run, noted = self.state.rerun(node, force=force)
+            self._announce(node)
+            with noted:
+                value = await run.run_async() if node.cell.is_async else run.run()
+            self._show(value)
+
+    def _to_run(self, words: list[str]) -> Iterable[tuple[CellNode, bool]]:
+        graph = self.state.graph
+        force = any(word in ("-f", "--force") for word in words)
+        names = [word for word in words if word not in ("-f", "--force")]
+        wrong = [word for word in names if word.startswith("-")]
+        if wrong:
+            raise _usage(f"%flow run {wrong[0]}: there is no such option; use -f or --force.")
+        unknown = [name for name in names if name not in graph.nodes]
+        if unknown:
+            raise _usage(
+                f"%flow run: no task cell is called {unknown[0]!r}; known: {', '.join(sorted(graph.nodes)) or 'none'}."
+            )
+        wanted = names or list(graph.nodes)
+        if not force and not any(name in graph.stale(self.state.key_now) for name in wanted):
+            print("Nothing is stale.")
+            return
+        for node in graph.in_order(wanted):
+            # Asked again at each turn: a cell whose sources came out as before need not run.
+            if force or graph.reason(node, self.state.key_now) is not None:
+                yield node, force
+
+    def _announce(self, node: CellNode) -> None:
+        print(f"— {node.name} ({node.label})")
+
+    def _show(self, value: Any) -> None:
+        if value is not None:
+            from IPython.display import display
+
+            display(value)
+
+
+def _usage(message: str) -> Exception:
+    from IPython.core.error import UsageError
+
+    return UsageError(message)
+
+
+def _is_task(value: Any, name: str) -> bool:
+    return task_function(value) is not None and getattr(value, "name", None) == name
+
+
+def _place(call: Call) -> str:
+    code = getattr(call.spec.func, "__code__", None)
+    return where_of(code.co_filename) if code is not None else ""
+
+
+def _ago(seconds: float) -> str:
+    return "just now" if seconds < 1 else f"{format_duration(round(seconds))} ago"

@@ -1,0 +1,51 @@
+"""Kernels for the tests of this folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def _harness() -> Any:
+    name = "nbflow_kernel_harness"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("harness.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A kernel for all tests of a file; they use names of their own and do not restart it."""
+    with _harness().Kernel(tmp_path_factory.mktemp("kernel")) as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Iterator[Any]:
+    """A kernel for one test, which may restart it."""
+    with _harness().Kernel(tmp_path) as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def start_kernel(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Start kernels with options; all end with the test."""
+    started: list[Any] = []
+
+    def start(**options: Any) -> Any:
+        started.append(_harness().Kernel(tmp_path, **options))
+        return started[-1]
+
+    yield start
+    for kernel in started:
+        kernel.close()

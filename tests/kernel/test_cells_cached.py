@@ -1,0 +1,435 @@
+"""Task cells in a real kernel: what a hit restores and replays, and what makes a cell run again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.kernel
+
+COUNT = "open('ran.txt', 'a').write('{}\\n')"
+
+
+def ran(kernel: Any) -> list[str]:
+    """What the bodies wrote about themselves, then forgotten."""
+    file = kernel.folder / "ran.txt"
+    lines = file.read_text().split() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return lines
+
+
+NOTEBOOK = [
+    "import random\nimport sys\nCUTOFF = 3",
+    "def clean(x):\n    return [each for each in x if each > CUTOFF]",
+    f"""%%task raw
+_ = {COUNT.format("raw")}
+import math
+from dataclasses import dataclass
+from IPython.display import display, HTML
+@dataclass
+class Point:
+    x: float
+def double(p): return Point(p.x * 2)
+print("reading")
+display(HTML("<b>one</b>"))
+print("done", file=sys.stderr)
+raw = list(range(6))
+alias = raw
+point = Point(math.pi)
+point""",
+    f"""%%task kept
+_ = {COUNT.format("kept")}
+kept = clean(raw)
+len(kept)""",
+    f"""%%task total
+_ = {COUNT.format("total")}
+total = sum(kept) + double(point).x
+f"{{total:.3f}}\"""",
+    "raw is alias, isinstance(point, Point), double(point), total, kept",
+]
+
+
+def run_all(kernel: Any) -> list[Any]:
+    return [kernel.ok(cell) for cell in NOTEBOOK]
+
+
+def test_second_run_runs_no_body_and_shows_the_same(kernel: Any) -> None:
+    """Running a cell again restores names and replays stdout, stderr, displays and the last value in order."""
+    first = run_all(kernel)
+    assert ran(kernel) == ["raw", "kept", "total"]
+    second = run_all(kernel)
+    assert ran(kernel) == []
+    assert [each.plain for each in second] == [each.plain for each in first]
+    assert [len(each.badges) for each in second] == [0, 0, 1, 1, 1, 0]
+    assert second[2].badges[0].startswith("cached · saved ")
+
+
+def test_after_a_restart_no_body_runs(kernel: Any) -> None:
+    """The whole notebook comes back after a restart: same outputs but for badges, same identities."""
+    first = run_all(kernel)
+    ran(kernel)
+    kernel.restart()
+    second = run_all(kernel)
+    assert ran(kernel) == []
+    assert [each.plain for each in second] == [each.plain for each in first]
+    assert second[-1].result is not None
+    assert second[-1].result.startswith("(True, True, Point(x=6.28")
+
+
+def test_comments_and_layout_do_not_count(kernel: Any) -> None:
+    """A cell with another comment, more blank lines, or at another place is still cached."""
+    run_all(kernel)
+    ran(kernel)
+    result = kernel.ok(f"%%task kept\n# now with a remark\n_ = {COUNT.format('kept')}\n\nkept = clean( raw )\nlen(kept)")
+    assert ran(kernel) == []
+    assert result.badges
+
+
+def test_an_edited_helper_reruns_exactly_its_dependents(kernel: Any) -> None:
+    """After an edit of `clean` only the cells that depend on its results run; `%flow why` names helper and cell."""
+    run_all(kernel)
+    ran(kernel)
+    kernel.ok("def clean(x):\n    return [each for each in x if each >= CUTOFF]")
+    why = kernel.ok("%flow why kept").stdout
+    assert "helper `clean` changed (cell 8)" in why  # loading nbflow was cell 1
+    assert "reads from stale `kept`" in kernel.ok("%flow why total").stdout
+    for cell in NOTEBOOK[2:]:
+        kernel.ok(cell)
+    assert ran(kernel) == ["kept", "total"]
+
+
+def test_an_edit_that_changes_no_value_stops_there(kernel: Any) -> None:
+    """Early cut-off: `kept` runs again, comes out as before, so `total` does not run."""
+    run_all(kernel)
+    ran(kernel)
+    kernel.ok("def clean(x):\n    return list(filter(lambda each: each > CUTOFF, x))")
+    for cell in NOTEBOOK[2:]:
+        kernel.ok(cell)
+    assert ran(kernel) == ["kept"]
+
+
+def test_a_changed_global_of_a_helper_is_named(kernel: Any) -> None:
+    """A global that only a helper reads counts, and `%flow why` shows its old and new value."""
+    run_all(kernel)
+    kernel.ok("CUTOFF = 1")
+    assert "`CUTOFF` 3 → 1" in kernel.ok("%flow why kept").stdout
+
+
+def test_a_changed_upstream_value_after_a_restart_is_explained(kernel: Any) -> None:
+    """The store explains a miss by the parts of the run before the restart."""
+    run_all(kernel)
+    kernel.restart()
+    for cell in ["import random\nimport sys\nCUTOFF = 4", *NOTEBOOK[1:]]:
+        kernel.ok(cell)
+    assert "`CUTOFF` 3 → 4" in kernel.ok("%flow why kept").stdout
+    assert ran(kernel) == ["raw", "kept", "total", "kept", "total"]
+
+
+def test_changed_in_place(kernel: Any) -> None:
+    """A cell that changes its input in place is cached, also for other names of that object, after a restart too."""
+    cells = [
+        "import numpy as np\nitems = [1, 2]\nother = items\ntable = {'a': 1}\narr = np.zeros(3)",
+        f"%%task grow\n_ = {COUNT.format('grow')}\nitems.append(3)\ntable['b'] = len(items)\narr[1] = 7\nitems",
+        "print(items, other is items, table, arr)",
+    ]
+    first = [kernel.ok(cell) for cell in cells]
+    assert first[2].stdout == "[1, 2, 3] True {'a': 1, 'b': 3} [0. 7. 0.]\n"
+    kernel.restart()
+    second = [kernel.ok(cell) for cell in cells]
+    assert [each.plain for each in second] == [each.plain for each in first]
+    assert ran(kernel) == ["grow"]
+    assert "up to date" in kernel.ok("%flow why grow").stdout
+
+
+def test_mutation_that_the_text_does_not_show(kernel: Any) -> None:
+    """An input that a function changed is found by its digest, and restored on a hit."""
+    cells = [
+        "import random\nitems = [3, 1, 2]\ndef tidy(x): x.sort()",
+        f"%%task tidied\n_ = {COUNT.format('tidied')}\ntidy(items)\ncount = len(items)",
+        "items, count",
+    ]
+    first = [kernel.ok(cell) for cell in cells]
+    second = [kernel.ok(cell) for cell in cells]
+    assert ran(kernel) == ["tidied"]
+    assert first[2].result == second[2].result == "([1, 2, 3], 3)"
+
+
+def test_random_numbers_go_on_as_in_a_plain_notebook(kernel: Any) -> None:
+    """The state of `random` and NumPy after a cell that draws is restored, so the next cell draws the same."""
+    cells = [
+        "import random\nimport numpy as np\nrandom.seed(1)\nnp.random.seed(2)",
+        f"%%task drawn\n_ = {COUNT.format('drawn')}\ndrawn = (random.random(), np.random.rand())",
+        "print(drawn, random.random(), np.random.rand())",
+    ]
+    first = [kernel.ok(cell) for cell in cells]
+    kernel.restart()
+    second = [kernel.ok(cell) for cell in cells]
+    assert second[2].stdout == first[2].stdout
+    assert ran(kernel) == ["drawn"]
+    kernel.ok("random.seed(5)")
+    kernel.ok(cells[1])
+    assert ran(kernel) == ["drawn"], "another seed is another input of a cell that draws"
+
+
+def test_numpy_seeded_in_the_cell_that_imports_it(kernel: Any) -> None:
+    """A cell that loads NumPy, seeds and draws leaves the generator where the next cell expects it."""
+    cells = ["%%task\nimport numpy as np\nnp.random.seed(0)\nfirst = np.random.rand()", "print(first, np.random.rand())"]
+    first = [kernel.ok(cell) for cell in cells]
+    kernel.restart()
+    second = [kernel.ok(cell) for cell in cells]
+    assert second[0].badges
+    assert second[1].stdout == first[1].stdout
+
+
+def test_an_output_that_cannot_be_stored(shared: Any) -> None:
+    """The cell stays uncached, one line says which output and why, and nothing else is stored."""
+    cell = f"%%task gen\n_ = {COUNT.format('gen')}\nnumbers = [1]\ngen = (n for n in numbers)"
+    ran(shared)
+    result = shared.ok(cell)
+    assert result.stderr.count("\n") == 1
+    assert "not cached: output `gen` (generator) cannot be stored" in result.stderr
+    shared.ok(cell)
+    assert ran(shared) == ["gen", "gen"]
+    assert "not cached: output `gen`" in shared.ok("%flow why gen").stdout
+    assert shared.ok(cell.replace("%%task gen", "%%task gen -q")).stderr == ""
+
+
+def test_an_input_that_cannot_be_digested(shared: Any) -> None:
+    """The cell is cached for this session only, and `--verbose` says why."""
+    shared.ok("import threading\nlock = threading.Lock()")
+    cell = "%%task locked -v\nheld = lock.locked()"
+    assert "kept for this session only" in shared.ok(cell).stderr
+    assert "restored" in shared.ok(cell).stderr
+
+
+def test_a_failing_cell_stores_nothing(shared: Any) -> None:
+    """The next run runs the body again, and the cell is shown as failed until it succeeds."""
+    ran(shared)
+    cell = f"%%task fails\n_ = {COUNT.format('fails')}\npartial = 1\nassert ready"
+    shared.ok("ready = False")
+    assert shared.run(cell).status == "error"
+    assert shared.value("partial") == 1
+    assert "failed" in shared.ok("%flow why fails").stdout
+    shared.ok("ready = True")
+    shared.ok(cell)
+    assert ran(shared) == ["fails", "fails"]
+
+
+def test_missing_names_fail_as_in_a_plain_cell(shared: Any) -> None:
+    """An input that does not exist is a NameError of the body, and the cell runs once the name is there."""
+    result = shared.run("%%task\nneeds = not_there_yet + 1")
+    assert "NameError: name 'not_there_yet' is not defined" in result.traceback
+    shared.ok("not_there_yet = 1")
+    shared.ok("%%task\nneeds = not_there_yet + 1")
+    assert shared.value("needs") == 2
+
+
+def test_functions_made_in_a_cell_see_later_globals(kernel: Any) -> None:
+    """Restored functions, lambdas in containers and closures use the notebook's own globals, as plain ones do."""
+    cells = [
+        "factor = 2",
+        f"""%%task made
+_ = {COUNT.format("made")}
+def scale(x): return x * factor
+def adder(n):
+    def add(x): return x + n * factor
+    return add
+table = {{"twice": lambda x: x * factor, "add": adder(10)}}
+size = lambda x: len(x) + factor""",
+        "factor = 5\nprint(scale(1), table['twice'](1), table['add'](1), size('ab'))",
+    ]
+    first = [kernel.ok(cell) for cell in cells]
+    kernel.restart()
+    second = [kernel.ok(cell) for cell in cells]
+    assert second[2].stdout == first[2].stdout == "5 5 51 7\n"
+    assert ran(kernel) == ["made"]
+
+
+def test_definitions_that_need_data(kernel: Any) -> None:
+    """A default taken from data of the cell, a class made by a call, and instances of both come back."""
+    cell = f"""%%task shapes
+_ = {COUNT.format("shapes")}
+from collections import namedtuple
+fields = ["x", "y"]
+Pair = namedtuple("Pair", fields)
+pairs = [Pair(1, 2)]
+def first(values=pairs): return values[0].x
+"""
+    check = "print(first(), pairs, isinstance(pairs[0], Pair), first.__defaults__[0] is pairs)"
+    kernel.ok(cell)
+    before = kernel.ok(check).stdout
+    kernel.restart()
+    assert kernel.ok(cell).badges
+    assert kernel.ok(check).stdout == before == "1 [Pair(x=1, y=2)] True True\n"
+
+
+def test_two_names_of_an_input(kernel: Any) -> None:
+    """An output that is an input stays that very object, also inside a container."""
+    cells = [
+        "import pandas as pd\nframe = pd.DataFrame({'a': [1, 2]})",
+        "%%task\nsame = frame\nheld = {'frame': frame, 'n': 2}",
+        "same is frame, held['frame'] is frame",
+    ]
+    for _ in range(2):
+        results = [kernel.ok(cell) for cell in cells]
+        assert results[2].result == "(True, True)"
+        kernel.restart()
+
+
+def test_deleted_names_and_files(kernel: Any) -> None:
+    """A name that the cell deletes is deleted on a hit; a file that it closed does not keep it from being stored."""
+    cells = ["scratch = 1", "%%task\nwith open('ran.txt', 'a') as f:\n    n = f.write('once\\n')\ndel scratch"]
+    for _ in range(2):
+        for cell in cells:
+            kernel.ok(cell)
+        assert kernel.value("'scratch' in globals(), f.closed, n") == (False, True, 5)
+        kernel.restart()
+    assert ran(kernel) == ["once"]
+
+
+def test_a_name_that_is_only_sometimes_bound(shared: Any) -> None:
+    """A branch not taken leaves the name alone on a hit as well; another old value is another case."""
+    cell = "%%task\nif flag:\n    maybe = 1\nlabel = 'x'"
+    shared.ok("flag = False\nmaybe = 5")
+    shared.ok(cell)
+    shared.ok("maybe = 7")
+    shared.ok(cell)
+    assert shared.value("maybe") == 7
+
+
+def test_a_loop_that_does_not_run(shared: Any) -> None:
+    """What a loop over nothing leaves unbound is an input after all."""
+    cell = f"%%task\n_ = {COUNT.format('loop')}\nfor row in rows:\n    newest = row\nseen = newest"
+    ran(shared)
+    shared.ok("rows = [1, 2]")
+    for _ in range(2):
+        shared.ok(cell)
+    assert ran(shared) == ["loop"]
+    for newest in (8, 9, 9):
+        shared.ok(f"rows = []\nnewest = {newest}")
+        shared.ok(cell)
+        assert shared.value("seen") == newest
+    assert ran(shared) == ["loop", "loop"]
+
+
+def test_accumulating_cells(kernel: Any) -> None:
+    """`acc += 1` runs again whenever it would count on, and is restored where it starts from the same value."""
+    cells = ["acc = 0", f"%%task\n_ = {COUNT.format('acc')}\nacc += 1"]
+    for cell in cells:
+        kernel.ok(cell)
+    kernel.ok(cells[1])
+    assert kernel.value("acc") == 2
+    kernel.restart()
+    for cell in [*cells, cells[1]]:
+        kernel.ok(cell)
+    assert kernel.value("acc") == 2
+    assert ran(kernel) == ["acc", "acc"]
+
+
+def test_displays_updates_and_figures_in_order(kernel: Any) -> None:
+    """Displays, updates and inline figures come back in the order of a plain cell; the figure after the value."""
+    body = """import matplotlib.pyplot as plt
+from IPython.display import display
+print("a")
+handle = display("shown", display_id=True)
+handle.update("updated")
+print("b")
+figure, axes = plt.subplots(figsize=(1, 1))
+axes.set_title("t")
+"""
+    kernel.ok("%matplotlib inline")
+    plain = kernel.ok(body)
+    kinds = [each["type"] for each in plain.plain]
+    assert kinds == ["stdout", "display_data", "stdout", "execute_result", "display_data"]
+    first, second = kernel.ok("%%task\n" + body), kernel.ok("%%task\n" + body)
+    assert second.badges
+    for each in (first, second):
+        assert [part["type"] for part in each.plain] == kinds
+        assert each.displays[0] == "'updated'"
+        assert "image/png" in each.plain[-1]["data"]
+    assert first.plain[-1] == second.plain[-1]
+    assert kernel.value("handle.display_id") is not None
+
+
+def test_clear_output_is_recorded(shared: Any) -> None:
+    """What the cell itself cleared does not come back."""
+    cell = "%%task\nfrom IPython.display import clear_output\nprint('old')\nclear_output()\nprint('new')"
+    shared.ok(cell)
+    assert shared.ok(cell).stdout == "new\n"
+
+
+def test_prints_of_tasks_on_threads(shared: Any) -> None:
+    """Prints and displays of a thread that carries the cell's context are recorded with the cell."""
+    cell = """%%task
+import threading
+from contextvars import copy_context
+from IPython.display import display
+def work():
+    print("from a thread")
+    display("seen")
+thread = threading.Thread(target=copy_context().run, args=(work,))
+thread.start(); thread.join()
+del thread"""
+    first, second = shared.ok(cell), shared.ok(cell)
+    assert second.badges
+    assert second.stdout == first.stdout == "from a thread\n"
+    assert second.displays == first.displays == ["'seen'"]
+
+
+def test_settings_of_modules_are_made_again(kernel: Any) -> None:
+    """Settings of imported modules and configuring magics run again on a hit, since they are no values."""
+    cell = f"""%%task
+_ = {COUNT.format("set")}
+import os, sys
+os.environ["NBFLOW_TEST_SETTING"] = "on"
+sys.path.append("somewhere")
+x = 1"""
+    kernel.ok(cell)
+    kernel.restart()
+    kernel.ok(cell)
+    assert ran(kernel) == ["set"]
+    assert kernel.value("os.environ['NBFLOW_TEST_SETTING'], 'somewhere' in sys.path") == ("on", True)
+
+
+def test_definitions_do_not_print_twice(shared: Any) -> None:
+    """What a class body prints is replayed once, although the class is made again."""
+    cell = "%%task\nclass Loud:\n    print('made')\nx = 1"
+    shared.ok(cell)
+    result = shared.ok(cell)
+    assert result.badges
+    assert result.stdout == "made\n"
+
+
+def test_magics_and_commands_in_the_body(shared: Any) -> None:
+    """Line magics and shell commands work, and names that they expand are inputs."""
+    shared.ok("word = 'hello'")
+    cell = "%%task\nsaid = !echo {word}\n%time twice = word * 2\nsaid"
+    assert "hello" in (shared.ok(cell).result or "")
+    assert shared.ok(cell).badges
+    shared.ok("word = 'bye'")
+    again = shared.ok(cell)
+    assert not again.badges
+    assert again.result == "['bye']"
+
+
+def test_star_imports(shared: Any) -> None:
+    """Names of `import *` are known before the cell runs, so that the second run is a hit."""
+    cell = "%%task\nfrom math import *\nroot = sqrt(16)"
+    shared.ok(cell)
+    assert shared.ok(cell).badges
+    assert shared.value("root") == 4.0
+
+
+def test_large_arrays_come_back_writable(kernel: Any) -> None:
+    """Arrays are stored out of band, and a hit can be changed without changing the stored result."""
+    cells = ["import numpy as np", "%%task\nbig = np.arange(200_000)\nview = big[:10]"]
+    for cell in cells:
+        kernel.ok(cell)
+    kernel.restart()
+    for cell in cells:
+        result = kernel.ok(cell)
+    assert result.badges
+    kernel.ok("big[0] = 99")
+    kernel.ok(cells[1])
+    assert kernel.value("int(big[0]), int(big.sum())") == (0, 19999900000)
