@@ -16,7 +16,7 @@ from nbflow.errors import DatasetError, DefinitionError
 from nbflow.runtime import current, drivers, lanes, loop
 from nbflow.runtime.maps import MapState, run_map
 from nbflow.sessions import SessionContext, session_or_default
-from nbflow.tasks import Task, make_task
+from nbflow.tasks import Task, as_task
 
 __all__ = ["gather_tasks", "load_dataset", "map_tasks", "save_dataset"]
 
@@ -169,7 +169,7 @@ class _Plan:
                 raise DefinitionError(f"{option}={value!r} must be a whole number ≥ 1, or None.")
         if on_error not in ("raise", "collect"):
             raise DefinitionError(f"on_error={on_error!r} must be 'raise' or 'collect'.")
-        self.task = task if isinstance(task, Task) else make_task(task, {})
+        self.task = as_task(task)
         for position, iterable in enumerate(iterables):
             if not isinstance(iterable, Iterable):
                 raise DefinitionError(

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
@@ -23,7 +24,7 @@ from nbflow.runtime.current import Call
 from nbflow.runtime.emit import emit, queued
 from nbflow.runtime.stopping import GRACE_S
 from nbflow.sessions import session_or_default
-from nbflow.tasks import Task, make_task
+from nbflow.tasks import as_task
 
 __all__ = ["TaskHandle", "as_completed", "submit"]
 
@@ -42,12 +43,16 @@ class TaskHandle(Generic[T]):
         self.name = name
         self.task_id = task_id
         self._future: Future[T] = Future()
+        self._future.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it, but by `cancel`
+        self._settled = False
         self._job: Future[Any] | None = None
+        self._needs: tuple[TaskHandle[Any], ...] = ()
         self._backend: Any = None
         self._call: Call | None = None
         self._reason: str | None = None
         self._lock = threading.Lock()
         if task_id < 0:
+            self._settled = True
             self._future.set_result(cast("T", None))
 
     def done(self) -> bool:
@@ -106,7 +111,7 @@ class TaskHandle(Generic[T]):
             False if it had ended already.
         """
         with self._lock:
-            if self._future.done():
+            if self._settled:
                 return False
             self._reason = self._reason or reason
             job, call = self._job, self._call
@@ -126,7 +131,12 @@ class TaskHandle(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio
 
-        return asyncio.wrap_future(self._future).__await__()
+        try:
+            with self._lent():
+                return (yield from asyncio.wrap_future(self._future).__await__())
+        except asyncio.CancelledError:
+            self.cancel("its awaiting task was cancelled")
+            raise
 
     def __repr__(self) -> str:
         state = "running" if not self.done() else "failed" if self.exception is not None else "done"
@@ -134,11 +144,32 @@ class TaskHandle(Generic[T]):
 
     # -- for submit -----------------------------------------------------------------------------------------------
 
-    def _help(self) -> None:
-        """Run the call here, if it waits for a worker and this thread is one."""
+    def _help(self) -> bool:
+        """Run the call here, and before it those that it needs, if it waits for a worker and this thread is one.
+
+        Returns:
+            Whether a call was run.
+        """
+        if self._backend is None or not self._backend.inside():
+            return False
+        helped = False
+        for needed in self._needs:
+            helped = needed._help() or helped
         job = self._job
-        if isinstance(job, Job) and not job.done() and self._backend.inside():
-            job.run()
+        return (isinstance(job, Job) and not job.done() and job.run()) or helped
+
+    def _lent(self) -> AbstractContextManager[Any]:
+        """Let the pool replace this thread while it awaits, if it is a worker; an event loop cannot help."""
+        if self._backend is None or self.done() or not self._backend.inside():
+            return nullcontext()
+        lend: Callable[[], AbstractContextManager[Any]] = getattr(self._backend, "lend", nullcontext)
+        return lend()
+
+    def _claim(self) -> bool:
+        """Whether the caller may settle the handle: the first one may, and has to."""
+        with self._lock:
+            first, self._settled = not self._settled, True
+            return first
 
     def _settle(self, job: Future[Any]) -> None:
         """Take over the outcome of the job, unless there is one already."""
@@ -146,29 +177,28 @@ class TaskHandle(Generic[T]):
             self._fail(self._cancelled_error())
         elif (error := job.exception()) is not None:
             self._fail(error)
-        else:
-            with self._lock:
-                if self._future.done():
-                    return
-                self._call = None
-                value = job.result()
-            self._future.set_result(value)
+        elif self._claim():
+            self._call = None
+            self._needs = ()
+            self._future.set_result(job.result())
 
     def _fail(self, error: BaseException) -> None:
         """End as failed or cancelled; the first outcome wins. A call that never started is told about here."""
-        with self._lock:
-            if self._future.done():
-                return
-            call, self._call = self._call, None
-        self._future.set_exception(error)
-        if call is not None:
-            step = ending(error, call.spec.policy)
-            emit(call, step.fact, step.data)
+        if not self._claim():
+            return
+        call, self._call = self._call, None
+        self._needs = ()
+        try:
+            if call is not None:
+                step = ending(error, call.spec.policy)
+                emit(call, step.fact, step.data)
+        finally:
+            self._future.set_exception(error)
 
     def _leave_behind(self) -> None:
         """Give up on code that did not end when it was told to."""
         call = self._call
-        if call is None or self._future.done():
+        if call is None or self._settled:
             return
         if hasattr(self._backend, "detach"):
             self._backend.detach(call.worker)
@@ -199,38 +229,39 @@ def submit(task: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskHandle[T
         DefinitionError: `task` is a stream, or cannot be called.
         BackendError: There is no such backend.
     """
-    wanted = task if isinstance(task, Task) else make_task(task, {})
+    wanted = as_task(task)
     if wanted.is_generator:
         raise DefinitionError(f"submit({wanted.name!r}): a stream hands out items; iterate over it, or map it.")
     session = session_or_default()
     parent = current.current_call()
     name = wanted.spec.backend or session.backend
     backend = session.backends.get("thread" if session.backends.resolve(name) == "inline" else name)
-    call = Call(wanted.spec, session, parent, (), {})
+    call = Call(wanted.spec, session, parent, cast("Any", None), {})  # its arguments may still be handles
+    call._pool = backend.name
     handle: TaskHandle[T] = TaskHandle(wanted.name, call.id)
     handle._call, handle._backend = call, backend
-    queued(call.id, wanted.name, session, backend.name, None, None)
+    queued(call)
 
     def run() -> Any:
         __tracebackhide__ = True
         if wanted.is_async:
-            return loop.run(drivers.drive_async(call))
+            return loop.run(drivers.drive_async(call), bridge="thread")
         return drivers.drive_sync(call)
 
     def start() -> None:
         try:
-            call.args, call.kwargs = _resolve(args), _resolve(kwargs)
+            call.kwargs, call.args = _resolve(kwargs), _resolve(args)
+            with handle._lock:
+                if handle._settled:
+                    return
+                job = handle._job = backend.submit(run)
         except BaseException as error:
             handle._fail(error)
             return
-        with handle._lock:
-            if handle._future.done():
-                return
-            job = backend.submit(run)
-            handle._job = job
         job.add_done_callback(handle._settle)
 
     waiting = [found for found in _handles((args, kwargs)) if not found.done()]
+    handle._needs = tuple(waiting)
     if not waiting:
         start()
         return handle
@@ -297,6 +328,8 @@ class as_completed(Generic[T]):  # noqa: N801 - a function to its users, as in c
             handle.add_done_callback(ended.put)
         left = len(set(self._handles))
         while left:
+            while ended.empty() and any(handle._help() for handle in self._handles):
+                pass  # a worker that waits runs one call after the other itself
             try:
                 wait = None if deadline is None else max(0.0, deadline - SYSTEM_CLOCK.monotonic())
                 yield ended.get(timeout=wait)
@@ -313,13 +346,19 @@ class as_completed(Generic[T]):  # noqa: N801 - a function to its users, as in c
 
         here = asyncio.get_running_loop()
         ended: asyncio.Queue[TaskHandle[T]] = asyncio.Queue()
+
+        def tell(found: TaskHandle[T]) -> None:
+            if not here.is_closed():  # else nobody waits any more
+                here.call_soon_threadsafe(ended.put_nowait, found)
+
         for handle in dict.fromkeys(self._handles):
-            handle.add_done_callback(lambda found: here.call_soon_threadsafe(ended.put_nowait, found))
+            handle.add_done_callback(tell)
         deadline = None if self._timeout is None else here.time() + self._timeout
         for left in range(len(set(self._handles)), 0, -1):
             try:
-                async with asyncio.timeout_at(deadline):
-                    found = await ended.get()
+                with self._handles[0]._lent():
+                    async with asyncio.timeout_at(deadline):
+                        found = await ended.get()
             except TimeoutError:
                 raise TaskTimeoutError(
                     f"{left} of {len(self._handles)} tasks have not ended within {self._timeout:g} s; they go on.",

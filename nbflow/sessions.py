@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from nbflow import hooks as _hooks
 from nbflow._clock import SYSTEM_CLOCK, Clock
+from nbflow._util import one_line, report
 from nbflow.core.spec import TaskSpec
-from nbflow.errors import DefinitionError
+from nbflow.errors import DefinitionError, SessionError
 from nbflow.hooks import Fanout, Observer, registered_plugins
 from nbflow.runtime import current
 from nbflow.runtime.current import Call, ambient
@@ -101,7 +102,8 @@ class SessionContext:
         if parent is not None and not own:
             self.hooks: Hooks | None = parent.hooks
         else:
-            self.hooks = _hooks.Hooks(dict.fromkeys(everybody)) if everybody else None
+            distinct = {id(plugin): plugin for plugin in everybody}.values()
+            self.hooks = _hooks.Hooks(distinct) if distinct else None
         if backend is not None:
             self._check_backend(backend)
         self._opened = self.clock.monotonic()
@@ -148,14 +150,23 @@ class SessionContext:
 
         Inner sessions share that of the session around, unless their settings differ.
         """
-        if self.parent is not None and not self._own_settings:
-            return self.parent.backends
+        if (around := self._around()) is not None:
+            return around.backends
+        if self.closed:
+            raise SessionError(f"{self.session_id} is closed; open another one with `with session(...)`.")
         with self._lock:
             if self._manager is None:
                 from nbflow.backends.manager import BackendManager  # keeps pools out of a plain import
 
                 self._manager = BackendManager(self)
             return self._manager
+
+    def _around(self) -> SessionContext | None:
+        """Return the open session that this one inherits resources from, if there is one."""
+        around = None if self._own_settings else self.parent
+        while around is not None and around.closed:
+            around = None if around._own_settings else around.parent
+        return around
 
     def _check_backend(self, name: str) -> None:
         if name not in ("inline", "thread"):
@@ -169,8 +180,8 @@ class SessionContext:
         return self._cache
 
     def _find_cache(self) -> Any:
-        if self._cache_option is None and self.parent is not None and not self._own_settings:
-            return self.parent.cache_store
+        if self._cache_option is None and (around := self._around()) is not None:
+            return around.cache_store
         option = self._cache_option if self._cache_option is not None else self.settings.cache_store
         return self._cache_at(str(self.home / "cache") if option is None else option)
 
@@ -180,8 +191,11 @@ class SessionContext:
         return self.cache_store if own is None else self._cache_at(own)
 
     def _cache_at(self, place: Any) -> Any:
+        """Return the store at that place; None once the session is closed, so that nothing is opened for nobody."""
         if not isinstance(place, (str, os.PathLike)):
             return place
+        if self.closed:
+            return None
         key = ("cache", str(place))
         if (store := self._stores.get(key)) is not None:
             return store
@@ -195,27 +209,28 @@ class SessionContext:
                     memory_bytes=wanted.cache_memory_bytes,
                     max_bytes=wanted.cache_max_bytes,
                     max_age_s=wanted.cache_max_age_s,
+                    clock=self.clock,
                 )
             return self._stores[key]
 
     @property
     def dataset_store(self) -> Any:
         """The store of datasets."""
-        if self._dataset_option is None and self.parent is not None and not self._own_settings:
-            return self.parent.dataset_store
+        if self._dataset_option is None and (around := self._around()) is not None:
+            return around.dataset_store
         return self.dataset_store_for(self._dataset_option or self.settings.dataset_store)
 
     def dataset_store_for(self, store: Any) -> Any:
-        """Return `store` itself, the store at that path, or the session's for None."""
+        """Return `store` itself, the store on that path or driver, or the session's for None."""
+        from nbflow.datasets.store import DatasetStore  # keeps formats out of a plain import
+
         if store is None:
             return self.dataset_store
-        if not isinstance(store, (str, os.PathLike)):
+        if isinstance(store, DatasetStore):
             return store
-        key = ("dataset", str(store))
+        key = ("dataset", str(store) if isinstance(store, (str, os.PathLike)) else id(store))
         with self._lock:
             if key not in self._stores:
-                from nbflow.datasets.store import DatasetStore  # keeps formats out of a plain import
-
                 self._stores[key] = DatasetStore(store, allow_outside=self.settings.allow_outside_keys)
             return self._stores[key]
 
@@ -357,11 +372,15 @@ class SessionContext:
                 ambient.session = self.parent
             manager, self._manager = self._manager, None
             stores, self._stores, self._cache = list(self._stores.values()), {}, None
-        if manager is not None:
-            manager.stop()
-        for store in stores:
-            if hasattr(store, "close"):
-                store.close()
+        for end in (
+            manager.stop if manager is not None else None,
+            *(getattr(store, "close", None) for store in stores),
+        ):
+            try:
+                if end is not None:
+                    end()
+            except Exception as error:
+                report(f"Closing {self.session_id}: {one_line(error)}. The rest of it was closed.")
         duration = self.clock.monotonic() - self._opened
         emit_session(self, "SessionEnded", 0, self.session_id, duration_s=duration)
         if self.hooks is not None:

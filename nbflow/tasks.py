@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from dataclasses import replace
 from string import Formatter
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from nbflow._typing import CacheHash, P, R
@@ -88,24 +91,65 @@ class Task(Generic[P, R]):
         return make_task(self.func, {**self.options, **options})
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
+        if instance is None or not hasattr(self.func, "__get__"):
             return self
-        bound = self.func.__get__(instance, owner)
-        return make_task(bound, self.options)
+        return type(self)(self.func.__get__(instance, owner), _bound_spec(self, instance, owner), self.options)
 
     def __reduce__(self) -> Any:
+        if isinstance(self.func, MethodType):
+            return getattr, (self.func.__self__, self.func.__name__)
         module = sys.modules.get(getattr(self.func, "__module__", None) or "")
         found: Any = module
         for part in getattr(self.func, "__qualname__", "<locals>").split("."):
             found = getattr(found, part, None)
-        if found is self and getattr(module, "__name__", "__main__") != "__main__":
-            return self.func.__qualname__
+        if isinstance(found, Task) and found.func is self.func and getattr(module, "__name__", "") != "__main__":
+            return self.func.__qualname__ if found is self else (_variant, (found, self.options))
         return make_task, (self.func, self.options)
 
     def __repr__(self) -> str:
         return (
             f"<{self.spec.kind.value} task {self.spec.name!r} {getattr(self.func, '__qualname__', '')}{self.signature}>"
         )
+
+
+class _BoundKeyer:
+    """The keyer of a task that was bound to an instance, which thus counts as its first argument."""
+
+    __slots__ = ("_instance", "_keyer")
+
+    def __init__(self, keyer: Any, instance: Any) -> None:
+        self._keyer = keyer
+        self._instance = instance
+
+    def quick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        found: str | None = self._keyer.quick((self._instance, *args), kwargs)
+        return found
+
+    def key(self, inputs: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        return self._keyer.key(inputs, (self._instance, *args), kwargs or {})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._keyer, name)
+
+
+def _bound_spec(task: Task[Any, Any], instance: Any, owner: type | None) -> TaskSpec:
+    """Return the spec of a method's task as seen on an instance: the signature lacks what is given already."""
+    spec = task.spec
+    parameters = list(spec.signature.parameters.values())
+    if parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+        del parameters[0]
+    return replace(
+        spec,
+        func=task.func.__get__(instance, owner),
+        signature=spec.signature.replace(parameters=parameters),
+        bind=functools.partial(spec.bind, instance),
+        keyer=None if spec.keyer is None else _BoundKeyer(spec.keyer, instance),
+    )
+
+
+def _variant(task: Task[Any, Any], options: dict[str, Any]) -> Task[Any, Any]:
+    """Rebuild what `with_options` made of a task that a module holds."""
+    return make_task(task.func, options)
 
 
 def _place() -> tuple[Any, Call | None]:
@@ -131,7 +175,13 @@ class SyncTask(Task[P, R]):
             session = ambient.session
             if session is None:
                 if spec.plain:
-                    return cast("R", spec.func(*args, **kwargs))
+                    try:
+                        return cast("R", spec.func(*args, **kwargs))
+                    except Exception as error:
+                        final = lanes.fail(spec, session_or_default(), args, kwargs, error)
+                        if final is error:
+                            raise
+                        raise final from final.__cause__
                 session = session_or_default()
             parent = None
         else:
@@ -153,9 +203,16 @@ class AsyncTask(Task[P, R]):
     async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the task on the running loop and return its result."""
         __tracebackhide__ = True
-        if self.spec.plain and _frame() is None and ambient.session is None:
-            return cast("R", await self.spec.func(*args, **kwargs))
-        return cast("R", await drivers.run_async(self.spec, *_place(), args, kwargs))
+        spec = self.spec
+        if spec.plain and _frame() is None and ambient.session is None:
+            try:
+                return cast("R", await spec.func(*args, **kwargs))
+            except Exception as error:
+                final = lanes.fail(spec, session_or_default(), args, kwargs, error)
+                if final is error:
+                    raise
+                raise final from final.__cause__
+        return cast("R", await drivers.run_async(spec, *_place(), args, kwargs))
 
 
 class SyncTaskStream(Task[P, R]):
@@ -307,6 +364,16 @@ def _check_known(options: dict[str, Any]) -> None:
         )
 
 
+def as_task(func: Callable[..., Any]) -> Task[Any, Any]:
+    """Return `func` itself if it is a task (also one bound as a class method), else make it one."""
+    if isinstance(func, Task):
+        return func
+    if isinstance(func, MethodType) and isinstance(func.__func__, Task):
+        bound: Task[Any, Any] = func.__func__.__get__(func.__self__, type(func.__self__))
+        return bound
+    return make_task(func, {})
+
+
 def make_task(func: Callable[..., Any], options: dict[str, Any]) -> Task[Any, Any]:
     """Build the task of `func`; `options` as in `task`."""
     _check_known(options)
@@ -350,8 +417,7 @@ def _make_spec(func: Callable[..., Any], chosen: dict[str, Any]) -> TaskSpec:
     cache, store = _checked_cache(chosen)
     _check_stream(kind, policy, cache)
     _check_names("ignore", chosen["ignore"], signature)
-    if chosen["dataset"] is not None:
-        parse_template("dataset", chosen["dataset"], signature.parameters)
+    _check_dataset(chosen, signature)
     _check_backend(chosen["backend"])
     bind = compile_binder(signature)
     keyer = None
@@ -370,7 +436,7 @@ def _make_spec(func: Callable[..., Any], chosen: dict[str, Any]) -> TaskSpec:
     return TaskSpec(
         func=func,
         name=name,
-        description=chosen["description"] if chosen["description"] is not None else (inspect.getdoc(func) or ""),
+        description=_checked_description(chosen["description"], func),
         kind=kind,
         signature=signature,
         bind=bind,
@@ -399,9 +465,25 @@ def _checked_name(name: Any, func: Callable[..., Any]) -> str:
     return name
 
 
+def _checked_description(description: Any, func: Callable[..., Any]) -> str:
+    if description is None:
+        return inspect.getdoc(func) or ""
+    if not isinstance(description, str):
+        raise DefinitionError(f"description={description!r} must be a string, or None for the docstring.")
+    return description
+
+
 def _checked_cache(chosen: dict[str, Any]) -> tuple[bool | str, Any]:
     """Return the cache mode (False, True, "disk" or "session") and the task's own store."""
     cache, store, ttl, custom = chosen["cache"], chosen["cache_store"], chosen["cache_ttl"], chosen["cache_hash"]
+    for option in ("ignore", "depends"):
+        if isinstance(chosen[option], str) or not isinstance(chosen[option], Iterable):
+            raise DefinitionError(f"{option}={chosen[option]!r} must be a list; write {option}=[{chosen[option]!r}].")
+    for option, place in (("cache_store", store), ("cache", None if cache is True else cache)):
+        if place and not (isinstance(place, (str, os.PathLike)) or hasattr(place, "fetch")):
+            raise DefinitionError(f"{option}={place!r} is no cache store; give a path, a URL or a CacheStore.")
+    if "" in (cache, store):
+        raise DefinitionError('"" is no place for a cache; give a path, or cache=True for the session\'s store.')
     if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not ttl >= 0):
         raise DefinitionError(f"cache_ttl={ttl!r} must be a number of seconds ≥ 0.")
     if custom is not None and not callable(custom):
@@ -433,9 +515,24 @@ def _check_stream(kind: TaskKind, policy: Policy, cache: bool | str) -> None:
             )
 
 
+def _check_dataset(chosen: dict[str, Any], signature: inspect.Signature) -> None:
+    key, store, format_name = chosen["dataset"], chosen["dataset_store"], chosen["dataset_format"]
+    if key is None:
+        if given := [option for option in ("dataset_store", "dataset_format") if chosen[option] is not None]:
+            raise DefinitionError(
+                f"{' and '.join(given)} has no effect without dataset='...'; add the key to save under."
+            )
+        return
+    if not isinstance(key, str) or not key:
+        raise DefinitionError(f"dataset={key!r} must be a non-empty string, such as 'fits/depth_{{depth}}.pkl'.")
+    parse_template("dataset", key, signature.parameters)
+    if store is not None and not (isinstance(store, (str, os.PathLike)) or hasattr(store, "save")):
+        raise DefinitionError(f"dataset_store={store!r} is no dataset store; give a path, a URL or a DatasetStore.")
+    if format_name is not None and (not isinstance(format_name, str) or not format_name):
+        raise DefinitionError(f"dataset_format={format_name!r} must be the name of a format, such as 'csv'.")
+
+
 def _check_names(option: str, names: Any, signature: inspect.Signature) -> None:
-    if isinstance(names, str):
-        raise DefinitionError(f"{option}={names!r} must be a list of names; write {option}=[{names!r}].")
     if unknown := [name for name in names if name not in signature.parameters]:
         raise DefinitionError(
             f"{option} names {', '.join(map(repr, unknown))}, which is no parameter. "

@@ -1,18 +1,18 @@
 """The thread backend: a pool of daemon threads that starts when needed and never blocks the end of a program.
 
-Workers are started one by one, as long as work waits and the limit allows; an idle worker blocks on the queue and
-polls nothing.
+Workers are started one by one, as long as work waits and the limit allows; an idle worker blocks and polls nothing.
 A worker whose code could not be stopped is *detached*: it no longer counts, and ends itself when its code returns.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import copy_context
-from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 from nbflow.backends.base import Abilities, Backend, BackendContext, Job, SubmitContext
 
@@ -29,81 +29,84 @@ class ThreadBackend(Backend):
 
     def _start(self, *, context: BackendContext) -> None:
         self._limit = context.settings.max_backend_threads
-        self._queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition(threading.Lock())  # guards all of these
         self._threads: dict[int, threading.Thread] = {}
         self._idle = 0
         self._number = 0
+        self._ended = False
         self._local = threading.local()
 
     def _submit(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, context: SubmitContext
     ) -> Future[Any]:
         job = Job(copy_context().run, (func, *args), kwargs)
-        with self._lock:
-            if self._idle > self._queue.qsize() or len(self._threads) >= self._limit:
-                grow = None
-            else:
-                self._number += 1
-                grow = threading.Thread(target=self._work, name=f"nbflow-thread-{self._number}", daemon=True)
-        self._queue.put(job)
-        if grow is not None:
-            grow.start()
-            with self._lock:
-                if grow.ident is not None and grow.is_alive():
-                    self._threads.setdefault(grow.ident, grow)
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify()
+            self._grow()
         return job
 
+    def _grow(self) -> None:
+        """Start workers for the jobs that no idle one will take."""
+        while self._idle < len(self._jobs) and len(self._threads) < self._limit:
+            self._number += 1
+            thread = threading.Thread(target=self._work, name=f"nbflow-thread-{self._number}", daemon=True)
+            thread.start()
+            self._threads[cast("int", thread.ident)] = thread
+            self._idle += 1  # it has yet to take its first job, which is as good
+
     def _work(self) -> None:
-        """Run jobs until told to end."""
+        """Run jobs until told to end, detached, or no longer needed."""
         me = threading.get_ident()
-        with self._lock:
-            self._threads[me] = threading.current_thread()
         self._local.worker = True
-        while True:
-            try:
-                job = self._next()
-                if job is None:
-                    break
-                job.run()
-                del job  # an idle worker must not keep a result alive
-                with self._lock:
-                    if me not in self._threads:
-                        return  # detached meanwhile
-            except BaseException:
-                # A stop that arrived just after the code it was meant for had ended.
-                continue
-        with self._lock:
-            self._threads.pop(me, None)
+        while (job := self._next()) is not None:
+            job.run()
+            del job  # an idle worker must not keep a result alive
+            with self._changed:
+                if len(self._threads) > self._limit:  # it stood in for one that has come back
+                    self._threads.pop(me, None)
+                if me not in self._threads:
+                    return
+                self._idle += 1
 
     def _next(self) -> Job | None:
-        with self._lock:
-            self._idle += 1
-        try:
-            return self._queue.get()
-        finally:
-            with self._lock:
-                self._idle -= 1
+        """Wait for a job, as one of the idle; None at the end."""
+        with self._changed:
+            while not self._jobs and not self._ended:
+                self._changed.wait()
+            self._idle -= 1
+            return self._jobs.popleft() if self._jobs else None
 
     def detach(self, worker: str) -> None:
         """Stop counting the worker of that thread name; another may take its place."""
-        with self._lock:
+        with self._changed:
             for ident, thread in list(self._threads.items()):
                 if thread.name == worker:
                     del self._threads[ident]
+            self._grow()
+
+    @contextmanager
+    def lend(self) -> Iterator[None]:
+        """Let another worker take the place of this one while it awaits, so that awaiting never deadlocks."""
+        with self._changed:
+            self._limit += 1
+            self._grow()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._limit -= 1
 
     def _stop(self) -> None:
-        while True:
-            try:
-                job = self._queue.get_nowait()
-            except Empty:
-                break
-            if job is not None:
-                job.cancel()
-        with self._lock:
+        with self._changed:
+            self._ended = True
             threads = list(self._threads.values())
-        for _ in threads:
-            self._queue.put(None)
+            waiting = list(self._jobs)
+            self._jobs.clear()
+            self._changed.notify_all()
+        for job in waiting:
+            job.cancel()
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(_JOIN_S / len(threads))

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -207,7 +206,7 @@ class DiskTier:
         stamp = (known.st_size, known.st_ino, known.st_ctime_ns) if known else ()
         if known is None or self._sound.get(front.digest) != stamp:  # a file that we have not seen sound is written anew
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+            beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
             try:
                 with open(beside, "xb", opener=_private) as stream:
                     for piece in pieces(front, begin, packed.buffers):
@@ -296,7 +295,7 @@ class DiskTier:
     def _quarantine(self, what: bytes | Path, name: str) -> None:
         corner = self.folder / "quarantine"
         corner.mkdir(mode=0o700, exist_ok=True)
-        place = corner / f"{name}.{secrets.token_hex(3)}"
+        place = corner / f"{name}.{os.urandom(3).hex()}"
         if isinstance(what, bytes):
             place.write_bytes(what)
         elif what.exists():

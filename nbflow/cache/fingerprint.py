@@ -15,7 +15,6 @@ costs nothing, a helper that is used twice is digested once, and one edit change
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -29,7 +28,17 @@ from xxhash import xxh3_128_hexdigest
 from nbflow.cache.classes import class_members
 from nbflow.cache.digest import LEAVES, Walk, task_function
 from nbflow.cache.identity import identity_token
-from nbflow.cache.parts import Fingerprint, KeyPart, Undigestable, combine, framed, hashed, part_bytes, short_text, text_bytes
+from nbflow.cache.parts import (
+    Fingerprint,
+    KeyPart,
+    Undigestable,
+    combine,
+    framed,
+    hashed,
+    part_bytes,
+    short_text,
+    text_bytes,
+)
 from nbflow.cache.places import is_local, is_standard, module_file, package_version, where_of
 from nbflow.cache.source import CodeFacts, code_bytes, facts_of, module_facts
 
@@ -197,6 +206,8 @@ class _Graph:
         self._alive.append(value)
         if work is not None:
             self._queue.append((work, (value, label, kind or default_kind)))
+        elif kind is not None:
+            self._part(kind, label, [label.encode()])
         return label
 
     def _unique(self, name: str) -> str:
@@ -429,7 +440,7 @@ class _Graph:
         wrapped = getattr(function, "__wrapped__", None)
         if callable(wrapped):
             pieces.append(b"wrapped" + text_bytes(self.label(wrapped)))
-        if len(pieces) > 1 or kind == "code":
+        if len(pieces) > 1 or kind != "helper":
             self._part(kind, label, pieces)
 
     def _lenient(self, value: Any) -> bytes:

@@ -63,7 +63,9 @@ def is_local(module: str, filename: str | None = None) -> bool:
         filename: Its source file; None to ask the module.
     """
     top = module.partition(".")[0]
-    if top == "nbflow" or (is_standard(module) and top != "__main__"):
+    if top == "__main__" and filename is None:
+        return True  # even where the program that started us is an installed one
+    if top == "nbflow" or is_standard(module):
         return filename is not None and not filename.startswith("<") and not is_installed_file(filename)
     if filename is None:
         filename = module_file(module)

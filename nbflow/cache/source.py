@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
-from nbflow.cache.parts import framed, hashed
 from nbflow.cache.digest import Walk
+from nbflow.cache.parts import framed, hashed
 
 __all__ = ["CodeFacts", "facts_of", "module_facts", "same_code"]
 
@@ -222,7 +222,7 @@ def same_code(one: CodeType, other: CodeType) -> bool:
         if isinstance(left, CodeType) and isinstance(right, CodeType):
             if not same_code(left, right):
                 return False
-        elif type(left) is not type(right) or repr(left) != repr(right) and left != right:
+        elif type(left) is not type(right) or (repr(left) != repr(right) and left != right):
             return False
     return True
 

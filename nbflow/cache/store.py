@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from nbflow._clock import SYSTEM_CLOCK, Clock
@@ -19,8 +20,6 @@ from nbflow.cache.index import Row
 from nbflow.cache.memory import EntryInfo, Found, MemoryTier, is_immutable
 from nbflow.cache.parts import CacheKey, hashed
 from nbflow.errors import CacheError
-
-from dataclasses import dataclass
 
 __all__ = ["CACHE_MISS", "CacheMissType", "CacheStore", "EntryInfo", "Found", "Saved"]
 

@@ -8,7 +8,6 @@ entry is saved. It never travels with a store: a store that was copied here from
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def make_signer() -> Signer:
         path = key_file()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _publish(path, secrets.token_bytes(_BYTES))
+            _publish(path, os.urandom(_BYTES))
         except OSError as error:
             raise CacheError(
                 f"The key that protects cached results cannot be made at {path} ({error}); set NBFLOW_KEY_FILE to a file "
@@ -72,7 +71,7 @@ def make_signer() -> Signer:
 
 def _publish(path: Path, data: bytes) -> None:
     """Write beside and link, so that of several processes one wins and none sees half a key."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    beside = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:

@@ -104,8 +104,10 @@ def task_line(row: Mapping[str, Any], now: float) -> str:
 def milestone(row: Mapping[str, Any]) -> str:
     """Return one ended task in one line of a log."""
     saved = f", saved {format_duration(row['saved_s'])}" if row["saved_s"] else ""
-    many = f" of {row['total']}" if row["total"] > 1 else ""
-    return f"{clip(row['task'], 40)}: {counts(row)}{many}, {format_duration(row['time_s'])}{saved}"
+    ended = counts(row)
+    if row["total"] > 1 and ended.isalpha():
+        ended = f"{row['total']} {ended}"
+    return f"{clip(row['task'], 40)}: {ended}, {format_duration(row['time_s'])}{saved}"
 
 
 def _done(row: Mapping[str, Any]) -> int:

@@ -20,7 +20,7 @@ hook_impl = pluggy.HookimplMarker("nbflow")
 
 
 class HookSpecs:
-    """All hooks. `reporter` is the session's event fan-out: `reporter.report(kind, data)` reaches its observers."""
+    """All hooks. `reporter.report(event)` reaches the observers of the session."""
 
     @hook_spec
     def before_session_start(self, session_id: str) -> None:

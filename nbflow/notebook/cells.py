@@ -73,7 +73,7 @@ class Cell:
     """The body of one cell, read and compiled.
 
     Attributes:
-        body: The text as typed, without the line of the magic.
+        shown: The source as compiled, with its lines where they stand in the cell.
         filename: What its code objects are filed under; `label` is the same for people ("cell 4").
         effects: Names it reads and writes.
         digest: Digest of its code, the same for any comments and layout.
@@ -83,7 +83,7 @@ class Cell:
         flags: Compiler flags of its code.
     """
 
-    body: str
+    shown: str
     filename: str
     label: str
     effects: Effects
@@ -113,7 +113,7 @@ class Cell:
         return (data or made or [self.label])[0]
 
     def definition_codes(self) -> tuple[list[CodeType], list[CodeType]]:
-        """The definitions as code: those to run before the data is restored, and those that need the data to be made."""
+        """The definitions as code: those to run before the data is restored, and those that need the data."""
         if self._definition_codes is None:
             needs = set(self.effects.outputs) - self.defined
             early: list[CodeType] = []
@@ -133,12 +133,13 @@ class Cell:
         return frozenset(line for line in self.loops if namespace.pop(LOOP_MARK.format(line), line) == line)
 
 
-def read_cell(shell: Any, body: str, *, number: int, raw: str | None = None) -> Cell:
+def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | None = None) -> Cell:
     """Read and compile the body of a cell.
 
     Args:
         shell: The IPython shell.
         body: The text below the line of the magic.
+        source: The same, transformed by the shell.
         number: The number of the cell, as in `In[4]`.
         raw: The whole text of the cell as typed, from which line numbers are taken.
 
@@ -148,7 +149,6 @@ def read_cell(shell: Any, body: str, *, number: int, raw: str | None = None) -> 
     Raises:
         SyntaxError: The body is no valid Python.
     """
-    source = shell.transform_cell(body)
     shown = "\n" * _lines_before(body, raw) + source
     filename = shell.compile.cache(shown, number, raw_code=raw or body)
     with shell.compile.extra_flags(ast.PyCF_ALLOW_TOP_LEVEL_AWAIT):
@@ -157,14 +157,16 @@ def read_cell(shell: Any, body: str, *, number: int, raw: str | None = None) -> 
         digest = module_facts("0\n" + source)[0].hex()[
             -32:
         ]  # the 0 keeps a string at the top from passing as a docstring
-        definitions = [each for each in tree.body if _is_definition(each, shell.user_ns, _imported(tree))]
-        others = find_effects([each for each in tree.body if each not in definitions])
+        imported = _imported(tree)
+        definitions = [each for each in tree.body if _is_definition(each, shell.user_ns, imported)]
+        again = set(map(id, definitions))
+        others = find_effects([each for each in tree.body if id(each) not in again])
         loops = frozenset().union(*effects.doubtful.values()) if effects.doubtful else frozenset()
         runnable = shell.transform_ast(_with_marks(tree, loops))
         main, last = _compile(shell, runnable, filename)
         flags = shell.compile.flags | main.co_flags & _FUTURE
     return Cell(
-        body=body,
+        shown=shown,
         filename=filename,
         label=f"cell {number}",
         effects=effects,
@@ -238,7 +240,7 @@ def _star_names(module: str) -> Collection[str]:
 
 
 def _expander(shell: Any) -> Callable[[ast.Call], list[ast.stmt] | None]:
-    """Return what shows the walk the code behind IPython's own calls: magics with a body, `{name}` and `$name` in commands."""
+    """Return what shows the walk the code behind calls of IPython's own: bodies of magics, `{name}` in commands."""
 
     def expand(call: ast.Call) -> list[ast.stmt] | None:
         func = call.func
@@ -300,7 +302,7 @@ def _is_constant(node: ast.stmt) -> bool:
 
 
 def _configured(node: ast.stmt) -> str | None:
-    """Return the name whose settings a statement changes: `os.environ["A"] = "1"`, `pd.set_option(...)`, `%matplotlib inline`."""
+    """Return whose settings a statement changes: `os.environ["A"] = "1"`, `pd.set_option(…)`, `%matplotlib inline`."""
     target: ast.expr | None = None
     if isinstance(node, (ast.Assign, ast.AugAssign)):
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target

@@ -81,9 +81,10 @@ class Table:
 
 @dataclass(slots=True)
 class _TaskSum:
-    """What the session remembers of one `@task` function."""
+    """What the session remembers of one `@task` function: its last call, and the last that made a whole key."""
 
     last: Call
+    keyed: Call | None = None
     runs: int = 0
     saved_s: float = 0.0
 
@@ -156,7 +157,7 @@ class Flow:
             call = tally.last
             age = call.session.clock.monotonic() - (call.ended or 0.0)
             saved = format_duration(tally.saved_s)
-            rows.append((name, _place(call), self._task_state(call), _ago(age), saved, str(tally.runs)))
+            rows.append((name, _place(call), self._task_state(tally), _ago(age), saved, str(tally.runs)))
             total += tally.saved_s
         headings = ("name", "where", "state", "last run", "saved", "runs")
         caption = f"{len(stale)} stale · saved {format_duration(total)} so far"
@@ -180,7 +181,7 @@ class Flow:
             return self._why_cell(node)
         tally = self._tasks().get(name)
         if tally is not None:
-            return self._why_task(name, tally.last)
+            return self._why_task(name, tally)
         known = ", ".join(self.names())
         raise _usage(f"%flow why {name}: nothing of that name has run" + (f"; known: {known}." if known else " yet."))
 
@@ -200,13 +201,14 @@ class Flow:
             return f"{head} is not cached: {node.reason or 'caching is off'}"
         return f"{head} is up to date; it ran because: {node.reason or 'it had not run before'}"
 
-    def _why_task(self, name: str, call: Call) -> str:
+    def _why_task(self, name: str, tally: _TaskSum) -> str:
+        call = tally.last
         head = f"{name} ({where})" if (where := _place(call)) else name
         if call.error is not None:
             return f"{head} failed: {one_line(call.error)}"
         if not call.spec.cache:
             return f"{head} runs at every call: caching is off for it"
-        changes = self._task_changes(call)
+        changes = self._task_changes(tally.keyed)
         if changes:
             return f"{head} would run again: {'; '.join(changes)}"
         if call.cached:
@@ -220,22 +222,24 @@ class Flow:
                 continue
             tally = found.setdefault(call.spec.name, _TaskSum(call))
             tally.last = call
+            tally.keyed = call if call.key is not None and call.key.parts else tally.keyed
             tally.runs += 1
             tally.saved_s += call.saved_s
         return found
 
-    def _task_state(self, call: Call) -> str:
+    def _task_state(self, tally: _TaskSum) -> str:
+        call = tally.last
         if call.error is not None:
             return "failed"
         if not call.spec.cache:
             return "uncached"
-        if self._task_changes(call):
+        if self._task_changes(tally.keyed):
             return "stale"
         return "cached" if call.cached else "fresh"
 
-    def _task_changes(self, call: Call) -> list[str]:
-        """Say what has changed in the code that a task reaches since its last call; arguments are of no interest here."""
-        if call.key is None or not call.key.parts:
+    def _task_changes(self, call: Call | None) -> list[str]:
+        """Say what has changed since that call in the code that a task reaches; arguments do not matter here."""
+        if call is None or call.key is None:
             return []
         now = next((each for each in list(self.state.shell.user_ns.values()) if _is_task(each, call.spec.name)), None)
         function = call.spec.func if now is None else task_function(now)

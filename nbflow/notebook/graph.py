@@ -23,7 +23,7 @@ class CellNode:
     """A `%%task` cell and its last run.
 
     Attributes:
-        name: What it is kept under; `label` says where ("cell 4"); `cell_id` is the front end's own id, where it has one.
+        name: What it is kept under; `label` says where ("cell 4"); `cell_id` is the front end's own id, if any.
         state: fresh (computed), cached (restored), uncached (computed, cannot be or is not to be stored), failed.
         order: Position in the order of execution, growing.
         last_run: Wall-clock time of the end of the last run, seconds since the epoch.
@@ -97,7 +97,7 @@ class Graph:
         return list(found.values())
 
     def in_order(self, names: Iterable[str] | None = None) -> list[CellNode]:
-        """Return cells so that each comes after those it reads from; in the order of execution where that leaves a choice.
+        """Return cells so that each comes after those it reads from, otherwise in the order of execution.
 
         Args:
             names: Which cells; None for all.

@@ -60,8 +60,10 @@ class ShellState:
         self.panel: Any = None
         self._number = len(shell.history_manager.input_hist_parsed) - 1
         self._raw: str | None = None
+        self._info: Any = None
         self._cell_id: str | None = None
         self.session_options: dict[str, Any] = {}
+        self._source: tuple[str, tuple[str, bool | None]] | None = None
         self._cells: dict[tuple[Any, ...], Cell] = {}
         self.complete = completion_matcher(self)
 
@@ -96,6 +98,7 @@ class ShellState:
         if not info.store_history:
             self._number -= 1
         self.label = f"cell {self._number}"
+        self._info = info
         self._raw = info.raw_cell
         self._cell_id = getattr(info, "cell_id", None)
         if self.panel is not None:
@@ -112,7 +115,7 @@ class ShellState:
         if raw.lstrip().startswith("%%task") or self.label is None:
             return
         try:
-            tree = ast.parse(self.shell.transform_cell(raw))
+            tree = ast.parse(getattr(self._info, "transformed_cell", None) or self.shell.transform_cell(raw))
         except SyntaxError:
             return
         self.graph.wrote(self.label, find_effects(tree.body, bodies=False).outputs)
@@ -153,13 +156,16 @@ class ShellState:
         return run, self._noted(run, node)
 
     def _new_run(self, options: CellOptions, body: str) -> CellRun:
-        known = (body, self._raw, self._number)
-        cell = self._cells.get(known)
-        if cell is None:
-            cell = read_cell(self.shell, body, number=self._number, raw=self._raw)
-            if len(self._cells) >= _KEPT_CELLS:
-                self._cells.clear()
-            self._cells[known] = cell
+        shell, raw, number = self.shell, self._raw, self._number
+        place = (body, raw, shell.compile.flags, shell.ast_node_interactivity)
+        cell = self._cells.get(place)
+        if cell is not None and shell.compile.cache(cell.shown, number, raw_code=raw or body) == cell.filename:
+            cell = replace(cell, label=f"cell {number}")
+        else:
+            cell = read_cell(shell, body, self._source_of(body)[0], number=number, raw=raw)
+        if len(self._cells) >= _KEPT_CELLS:
+            self._cells.clear()
+        self._cells[place] = cell
         return self._run_of(cell, name_for(cell, options, self._cell_id, self.graph.nodes), options)
 
     def _run_of(self, cell: Cell, name: str, options: CellOptions) -> CellRun:
@@ -167,6 +173,12 @@ class ShellState:
         return CellRun(
             self.shell, session, cell, name, options, where=self.where_written, seeded=self.seeded, panel=self.panel
         )
+
+    def _source_of(self, body: str) -> tuple[str, bool | None]:
+        """Return `compile_body` of a body; the one that was asked for last is remembered, as each run asks twice."""
+        if self._source is None or self._source[0] != body:
+            self._source = (body, compile_body(self.shell, body))
+        return self._source[1]
 
     @contextmanager
     def _noted(self, run: CellRun, again: CellNode | None = None) -> Iterator[None]:
@@ -211,10 +223,10 @@ class ShellState:
             call = _constant_call(text)
             if call is None:
                 return lines
-            source, awaits = compile_body(self.shell, call[2])
+            source, awaits = self._source_of(call[2])
             if awaits is None:  # no valid Python: as a plain cell it gets the error of a plain cell
                 return ["\n", *source.splitlines(keepends=True)]
-            if awaits:
+            if awaits and self._raw is None:  # else it is below another magic, which cannot await
                 end = ";" if _is_silenced(call[2]) else ""
                 return [f"await get_ipython().nbflow_state.run_task_async({call[1]!r}, {call[2]!r}){end}\n"]
         elif _FLOW_CALL.match(text) and any(node.cell.is_async for node in self.graph.nodes.values()):

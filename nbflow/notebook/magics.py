@@ -75,8 +75,8 @@ class NbflowMagics(Magics):
     def task(self, line: str, cell: str) -> Any:
         """Run this cell as a task: if its code and inputs are as before, restore its names and show its output again.
 
-        Inputs and outputs are found in the body. Imports, functions and classes are made anew on every run. The last value is the
-        value of the cell; `;` silences it.
+        Inputs and outputs are found in the body. Imports, functions and classes are made anew on every run. The last
+        value is the value of the cell; `;` silences it.
         """
         __tracebackhide__ = True
         return self.state.run_task(parse_task_line(line), cell)
@@ -88,7 +88,7 @@ class NbflowMagics(Magics):
         %flow [status]              table of task cells and functions: fresh, cached, stale, failed, uncached
         %flow why NAME              why NAME ran last time, or would run now
         %flow stale                 what would run again, and why
-        %flow run [NAMES] [-f]      run stale cells again, in dependency order; with -f/--force all of them (or all NAMES)
+        %flow run [NAMES] [-f]      run stale cells again, in dependency order; with -f/--force all of them, or NAMES
         %flow clear [NAME]          forget the cached results of NAME, or all of them
         """
         __tracebackhide__ = True

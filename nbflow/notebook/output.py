@@ -149,7 +149,7 @@ def recording(sink: Sink, shell: Any) -> Iterator[None]:
 
     Args:
         sink: Who is told.
-        shell: The IPython shell, whose publisher and streams may have been swapped (by `%%capture`) since nbflow was loaded.
+        shell: The IPython shell; its publisher and streams may have been swapped since, as `%%capture` does.
     """
     with ExitStack() as stack:
         if "publish" not in shell.display_pub.__dict__:
@@ -199,7 +199,7 @@ _refused: ContextVar[object] = ContextVar("nbflow_refused_input", default=None)
 
 
 def flush_figures() -> None:
-    """Let matplotlib's inline backend, if it is in use, show the figures that are open now rather than after the cell."""
+    """Let matplotlib's inline backend, if it is in use, show the open figures now rather than after the cell."""
     inline = sys.modules.get("matplotlib_inline.backend_inline")
     if inline is not None:
         inline.flush_figures()

@@ -48,7 +48,7 @@ class Recorder:
     """Collects what a cell puts out, in order, within limits; safe from any thread.
 
     Text beyond the first and last half million characters is left out, and so are displays once they come to 32 MiB.
-    Updates of a display that the cell itself made are folded into it; widgets are not kept, as they die with their kernel.
+    Updates of a display that the cell itself made are folded into it; widgets are not kept: they die with the kernel.
     """
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ def badge(shell: Any, saved_s: float) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """Return the states of the global generators of `random` and NumPy, in a form that can be compared and set again."""
+    """Return the states of the global generators of `random` and NumPy, such that they can be compared and set."""
     states: dict[str, Any] = {}
     if (module := sys.modules.get("random")) is not None:
         states["random"] = module.getstate()
@@ -228,7 +228,7 @@ def _named_module(name: str) -> Any:
 
 
 def _make_function(code: Any, name: str, defaults: Any, free: int) -> FunctionType:
-    return FunctionType(code, _namespace.get(), name, defaults, tuple(CellType() for _ in range(free)))  # type: ignore[arg-type]
+    return FunctionType(code, _namespace.get(), name, defaults, tuple(CellType() for _ in range(free)))
 
 
 def _fill_function(function: Any, state: tuple[dict[str, Any], list[tuple[Any, ...]]]) -> None:
@@ -274,7 +274,7 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], aliases: Mapping[int, str], 
 
 
 def _reduce_function(function: FunctionType) -> Any:
-    """A function that no name stands for (a lambda in a list, a closure): by its code, over the notebook's own globals."""
+    """A function that no name stands for (a lambda in a list, a closure): its code, over the notebook's globals."""
     contents: list[tuple[Any, ...]] = []
     for cell in function.__closure__ or ():
         try:
@@ -292,7 +292,7 @@ class _Dynamic(Exception):
 
 
 def _dump(value: Any, reduce: Callable[[Any], Any]) -> tuple[bytes, list[Any]]:
-    """Pickle `value` with its buffers apart; by cloudpickle, which takes a moment to load, only where that is needed."""
+    """Pickle `value` with its buffers apart; by cloudpickle, which takes a moment to load, only where needed."""
     try:
         return _dump_with(pickle.Pickler, value, reduce)
     except Exception:
@@ -396,7 +396,9 @@ class Record:
 
 
 def _loaded(fields: tuple[Any, ...], stream: bytes, buffers: list[Any]) -> Record:
-    return Record(*fields, packed=(stream, buffers))
+    record = Record(*fields)
+    record.packed = (stream, buffers)
+    return record
 
 
 @dataclass(slots=True)
@@ -460,7 +462,7 @@ class _Plain:
 
 
 def _change_in_place(old: Any, new: Any) -> Any:
-    """Give `old` the contents of `new`, as the cell did, so that other names for it see the change; else return `new`."""
+    """Give `old` the contents of `new`, so that other names for it see the change; or return `new`."""
     kind = type(old)
     if kind is not type(new):
         return new

@@ -350,9 +350,8 @@ class CellRun:
             self._tell(f"computed in {format_duration(call.duration_s)}" + (f" ({self.reason})" if self.reason else ""))
         for note in call.notes:
             self._tell(note)
-        self._tell(
-            f"reads {', '.join(self.keyer.input_names()) or 'nothing'}; writes {', '.join(effects.outputs) or 'nothing'}"
-        )
+        reads, writes = self.keyer.input_names(), effects.outputs
+        self._tell(f"reads {', '.join(reads) or 'nothing'}; writes {', '.join(writes) or 'nothing'}")
 
     def _tell(self, message: str) -> None:
         if not self.options.quiet:

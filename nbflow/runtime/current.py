@@ -158,7 +158,7 @@ class Call:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """The arguments by parameter name, with defaults; empty while they are not known, and once the call has ended."""
+        """The arguments by parameter name, with defaults; empty while they are not known, and once it has ended."""
         return self.spec.bind(*self.args, **self.kwargs) if self.args is not None else {}
 
     @property

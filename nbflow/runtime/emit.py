@@ -107,12 +107,15 @@ def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) ->
     return True
 
 
-def queued(call_id: int, name: str, session: Any, backend: str, map_id: int | None, index: int | None) -> None:
-    """Tell that a call waits for a worker."""
+def queued(call: Call) -> None:
+    """Tell that a call waits for a worker; its arguments may not be known yet."""
+    session = call.session
+    if session.hooks is not None:
+        session.hooks.call.on_node_queued(metadata=call.metadata, reporter=Reporter(session))
     if session.fanout.listening:
         session.fanout.emit(
             events.TaskQueued(
-                call_id=call_id, name=name, time=session.clock.wall(), map_id=map_id, backend=backend, index=index
+                call_id=call.id, name=call.name, time=session.clock.wall(), backend=call.backend, index=call.index
             )
         )
 

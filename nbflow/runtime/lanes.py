@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     drivers = lazy("nbflow.runtime.drivers")  # the machinery is only loaded for calls that need it
 
-__all__ = ["run_hit", "run_plain"]
+__all__ = ["fail", "run_hit", "run_plain"]
 
 _monotonic = time.perf_counter
 
@@ -58,6 +58,13 @@ def run_plain(
     if map is not None:
         map.count(call)
     return value
+
+
+def fail(spec: TaskSpec, session: Any, args: Any, kwargs: Any, error: Exception) -> BaseException:
+    """Return what the caller of a plain task that was called outside any session, and raised `error`, should see."""
+    call = Call(spec, session, None, args, kwargs)
+    call.started = session.clock.monotonic()
+    return drivers.failed(call, error)
 
 
 def run_hit(

@@ -257,9 +257,7 @@ def _pull_here(state: MapState, run_item: Callable[[int], Any]) -> None:
 
     def stop() -> None:
         if threading.get_ident() != me:
-            call = _call_of(state, puller)
-            if call is None or not call.cancel(state.cancel_reason or "cancelled"):
-                puller.region.stop(Stopped)
+            _stop_item(state, puller.slot[0], puller.region)
 
     state.on_stop = stop
     with puller.region:
@@ -355,6 +353,11 @@ class _Ranges:
             self._next = end = begin + max(1, min(size, left // (2 * self._workers)))
         return range(begin, min(end, self._total))
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left to take."""
+        return self._next >= self._total
+
 
 def _pull_together(
     state: MapState, backend: Any, run_item: Callable[[int], Any], concurrency: int | None, chunksize: int | None
@@ -364,19 +367,27 @@ def _pull_together(
     ranges = _Ranges(state.total, workers)
     pullers = [_Puller(state, run_item, ranges, chunksize) for _ in range(workers)]
     changed = threading.Event()
-    state.on_stop = changed.set
     futures = []
     helping = backend.inside()
+    me = threading.get_ident()
+
+    def stop() -> None:
+        changed.set()
+        if helping and threading.get_ident() != me:
+            _stop_item(state, pullers[0].slot[0], pullers[0].region)
+
+    state.on_stop = stop
     for puller in pullers[1:] if helping else pullers:
         future = backend.submit(puller.pull_stoppable)
         future.add_done_callback(lambda _: changed.set())
         futures.append((future, puller))
     try:
         if helping:
-            pullers[0].pull()
+            with pullers[0].region:
+                pullers[0].pull()
         while state.cancel_reason is None:
             changed.clear()
-            if all(future.done() for future, _ in futures) or (helping and _all_taken(futures)):
+            if ranges.exhausted and _all_taken(futures):
                 return
             changed.wait()
     except BaseException as error:
@@ -396,30 +407,34 @@ def _end_pullers(state: MapState, backend: Any, futures: list[Any]) -> None:
     """Withdraw what waits, stop what runs, and leave behind what does not end in time."""
     running = [puller for future, puller in futures if not future.cancel() and not puller.over.is_set()]
     for puller in running:
-        call = _call_of(state, puller)
-        if call is None or not call.cancel(state.cancel_reason or "cancelled"):
-            puller.region.stop(Stopped)
+        _stop_item(state, puller.slot[0], puller.region)
     deadline = time.monotonic() + GRACE_S
     for puller in running:
         if not puller.over.wait(max(0.0, deadline - time.monotonic())):
-            _leave_behind(state, backend, puller)
+            _leave_behind(state, backend, puller.slot[0], puller.slot[2])
 
 
-def _call_of(state: MapState, puller: _Puller) -> Call | None:
-    """Return the call that the puller runs, where calls are kept track of (somebody listens)."""
+def _call_of(state: MapState, index: int | None) -> Call | None:
+    """Return the call that runs item `index`, where calls are kept track of (somebody listens)."""
     for call in list(state.session.active.values()):
-        if isinstance(call, Call) and call.map is state and call.index == puller.slot[0]:
+        if isinstance(call, Call) and call.map is state and call.index == index:
             return call
     return None
 
 
-def _leave_behind(state: MapState, backend: Any, puller: _Puller) -> None:
+def _stop_item(state: MapState, index: int | None, region: Region) -> None:
+    """Tell a running item to end; from another thread than its own."""
+    call = _call_of(state, index)
+    if call is None or not call.cancel(state.cancel_reason or "cancelled"):
+        region.stop(Stopped)
+
+
+def _leave_behind(state: MapState, backend: Any, index: int | None, worker: str) -> None:
     """End the item of a worker that does not stop, and let the pool go on without that worker."""
-    worker = puller.slot[2]
     if hasattr(backend, "detach"):
         backend.detach(worker)
     emit_session(state.session, "StragglerLeft", state.id, state.name, worker=worker)
-    call = _call_of(state, puller)
+    call = _call_of(state, index)
     if call is not None:
         reason = state.cancel_reason or "cancelled"
         emit(call, "TaskCancelled", {"error": TaskCancelledError("left behind", task=state.name, reason=reason)})
@@ -429,12 +444,15 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
     """Submit items one by one to a backend that cannot pull, at most `concurrency` at a time."""
 
     def run(index: int) -> Any:
-        with state.tracked(index, threading.current_thread().name):
+        workers[index] = threading.current_thread().name
+        with regions[index], state.tracked(index, workers[index]):
             return run_item(index)
 
     room = threading.Semaphore(concurrency or state.total)
     changed = threading.Event()
     pending: dict[int, Any] = {}
+    regions: dict[int, Region] = {}
+    workers: dict[int, str] = {}
 
     def stop() -> None:
         changed.set()
@@ -449,6 +467,7 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
                 else:
                     state.keep(index, error)
         finally:
+            regions.pop(index, None)
             pending.pop(index, None)
             room.release()
             changed.set()
@@ -459,6 +478,7 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
             room.acquire()
             if state.cancel_reason is not None:
                 break
+            regions[index] = Region()
             future = backend.submit(run, (index,), map_index=index)
             pending[index] = future
             future.add_done_callback(lambda ended, index=index: done(index, ended))
@@ -468,5 +488,14 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
                 changed.wait()
     except BaseException as error:
         _stopped_while_waiting(state, error)
-    for future in list(pending.values()):
-        future.cancel()
+    running = [index for index, future in list(pending.items()) if not future.cancel() and not future.done()]
+    for index in running:
+        if (region := regions.get(index)) is not None:
+            _stop_item(state, index, region)
+    deadline = time.monotonic() + GRACE_S
+    while (left := [index for index in running if index in pending]) and time.monotonic() < deadline:
+        changed.clear()
+        if any(index in pending for index in left):
+            changed.wait(max(0.0, deadline - time.monotonic()))
+    for index in left:
+        _leave_behind(state, backend, index, workers.get(index, backend.name))

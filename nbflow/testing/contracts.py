@@ -10,57 +10,61 @@ from __future__ import annotations
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from nbflow.errors import DatasetError, DatasetNotFoundError
 from nbflow.storage import Driver
 
-__all__ = ["HOSTILE_KEYS", "DriverContract"]
-
-HOSTILE_KEYS: tuple[Any, ...] = (
-    "",
-    " ",
-    ".",
-    "./",
-    "..",
-    "../x.csv",
-    "a/../../x.csv",
-    "a/..",
-    "/etc/x.csv",
-    "//host/share/x.csv",
-    "C:/x.csv",
-    "c:x.csv",
-    "..\\x.csv",
-    "a\\b.csv",
-    "~/x.csv",
-    "~root/x.csv",
-    "./~/x.csv",
-    "./C:/x.csv",
-    "file:///etc/x.csv",
-    "s3://bucket/x.csv",
-    "a\0b.csv",
-    "a\nb.csv",
-    "\ud800.csv",
-    "folder/",
-    "aux.csv",
-    "a/NUL",
-    "Com1.tar.gz",
-    "dot.",
-    "space .csv/x ",
-    "n" * 256,
-    "é" * 128,
-    "a/" * 512 + "b",
-    "half.nbflow-tmp",
-    None,
-    3,
-    b"x.csv",
-)
+__all__ = ["DriverContract"]
 
 
 class DriverContract:
-    """What every `Driver` promises; override `driver` with a fixture that returns a driver to an empty place."""
+    """What every `Driver` promises; override `driver` with a fixture that returns a driver to an empty place.
+
+    Attributes:
+        hostile_keys: Keys that must be refused by every operation.
+    """
+
+    hostile_keys: ClassVar[tuple[Any, ...]] = (
+        "",
+        " ",
+        ".",
+        "./",
+        "..",
+        "../x.csv",
+        "a/../../x.csv",
+        "a/..",
+        "/etc/x.csv",
+        "//host/share/x.csv",
+        "C:/x.csv",
+        "c:x.csv",
+        "..\\x.csv",
+        "a\\b.csv",
+        "~/x.csv",
+        "~root/x.csv",
+        "./~/x.csv",
+        "./C:/x.csv",
+        "file:///etc/x.csv",
+        "s3://bucket/x.csv",
+        "a\0b.csv",
+        "a\nb.csv",
+        "\ud800.csv",
+        "folder/",
+        "aux.csv",
+        "a/NUL",
+        "Com1.tar.gz",
+        "dot.",
+        "space .csv/x ",
+        "n" * 256,
+        "é" * 128,
+        "a/" * 512 + "b",
+        "half.nbflow-tmp",
+        None,
+        3,
+        b"x.csv",
+    )
 
     @pytest.fixture
     def driver(self) -> Driver:
@@ -153,7 +157,7 @@ class DriverContract:
         assert driver.list_keys() == ["a/b.bin"]
         assert driver.load("a/./b.bin") == b"x"
 
-    @pytest.mark.parametrize("key", HOSTILE_KEYS, ids=lambda key: repr(key)[:20])
+    @pytest.mark.parametrize("key", hostile_keys, ids=lambda key: repr(key)[:20])
     def test_refuses_hostile_keys(self, driver: Driver, key: Any) -> None:
         """A key that could leave the place, or is no portable name, is refused by every operation."""
         for operation in (partial(driver.save, data=b"x"), driver.load, driver.exists, driver.delete):

@@ -88,9 +88,14 @@ def test_milestones_tell_each_task_when_its_cell_ends(wall: Wall) -> None:
     view = Milestones(Board(wall), stream)
     view.cell_started(2, 5, "%%task load")
     view.report([row(0, "load", total=1, cached=1, time_s=0.25, saved_s=12.5)])
-    view.report([row(1, "inner", nested=True, total=1, ran=1)])
+    view.report([row(1, "inner", nested=True, total=1, ran=1), row(2, "fit", maps=1, total=8, ran=8, time_s=3.0)])
+    view.report([row(3, "score", maps=1, total=3, ran=1, cached=2, time_s=1.0)])
     view.cell_ended(2)
-    assert stream.getvalue() == "[2/5] load: cached, 0.2 s, saved 12.5 s\n"
+    assert stream.getvalue().splitlines() == [
+        "[2/5] load: cached, 0.2 s, saved 12.5 s",
+        "[2/5] fit: 8 ran, 3.0 s",
+        "[2/5] score: 1 ran, 2 cached, 1.0 s",
+    ]
 
 
 def test_milestones_tell_each_tenth_of_a_long_map_once(wall: Wall) -> None:

@@ -16,7 +16,7 @@ import pytest
 from nbflow.datasets import AbstractDataset, DatasetStore
 from nbflow.errors import DatasetError, DatasetNotFoundError
 from nbflow.storage import Driver, FileDriver
-from nbflow.testing.contracts import HOSTILE_KEYS
+from nbflow.testing import contracts
 from nbflow.testing.faults import FaultyDriver
 
 
@@ -156,7 +156,7 @@ class TestReturnType:
 class TestKeys:
     """Keys stay inside, whatever the driver does."""
 
-    @pytest.mark.parametrize("key", HOSTILE_KEYS, ids=lambda key: repr(key)[:20])
+    @pytest.mark.parametrize("key", contracts.DriverContract.hostile_keys, ids=lambda key: repr(key)[:20])
     def test_refused_for_any_driver(self, key: Any) -> None:
         """A hostile key is refused even where the driver would take it."""
         store = DatasetStore(DictDriver())

@@ -130,8 +130,9 @@ class TestRegistration:
 class TestLookup:
     """What the class methods answer."""
 
-    def test_nearest_base_wins(self) -> None:
-        """The class for the nearest base of the type is taken."""
+    @pytest.mark.parametrize("step", [1, -1])
+    def test_nearest_base_wins(self, step: int) -> None:
+        """The class for the nearest base of the type is taken, in whatever order they were registered."""
 
         class Child(Marker):
             pass
@@ -141,7 +142,7 @@ class TestLookup:
 
         made = {
             type_: type(type_.__name__, (AbstractDataset,), {}, format="near", types=type_, extensions="near")
-            for type_ in (object, Marker, Child)
+            for type_ in (object, Marker, Child)[::step]
         }
         assert AbstractDataset.get(Grandchild, "near") is made[Child]
         assert AbstractDataset.get(Marker, "near") is made[Marker]

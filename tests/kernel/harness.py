@@ -91,7 +91,12 @@ class Kernel:
         self.folder = folder
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH", "")])])
-        own = {"PYTHONPATH": paths, "IPYTHONDIR": str(folder / "ipython"), "NBFLOW_HOME": str(folder / ".nbflow")}
+        own = {
+            "PYTHONPATH": paths,
+            "IPYTHONDIR": str(folder / "ipython"),
+            "NBFLOW_HOME": str(folder / ".nbflow"),
+            "NBFLOW_PROGRESS": "off",
+        }
         self._env = {**os.environ, **own, **(env or {})}
         self._load = load
         self.manager = KernelManager(kernel_name="python3")
@@ -101,7 +106,7 @@ class Kernel:
 
     def _connect(self) -> None:
         self.client = self.manager.client()
-        self.client.start_channels()
+        self.client.start_channels(hb=False)
         self.client.wait_for_ready(timeout=_LIMIT_S)
         if self._load:
             loaded = self.run("%load_ext nbflow")
@@ -177,7 +182,7 @@ class Kernel:
 
     def value(self, expression: str) -> Any:
         """Return the value of an expression, by its repr."""
-        shown = self.ok(f"print(repr({expression}))", store=False).stdout
+        shown = self.ok(f"print(repr(({expression})))", store=False).stdout
         return eval(shown, {"nan": float("nan")})
 
     def complete(self, code: str) -> list[str]:

@@ -81,7 +81,9 @@ def test_comments_and_layout_do_not_count(kernel: Any) -> None:
     """A cell with another comment, more blank lines, or at another place is still cached."""
     run_all(kernel)
     ran(kernel)
-    result = kernel.ok(f"%%task kept\n# now with a remark\n_ = {COUNT.format('kept')}\n\nkept = clean( raw )\nlen(kept)")
+    result = kernel.ok(
+        f"%%task kept\n# now with a remark\n_ = {COUNT.format('kept')}\n\nkept = clean( raw )\nlen(kept)"
+    )
     assert ran(kernel) == []
     assert result.badges
 
@@ -174,7 +176,10 @@ def test_random_numbers_go_on_as_in_a_plain_notebook(kernel: Any) -> None:
 
 def test_numpy_seeded_in_the_cell_that_imports_it(kernel: Any) -> None:
     """A cell that loads NumPy, seeds and draws leaves the generator where the next cell expects it."""
-    cells = ["%%task\nimport numpy as np\nnp.random.seed(0)\nfirst = np.random.rand()", "print(first, np.random.rand())"]
+    cells = [
+        "%%task\nimport numpy as np\nnp.random.seed(0)\nfirst = np.random.rand()",
+        "print(first, np.random.rand())",
+    ]
     first = [kernel.ok(cell) for cell in cells]
     kernel.restart()
     second = [kernel.ok(cell) for cell in cells]

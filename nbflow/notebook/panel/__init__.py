@@ -35,26 +35,30 @@ Tick = Callable[[], float | None]
 """Does one round; returns seconds until the next one, or None to end."""
 
 
-def _run_in_thread(tick: Tick, context: Context) -> None:
-    """Call `tick` again and again in a daemon thread, in the cell's context, so that output lands in its cell."""
+def _run_in_thread(tick: Tick) -> None:
+    """Call `tick` again and again in a daemon thread, until it says to end."""
     wait = threading.Event().wait
 
     def rounds() -> None:
         while (delay := tick()) is not None:
             wait(delay)
 
-    threading.Thread(target=context.run, args=(rounds,), name="nbflow-panel", daemon=True).start()
+    threading.Thread(target=rounds, name="nbflow-panel", daemon=True).start()
 
 
 class _Run:
-    """What one cell runs: its model, its face, and how far the display is."""
+    """What one cell runs: its model, its face, and how far the display is.
 
-    __slots__ = ("badged", "began", "face", "model", "over", "shown")
+    Drawing happens in the cell's context, whichever thread does it: by that the kernel knows where output belongs.
+    """
 
-    def __init__(self, model: Model, face: Face, began: float, *, over: bool) -> None:
+    __slots__ = ("badged", "began", "context", "face", "model", "over", "shown")
+
+    def __init__(self, model: Model, face: Face, began: float, context: Context, *, over: bool) -> None:
         self.model = model
         self.face = face
         self.began = began
+        self.context = context
         self.over = over
         self.shown = False
         self.badged = False
@@ -86,7 +90,7 @@ class PanelController:
         mode: "auto", "widget", "html", "text" or "off"; None for the session's `progress` setting.
         shell: The IPython shell, or None outside of IPython.
         clock: Source of time.
-        ticker: Starts calling a function regularly in a given context; for tests.
+        ticker: Starts calling a function regularly; for tests.
 
     Raises:
         SettingsError: An unknown mode.
@@ -101,7 +105,7 @@ class PanelController:
         shell: Any = None,
         *,
         clock: Clock = SYSTEM_CLOCK,
-        ticker: Callable[[Tick, Context], None] = _run_in_thread,
+        ticker: Callable[[Tick], None] = _run_in_thread,
     ) -> None:
         mode = session.settings.progress if mode is None else mode
         if mode not in MODES:
@@ -188,8 +192,7 @@ class PanelController:
             if self._ticking:
                 return
             self._ticking = True
-            context = self._context.copy()
-        self._ticker(self._tick, context)
+        self._ticker(self._tick)
 
     def _drain(self) -> None:
         while self._inbox:
@@ -206,8 +209,8 @@ class PanelController:
             if run.model.knows(event):
                 return run
         if self._current is None and type(event) in _BEGINNINGS:
-            began = event.time
-            self._current = _Run(Model(self._history), self._face(), began, over=not self._in_cell)
+            model = Model(self._history)
+            self._current = _Run(model, self._face(), event.time, self._context, over=not self._in_cell)
             self._runs.append(self._current)
         return self._current
 
@@ -288,7 +291,7 @@ class PanelController:
     def _guard(self, run: _Run, draw: Callable[[], None]) -> None:
         """A face that fails must not touch the run: it is replaced by silence, and says so once."""
         try:
-            draw()
+            run.context.copy().run(draw)
         except Exception as error:
             run.face = _Silent()
             report(f"The nbflow panel could not be drawn: {one_line(error)}. Try NBFLOW_PROGRESS=html or text.")

@@ -457,7 +457,7 @@ class Model:
             row = self.rows[event.call_id] = Row(event.call_id, CALL, event.name, task=event.name)
             self._kids.setdefault(_ROOT, {})[row.id] = None
         self._finish(row, event, state)
-        if state == DONE:
+        if row.state == DONE:
             self.history[row.task] = event.duration_s
         self._settle(row)
 
@@ -480,7 +480,7 @@ class Model:
         elif isinstance(event, events.TaskTimedOut):
             row.error = _short(event.error)
         elif isinstance(event, events.TaskCancelled):
-            row.error = "" if event.reason == "cancelled" else _short(event.reason)
+            row.error = _short(event.reason)
 
     def _count_end(self, group: Row, event: events.Terminal, state: str) -> None:
         lone = Row(event.call_id, CALL, event.name, RUNNING)

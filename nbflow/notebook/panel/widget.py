@@ -19,8 +19,8 @@ from nbflow.notebook.panel import words
 __all__ = ["MIME", "LiveWidget", "encode"]
 
 MIME = "application/vnd.jupyter.widget-view+json"
-MAX_LINES = 60
-MAX_TRACEBACKS = 10
+MAX_LINES = 30
+TRACEBACK_BYTES = 24_000
 SNAPSHOT_EVERY_S = 3.0
 _HERE = Path(__file__).parent
 
@@ -45,8 +45,11 @@ def encode(model: m.Model, hears: bool) -> dict[str, Any]:
         "hears": hears,
     }
     rows = {str(line.row.id): _encode_row(line) for line in view.lines}
-    for fields in [fields for fields in rows.values() if "trace" in fields][MAX_TRACEBACKS:]:
-        del fields["trace"]
+    room = TRACEBACK_BYTES
+    for fields in rows.values():
+        room -= len(fields.get("trace", "").encode())
+        if room < 0:
+            fields.pop("trace", None)
     return {"head": head, "order": list(rows), "rows": rows}
 
 
@@ -61,7 +64,7 @@ def _encode_row(line: m.Line) -> dict[str, Any]:
         "since": row.started if row.live and row.state != m.QUEUED else None,
         "expected": row.expected_s if row.live else None,
         "worker": row.worker if row.live and row.worker != "MainThread" else "",
-        "more": words.details(row),
+        "more": [words.short(text, 200) for text in words.details(row)],
         "line": row.line if row.live or row.state in m.BAD else "",
         "trace": row.traceback,
         "stop": row.live and row.kind in (m.CALL, m.MAP),

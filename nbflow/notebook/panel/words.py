@@ -32,6 +32,8 @@ ICONS = {
     m.LEFT: "◌",
 }
 
+_CANCELLED_BY = {"panel": "from the panel", "interrupt": "interrupted", "cancelled": ""}
+
 _COUNTED = (
     ("running", "running"),
     ("queued", "queued"),
@@ -117,8 +119,9 @@ def details(row: m.Row) -> list[str]:
         parts.append(f"{row.retries:,} retr{'ies' if row.retries > 1 else 'y'}")
     elif row.attempts > 1:
         parts.append(f"attempt {row.attempts}")
-    if row.error:
-        parts.append(row.error)
+    error = _CANCELLED_BY.get(row.error, row.error) if row.state == m.CANCELLED else row.error
+    if error:
+        parts.append(error)
     if row.note:
         parts.append(row.note)
     if row.state == m.RUNNING and row.label:

@@ -1,0 +1,349 @@
+"""A real JupyterLab in a headless Chromium, for tests of what a person sees and clicks.
+
+`Lab` starts a server on the loopback address with a random port, a random token and throw-away folders, and opens
+notebooks in the system's Chromium through playwright; `Page` runs cells, reads outputs, clicks and takes pictures.
+Everything that was started is ended by its process id, and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import nbformat
+from playwright.sync_api import sync_playwright
+
+REPOSITORY = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# A fresh Lab would ask about news, and would keep cells that are out of sight out of the page.
+QUIET = {
+    "@jupyterlab/apputils-extension:notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    },
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+}
+# What a stock server writes to the console, which says nothing about a notebook.
+NOISE = re.compile(
+    r"favicon|status of 404|Failed to load resource|ResizeObserver loop|React DevTools|lsp|GPU stall"
+    r"|was preloaded using link preload|reading 'schema'"
+)
+# What a front end says about a widget that it cannot show.
+DEAD_WIDGET = re.compile(
+    r"Error displaying widget|Error creating widget|model not found|Could not create a (?:model|view)"
+    r"|Failed to load (?:model|view) class|Loading widget"
+)
+_PANEL = """() => {
+    const app = window.jupyterapp || window.jupyterlab;
+    window.currentNotebook = () => {
+        for (const widget of app.shell.widgets('main'))
+            if (widget.content && widget.content.widgets && widget.sessionContext) return widget;
+        return null;
+    };
+}"""
+_IDLE = """() => {
+    const session = window.currentNotebook()?.sessionContext.session;
+    return session?.kernel?.status === 'idle' && (window.running ?? 0) === 0;
+}"""
+_RUN = """command => {
+    const app = window.jupyterapp || window.jupyterlab;
+    window.running = (window.running ?? 0) + 1;
+    app.commands.execute(command).finally(() => { window.running -= 1; });
+}"""
+
+
+class Lab:
+    """A running server; use it as a context manager.
+
+    Args:
+        folder: Throw-away folder for notebooks and all configuration.
+        settings: Further user settings of JupyterLab, by plugin.
+        env: Further environment variables of server and kernels.
+        start_s: Seconds that server and page may take to come up.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        env: Mapping[str, str] | None = None,
+        start_s: float = 90.0,
+    ) -> None:
+        self.root = folder / "root"
+        self._folder = folder
+        self._settings = {**QUIET, **(settings or {})}
+        self._env = dict(env or {})
+        self._start_s = start_s
+        self._token = secrets.token_hex(16)
+        self._base = ""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Lab:
+        with ExitStack() as stack:
+            self.root.mkdir(parents=True)
+            self._write_settings()
+            self._start_server(stack)
+            self._context = self._start_browser(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def open(self, cells: Sequence[str] | None = None, name: str = "test.ipynb") -> Page:
+        """Write a notebook of these code cells (or take the file that is there) and open it.
+
+        With cells, waits for an idle kernel; a file that is only looked at gets none.
+        """
+        if cells is not None:
+            write_notebook(self.root / name, cells)
+        return Page(self, self._context.new_page(), name, self._start_s, kernel=cells is not None)
+
+    def url(self, name: str, *, reset: bool = True) -> str:
+        """Return the address of a notebook in JupyterLab."""
+        return f"{self._base}/doc/tree/{name}?token={self._token}{'&reset' if reset else ''}"
+
+    def api(self, method: str, path: str) -> Any:
+        """Call the server's REST API and return its decoded answer."""
+        request = urllib.request.Request(
+            self._base + path, method=method, headers={"Authorization": f"token {self._token}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            body = reply.read()
+        return json.loads(body) if body else None
+
+    def end_kernels(self) -> None:
+        """Shut down all kernels, as closing them by hand would."""
+        for session in self.api("GET", "/api/sessions"):
+            with suppress(OSError):
+                self.api("DELETE", f"/api/sessions/{session['id']}")
+
+    def log(self) -> str:
+        """Return what server and kernels wrote so far."""
+        return (self._folder / "server.log").read_text(errors="replace")
+
+    def _write_settings(self) -> None:
+        for plugin, values in self._settings.items():
+            package, _, name = plugin.partition(":")
+            file = self._folder / "settings" / package / f"{name}.jupyterlab-settings"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(values))
+
+    def _start_server(self, stack: ExitStack) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self._base = f"http://127.0.0.1:{port}"
+        folders = {
+            "JUPYTER_CONFIG_DIR": "config",
+            "JUPYTER_DATA_DIR": "data",
+            "JUPYTER_RUNTIME_DIR": "runtime",
+            "JUPYTERLAB_SETTINGS_DIR": "settings",
+            "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+            "IPYTHONDIR": "ipython",
+        }
+        env = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        env |= {name: str(self._folder / folder) for name, folder in folders.items()}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+        options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
+        options += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={self.root}"]
+        options += [f"--IdentityProvider.token={self._token}", "--LabApp.expose_app_in_browser=True"]
+        log = stack.enter_context((self._folder / "server.log").open("wb"))
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=self.root,
+            env=env | self._env,
+            start_new_session=True,
+        )
+        stack.callback(self._stop_server, server)
+
+        def answers() -> bool:
+            if server.poll() is not None:
+                raise RuntimeError(f"the server ended at once:\n{self.log()[-3000:]}")
+            try:
+                return bool(self.api("GET", "/api/status"))
+            except OSError:
+                return False
+
+        wait_until(
+            answers,
+            self._start_s,
+            lambda: f"the server did not come up:\n{self.log()[-3000:]}",
+            lambda: threading.Event().wait(0.1),
+        )
+
+    def _stop_server(self, server: subprocess.Popen[bytes]) -> None:
+        with suppress(OSError):
+            self.end_kernels()
+        if server.poll() is None:
+            server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait(5)
+
+    def _start_browser(self, stack: ExitStack) -> Any:
+        browser = stack.enter_context(sync_playwright()).chromium.launch_persistent_context(
+            str(self._folder / "profile"),
+            executable_path=CHROMIUM,
+            headless=True,
+            args=FLAGS,
+            chromium_sandbox=False,
+            viewport={"width": 1280, "height": 900},
+        )
+        stack.callback(browser.close)
+        return browser
+
+
+class Page:
+    """A notebook as it stands in the browser.
+
+    Attributes:
+        page: The playwright page, for whatever has no method here.
+        console: Errors that the page wrote to its console, without a stock server's noise.
+    """
+
+    def __init__(self, lab: Lab, page: Any, name: str, start_s: float, *, kernel: bool) -> None:
+        self.lab = lab
+        self.page = page
+        self.console: list[str] = []
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.console.append(f"pageerror: {error}"))
+        page.goto(lab.url(name), timeout=start_s * 1000)
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=start_s * 1000)
+        page.evaluate(_PANEL)
+        if kernel:
+            self.wait_idle(start_s)
+
+    def _on_console(self, message: Any) -> None:
+        if message.type == "error" and not NOISE.search(message.text):
+            self.console.append(message.text)
+
+    # -- doing ------------------------------------------------------------
+
+    def run_all(self) -> None:
+        """Start Run > Run All Cells, without waiting."""
+        self.page.evaluate(_RUN, "notebook:run-all-cells")
+
+    def run_cell(self, index: int) -> None:
+        """Start one cell, counted from 0, without waiting."""
+        self.page.evaluate("index => { window.currentNotebook().content.activeCellIndex = index; }", index)
+        self.page.evaluate(_RUN, "notebook:run-cell")
+
+    def click(self, label: str, nth: int = 0) -> None:
+        """Click the nth button of the outputs that reads exactly `label`."""
+        exactly = re.compile(rf"^\s*{re.escape(label)}\s*$")
+        self.page.locator(".jp-OutputArea button").filter(has_text=exactly).locator("visible=true").nth(nth).click()
+
+    def save(self) -> Path:
+        """Save, and return the file."""
+        self.page.evaluate("async () => { await window.currentNotebook().context.save(); }")
+        return self.lab.root / self.page.evaluate("() => window.currentNotebook().context.path")
+
+    def screenshot(self, path: Path) -> None:
+        """Write a picture of the whole notebook."""
+        height = self.page.evaluate(
+            """() => {
+            const cells = document.querySelectorAll('.jp-NotebookPanel .jp-Cell');
+            const box = document.querySelector('.jp-NotebookPanel .jp-WindowedPanel-outer');
+            return Math.ceil(cells[cells.length - 1].getBoundingClientRect().bottom + (box?.scrollTop ?? 0)) + 140;
+        }"""
+        )
+        self.page.set_viewport_size({"width": 1280, "height": max(500, min(height, 8000))})
+        self.page.wait_for_timeout(300)
+        self.page.screenshot(path=str(path))
+        self.page.set_viewport_size({"width": 1280, "height": 900})
+
+    # -- waiting ----------------------------------------------------------
+
+    def wait_idle(self, timeout_s: float = 60.0) -> None:
+        """Wait until everything that was started has run and the kernel is idle."""
+        self.wait(lambda: bool(self.page.evaluate(_IDLE)), timeout_s, "the kernel did not become idle")
+        self.page.wait_for_timeout(200)  # the last outputs are still being drawn
+
+    def wait_text(self, text: str, timeout_s: float = 30.0) -> None:
+        """Wait until an output shows `text`."""
+        self.wait(lambda: any(text in shown for shown in self.texts()), timeout_s, f"never shown: {text!r}")
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Wait until `condition` holds, while the browser goes on."""
+        wait_until(
+            condition,
+            timeout_s,
+            lambda: f"{what} (after {timeout_s:g} s); outputs: {self.texts()}",
+            lambda: self.page.wait_for_timeout(50),
+        )
+
+    # -- looking ----------------------------------------------------------
+
+    def texts(self) -> list[str]:
+        """Return what a person reads under each cell, widgets included."""
+        return self.page.evaluate(
+            """() => window.currentNotebook().content.widgets.map(
+                cell => cell.node.querySelector('.jp-Cell-outputArea')?.innerText ?? '')"""
+        )
+
+    def outputs(self, cell: int) -> list[dict[str, Any]]:
+        """Return the outputs of a cell as the front end holds them, in nbformat."""
+        text = self.page.evaluate("() => JSON.stringify(window.currentNotebook().content.model.toJSON())")
+        return json.loads(text)["cells"][cell].get("outputs", [])
+
+    def errors(self) -> list[str]:
+        """Return everything that looks broken: console errors, and outputs that say that a widget cannot be shown."""
+        dead = [found.group(0) for text in self.texts() if (found := DEAD_WIDGET.search(text))]
+        return self.console + dead
+
+
+def write_notebook(path: Path, cells: Sequence[str]) -> None:
+    """Write a notebook of code cells for the Python 3 kernel."""
+    metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python"},
+    }
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in cells], metadata=metadata
+    )
+    nbformat.write(notebook, path)
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    timeout_s: float,
+    message: Callable[[], str],
+    pause: Callable[[], object],
+) -> None:
+    """Try again until `condition` holds; `AssertionError` with `message()` after `timeout_s` seconds."""
+    deadline = monotonic() + timeout_s
+    while not condition():
+        if monotonic() > deadline:
+            raise AssertionError(message())
+        pause()

@@ -1,0 +1,363 @@
+"""Damage: whatever happens to the folder, a read is right or a miss, and a failed write is said."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nbflow.cache import CacheKey, CacheStore, trust
+from nbflow.cache.blob import Packed, front_of, pieces
+from nbflow.errors import CacheError
+
+ROOT = str(Path(__file__).parents[2])
+SMALL: Any = {"a": [1, 2, 3], "b": np.arange(500.0)}
+LARGE: Any = np.arange(20_000.0)
+
+
+@pytest.fixture
+def filled(folder: Path) -> Path:
+    """A closed store with a small and a large result."""
+    store = CacheStore(folder)
+    store.save("small", SMALL)
+    store.save("large", LARGE)
+    store.close()
+    return folder
+
+
+def blob(folder: Path) -> Path:
+    """Return the one file of a store."""
+    (path,) = folder.glob("blobs/*/*")
+    return path
+
+
+def check(folder: Path, *, small: bool | None = None, large: bool | None = None) -> CacheStore:
+    """Read both results in a store of its own; each must be right or missing, as said where that is known."""
+    store = CacheStore(folder)
+    for name, value, there in (("small", SMALL, small), ("large", LARGE, large)):
+        found = store.fetch(name)
+        if there is not None:
+            assert (found is not None) == there, name
+        if found is not None:
+            assert pickle.dumps(found.value) == pickle.dumps(value)
+    return store
+
+
+def heal(store: CacheStore) -> None:
+    """Store both again, and find them."""
+    store.save("small", SMALL)
+    store.save("large", LARGE)
+    store.close()
+    check(Path(store.location or ""), small=True, large=True).close()
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 8, 24, 100, 200, 5000, -1])
+def test_a_torn_file(filled: Path, keep: int) -> None:
+    """A file that was cut off anywhere is a miss that goes to the quarantine, and the next save heals it."""
+    path = blob(filled)
+    data = path.read_bytes()
+    path.write_bytes(data[:keep])
+    store = check(filled, small=True, large=False)
+    assert store.stats()["quarantined"] == 1 and not path.exists()
+    assert "set aside" in str(store.explain(CacheKey("large", "")))
+    heal(store)
+
+
+def test_every_flipped_bit_of_a_file_is_noticed(filled: Path) -> None:
+    """A bit flipped in the front, the head, the padding's neighbours or the data never gives a wrong value."""
+    path = blob(filled)
+    data = path.read_bytes()
+    places = [*range(0, 400, 3), *random.Random(1).sample(range(400, len(data)), 60), len(data) - 1]
+    for place in places:
+        broken = bytearray(data)
+        broken[place] ^= 1 << (place % 8)
+        path.write_bytes(broken)
+        store = check(filled, small=True)
+        store.save("large", LARGE)
+        store.close()
+        assert blob(filled).read_bytes() == data
+
+
+def test_every_flipped_bit_of_a_row_is_noticed(filled: Path) -> None:
+    """The same for results that live in the index, for the name of the result, and for its times and cost."""
+    connection = sqlite3.connect(filled / "index.sqlite3")
+    data = connection.execute("SELECT data FROM entries WHERE key = 'small'").fetchone()[0]
+    for place in random.Random(2).sample(range(len(data)), 80):
+        broken = bytearray(data)
+        broken[place] ^= 4
+        row = connection.execute("SELECT * FROM entries WHERE key = 'small'").fetchone()
+        connection.execute("UPDATE entries SET data = ? WHERE key = 'small'", (bytes(broken),))
+        connection.commit()
+        check(filled, small=False, large=True).close()
+        connection.execute(f"INSERT OR REPLACE INTO entries VALUES ({','.join('?' * len(row))})", row)
+        connection.commit()
+    check(filled, small=True, large=True).close()
+    for change in ("result = 'x'", "created = created + 1", "ttl = 5", "cost = 99.0", "data = NULL", "data = 'text'", "mac = x'00'", "mac = NULL", "key = 'small', mac = (SELECT mac FROM entries WHERE key = 'large')"):
+        row = connection.execute("SELECT * FROM entries WHERE key = 'small'").fetchone()
+        connection.execute(f"UPDATE entries SET {change} WHERE key = 'small'")
+        connection.commit()
+        check(filled, small=False, large=True).close()
+        connection.execute(f"INSERT OR REPLACE INTO entries VALUES ({','.join('?' * len(row))})", row)
+        connection.commit()
+    connection.close()
+
+
+def test_results_cannot_be_swapped(filled: Path) -> None:
+    """A sound row or file of ours under another key is not taken for that key's result."""
+    store = CacheStore(filled)
+    store.save("other", LARGE + 1)
+    store.close()
+    connection = sqlite3.connect(filled / "index.sqlite3")
+    names = dict(connection.execute("SELECT key, result FROM entries").fetchall())
+    one, other = (filled / "blobs" / names[key][:2] / names[key][2:] for key in ("large", "other"))
+    shutil.copy(other, one)
+    check(filled, large=False).close()
+    connection.execute("UPDATE entries SET result = (SELECT result FROM entries WHERE key = 'other') WHERE key = 'large'")
+    connection.commit()
+    connection.close()
+    check(filled, large=False).close()
+
+
+class Attack:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_foreign_entries_are_never_unpickled(filled: Path, tmp_path: Path, inline: bool) -> None:
+    """An entry made under another key, however well-formed, is not opened: its payload never runs."""
+    mark = tmp_path / "mark"
+    pad = (np.zeros(10_000).data,) if not inline else ()
+    packed = Packed(pickle.dumps(Attack(str(mark))), pad)
+    signer = trust.Signer(b"x" * 32)
+    front, begin = front_of(packed, signer)
+    data = b"".join(pieces(front, begin, packed.buffers))
+    connection = sqlite3.connect(filled / "index.sqlite3")
+    if inline:
+        connection.execute("UPDATE entries SET data = ?, result = ? WHERE key = 'small'", (data, front.digest))
+    else:
+        blob(filled).write_bytes(data)
+    connection.commit()
+    connection.close()
+    store = check(filled, small=not inline, large=inline)
+    assert store.stats()["quarantined"] == 1 and not mark.exists()
+    heal(store)
+
+
+def test_another_users_store_is_no_store_for_us(filled: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the key nothing is found and nothing is harmed; under another key entries are refused."""
+    before = os.environ["NBFLOW_KEY_FILE"]
+    monkeypatch.setenv("NBFLOW_KEY_FILE", str(tmp_path / "other"))
+    store = check(filled, small=False, large=False)
+    assert store.stats()["quarantined"] == 0
+    store.close()
+    monkeypatch.setenv("NBFLOW_KEY_FILE", before)
+    check(filled, small=True, large=True).close()
+    monkeypatch.setenv("NBFLOW_KEY_FILE", str(tmp_path / "other"))
+    store = CacheStore(filled)
+    store.save("mine", 1)
+    store.close()
+    store = check(filled, small=False, large=False)
+    assert store.stats()["quarantined"] == 2
+    store.close()
+
+
+def test_a_key_that_cannot_be_made_or_read(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A key file that is something else, or in a place that is a file, fails the save with a word on what to do."""
+    wrong = tmp_path / "wrong"
+    wrong.write_text("short")
+    monkeypatch.setenv("NBFLOW_KEY_FILE", str(wrong))
+    with pytest.raises(CacheError, match="not a key"):
+        CacheStore(folder).save("a", 1)
+    monkeypatch.setenv("NBFLOW_KEY_FILE", str(wrong / "below"))
+    with pytest.raises(CacheError, match="NBFLOW_KEY_FILE"):
+        CacheStore(folder).save("a", 1)
+    assert CacheStore(folder).fetch("a") is None
+
+
+@pytest.mark.parametrize("damage", ["garbage", "empty", "header", "middle", "deleted", "directory"])
+def test_a_broken_index(filled: Path, damage: str) -> None:
+    """Whatever became of the index, reads are right or missing, and the store works again after a save."""
+    path = filled / "index.sqlite3"
+    data = path.read_bytes()
+    if damage == "garbage":
+        path.write_bytes(os.urandom(8192))
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "header":
+        path.write_bytes(b"\0" * 100 + data[100:])
+    elif damage == "middle":
+        path.write_bytes(data[:4096] + os.urandom(len(data) - 4096))
+    else:
+        path.unlink()
+    if damage == "directory":
+        path.mkdir()
+        store = check(filled, small=False, large=False)
+        with pytest.raises(sqlite3.Error):
+            store.save("small", SMALL)
+        return
+    store = check(filled)
+    heal(store)
+
+
+def test_an_index_deleted_under_an_open_store(store: CacheStore, folder: Path) -> None:
+    """A folder that is deleted while the store is open is made anew by the next save, and that is found by others."""
+    store.save("small", SMALL)
+    shutil.rmtree(folder)
+    assert CacheStore(folder).fetch("small") is None
+    store.save("large", LARGE)
+    store.save("small", SMALL)
+    check(folder, small=True, large=True).close()
+
+
+def test_a_deleted_file(filled: Path) -> None:
+    """A file that is gone is a miss with a reason; so is one that cannot be opened."""
+    blob(filled).unlink()
+    store = check(filled, small=True, large=False)
+    assert "gone" in str(store.explain(CacheKey("large", "")))
+    heal(store)
+
+
+def test_a_large_file_changed_in_place_is_noticed_although_it_was_signed(folder: Path) -> None:
+    """Beyond 64 MiB a file is compared only when it has changed since; a changed one is, though its time is put back."""
+    value = np.zeros(9 * 1024**2)
+    store = CacheStore(folder)
+    store.save("large", value)
+    store.close()
+    assert CacheStore(folder).get("large")[-1] == 0
+    path = blob(folder)
+    status = path.stat()
+    with open(path, "r+b") as stream:
+        stream.seek(-8, 2)
+        stream.write(b"12345678")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert CacheStore(folder).fetch("large") is None
+
+
+def test_a_copied_store_is_compared_and_signed_anew(folder: Path, tmp_path: Path) -> None:
+    """A copy of the folder has other inodes: its large files are compared once more, and then found."""
+    store = CacheStore(folder)
+    store.save("large", np.zeros(9 * 1024**2))
+    store.close()
+    copied = tmp_path / "copy"
+    shutil.copytree(folder, copied)
+    for _ in range(2):
+        store = CacheStore(copied)
+        assert store.get("large").shape == (9 * 1024**2,)
+        store.close()
+
+
+def test_failed_writes_are_raised(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk or a folder that cannot be made raises, leaves no half file, and reading goes on."""
+    store = CacheStore(folder)
+    store.save("small", SMALL)
+    import nbflow.cache.disk as disk
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(disk.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        store.save("large", LARGE)
+    monkeypatch.undo()
+    assert list(folder.glob("blobs/*/.*")) == [] and list(folder.glob("blobs/*/*")) == []
+    store.close()
+
+
+def test_folder_is_a_file(tmp_path: Path) -> None:
+    """A location that cannot be a folder is a miss for reading and an error for writing."""
+    (tmp_path / "file").write_text("x")
+    store = CacheStore(tmp_path / "file" / "cache")
+    assert store.fetch("a") is None
+    with pytest.raises(OSError):
+        store.save("a", 1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs mode bits")
+def test_read_only_folder(filled: Path) -> None:
+    """A store in a folder that we may only read is read; saves raise; damage stays a miss."""
+    text = (
+        f"import sys, os; sys.path.insert(0, {ROOT!r}); os.setuid(65534) if os.getuid() == 0 else None\n"
+        "from nbflow.cache import CacheStore\n"
+        f"s = CacheStore({str(filled)!r}); print(s.get('small')['a'], s.get('large')[-1])\n"
+        "try: s.save('x', 1)\nexcept Exception as e: print('refused', type(e).__name__)\n"
+        "print(s.fetch('x'), s.get('small')['a']); s.close()"
+    )
+    secret = Path(os.environ["NBFLOW_KEY_FILE"])
+    places = [*filled.rglob("*"), *filled.parents[: len(filled.parents) - 1], filled, secret, *secret.parents[: len(secret.parents) - 1]]
+    modes = {place: place.stat().st_mode for place in places if str(place).startswith("/tmp/")}
+    try:
+        for place in modes:
+            os.chmod(place, 0o555 if place.is_dir() else 0o444)
+        out = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env={**os.environ})
+        if "Permission denied" in out.stderr and "CacheStore" not in out.stdout:
+            assert out.returncode == 0 or "pyenv" in out.stderr or "ModuleNotFoundError" in out.stderr, out.stderr
+        lines = out.stdout.splitlines()
+    finally:
+        for place, mode in modes.items():
+            os.chmod(place, mode)
+    assert lines[0] == "[1, 2, 3] 19999.0" and lines[1].startswith("refused") and lines[2] == "None [1, 2, 3]", (out.stdout, out.stderr)
+
+
+WRITER = """
+import sys; sys.path.insert(0, {root!r})
+import numpy as np
+from nbflow.cache import CacheStore
+store = CacheStore({folder!r}, max_bytes=3_000_000)
+print("ready", flush=True)
+step = 0
+while True:
+    for n in range(12):
+        store.save(f"k{{n}}", np.full((1 + step % 3) * (60_000 if n % 3 else 20), n), cost_s=1.0)
+    step += 1
+"""
+
+
+def test_killed_writers_leave_only_whole_values(folder: Path) -> None:
+    """Twenty-five writers are killed at random moments: every value that is found is whole and under its key."""
+    rng = random.Random(3)
+    text = WRITER.format(root=ROOT, folder=str(folder))
+    found = 0
+    for _ in range(25):
+        process = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        deadline = time.monotonic() + rng.random() * 0.05
+        while time.monotonic() < deadline:
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        store = CacheStore(folder, max_bytes=3_000_000)
+        for number in range(12):
+            hit = store.fetch(f"k{number}")
+            if hit is not None:
+                found += 1
+                assert len(hit.value) and (hit.value == number).all()
+        assert store.stats()["quarantined"] == 0
+        store.save("after", 1)
+        store.close()
+    assert found > 25
+    old = time.time() - 7200
+    for path in folder.glob("blobs/*/*"):
+        os.utime(path, (old, old))
+    store = CacheStore(folder, max_bytes=3_000_000)
+    store.prune(0)
+    assert list(folder.glob("blobs/*/*")) == []
+    store.close()

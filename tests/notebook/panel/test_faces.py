@@ -1,0 +1,238 @@
+"""Text, HTML and widget: what people get to see of a model."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbflow.core import events
+from nbflow.notebook.panel import model as m
+from nbflow.notebook.panel import widget
+from nbflow.notebook.panel.html import render_html
+from nbflow.notebook.panel.text import TextFace, render_text
+from nbflow.notebook.panel.widget import LiveWidget, encode
+
+
+def test_all_cached_run_is_one_line(played: Any) -> None:
+    """Seven hits are summed up in a sentence, in every face."""
+    for number in range(1, 8):
+        played.do.hit(number, saved_s=27.43)
+    assert render_text(played.model) == "7 tasks · all cached · saved 3 min 12 s"
+    html = render_html(played.model)
+    assert "7 tasks · all cached · saved 3 min 12 s" in html
+    assert "<table" not in html
+
+
+def test_lone_call_is_one_line(played: Any) -> None:
+    """A single call needs no table."""
+    played.do.start(1)
+    played.do.finish(1, duration_s=5.0)
+    assert render_text(played.model) == "✓ fit · done · 5.0 s"
+    assert "<table" not in render_html(played.model)
+
+
+def test_text_of_a_mixed_run(played: Any) -> None:
+    """The summary has totals, a row for each task, and why something failed."""
+    played.do.start(1, "load")
+    played.do.finish(1, "load", duration_s=0.5)
+    played.do.start_map(2, 4)
+    played.do.fail(3, "fit[1]", map_id=2)
+    played.clock.advance(5.0)
+    played.do.end_map(2, 4, completed=3, cached=1, failed=1, saved_s=60.0)
+    assert render_text(played.model).splitlines() == [
+        "5 tasks · 3 done · 1 cached · 1 failed · saved 1 min · 5.0 s",
+        "  ✓ load     done · 0.5 s",
+        "  ✗ fit      failed · 4/4 · 5.0 s · 1 failed · 1 cached · saved 1 min",
+        "  ✗   fit[1] failed · 1.0 s · ValueError: bad",
+    ]
+
+
+def test_nothing_ran_is_nothing(played: Any) -> None:
+    """An empty run has no words."""
+    assert (render_text(played.model), render_html(played.model)) == ("", "")
+
+
+def test_running_map_is_told_with_its_time(played: Any) -> None:
+    """While it goes on, the headline counts up."""
+    played.do.start_map(1, 40)
+    text = render_text(played.model, now=played.clock.wall() + 4.2)
+    assert text.splitlines()[0] == "40 tasks · all queued · 4.2 s"
+    assert "▸ fit running · 0/40 · 4.2 s" in text
+
+
+class Tags(HTMLParser):
+    """Collects tags and attributes, and insists that everything opened is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_survives_a_sanitiser(played: Any) -> None:
+    """Only plain tags with inline styles, whatever the user's texts contain, and a word for every state."""
+    played.do.start(1, "<script>alert(1)</script>")
+    played.do.fail(1, "<script>alert(1)</script>", error='"><img onerror=x>', traceback="</pre><b>")
+    played.do.start(2, "ok")
+    played.do.finish(2, "ok")
+    html = render_html(played.model)
+    tags = Tags()
+    tags.feed(html)
+    assert tags.open == []
+    assert tags.tags <= {"div", "span", "b", "table", "tbody", "tr", "td", "details", "summary", "pre"}
+    assert tags.attributes <= {"style", "colspan"}
+    assert "failed" in html
+    assert "done" in html
+
+
+@pytest.mark.parametrize("text", ["x", "&", "→"])
+def test_ten_thousand_tasks_stay_small(played: Any, text: str) -> None:
+    """A saved notebook grows by less than 20 kB and a message stays under 64 kB, with long names and errors."""
+    for number in range(1, 10_001):
+        name = f"{text * 300}{number}"
+        played.do.start(number, name)
+        if number % 2:
+            played.do.fail(number, name, error=text * 500, traceback=text * 5000)
+        else:
+            played.do.finish(number, name)
+    html, plain = render_html(played.model), render_text(played.model)
+    assert "10,000 tasks" in html
+    assert len(html.encode()) + len(plain.encode()) < 20_000
+    assert len(json.dumps(encode(played.model, hears=True), ensure_ascii=False).encode()) < 64_000
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def sample(played: Any, done: int, total: int) -> None:
+    """Tell how far the map is."""
+    counts = {"completed": done, "cached": 0, "failed": 0, "cancelled": 0, "running": 1}
+    played.do.tell(events.MapProgressed, 1, total=total, **counts)
+
+
+def test_log_gets_one_line_for_each_tenth(played: Any) -> None:
+    """A pipe sees milestones, then the end: never more than ten lines for a map."""
+    stream = io.StringIO()
+    face = TextFace(stream)
+    played.do.start_map(1, 1000)
+    for done in range(1000):
+        sample(played, done, 1000)
+        face.frame(played.model, played.clock.wall())
+    played.do.end_map(1, 1000)
+    face.finish(render_text(played.model))
+    lines = [line for line in stream.getvalue().splitlines() if line.startswith("nbflow:")]
+    assert len(lines) == 10
+    assert lines[-1].startswith("nbflow: 1,000 tasks · all done")
+
+
+def test_terminal_redraws_one_line(played: Any) -> None:
+    """A terminal sees one line that changes only when the words do, and is cleared for the summary."""
+    stream = Terminal()
+    face = TextFace(stream)
+    played.do.start_map(1, 10)
+    for _ in range(3):
+        face.frame(played.model, 0.0)
+    assert stream.getvalue().count("\n") == 0
+    assert stream.getvalue().count("nbflow:") == 1
+    face.finish("over")
+    assert stream.getvalue().endswith("\r\x1b[2Knbflow: over\n")
+
+
+def applied(state: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+    """Fold a frame as panel.js does."""
+    order = message.get("order", state["order"])
+    rows = {number: dict(fields) for number, fields in state["rows"].items()}
+    for number, changes in message.get("rows", {}).items():
+        row = rows.setdefault(number, {})
+        for key, value in changes.items():
+            if value is None:
+                row.pop(key, None)
+            else:
+                row[key] = value
+    kept = {number: fields for number, fields in rows.items() if number in order}
+    return {"head": message.get("head", state["head"]), "order": order, "rows": kept}
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the custom messages of a widget made in this test; its comm is closed at the end."""
+    messages: list[dict[str, Any]] = []
+    live = LiveWidget(lambda content: None)
+    monkeypatch.setattr(live._widget, "send", lambda content, buffers=None: messages.append(content))
+    yield messages, live
+    live.close()
+
+
+def test_frames_add_up_to_the_whole(played: Any, sent: Any) -> None:
+    """What the front end folds from differences is what a full state would be; nothing is sent for no change."""
+    messages, live = sent
+    seen = {"head": {}, "order": [], "rows": {}}
+    for step in range(30):
+        number = step + 1
+        played.do.start(number, f"task{step % 7}")
+        if step % 3 == 0:
+            played.do.tell(events.ProgressMade, number, done=step, total=40.0)
+        elif step % 5 == 0:
+            played.do.fail(number, f"task{step % 7}")
+        else:
+            played.do.finish(number, f"task{step % 7}")
+        state = encode(played.model, hears=True)
+        assert live.send(state, now=float(step))
+        assert not live.send(encode(played.model, hears=True), now=float(step))
+        seen = applied(seen, json.loads(json.dumps(messages[-1])))
+        assert seen == state
+    assert len(messages) == 30
+
+
+def test_frame_of_a_moving_map_is_small(played: Any, sent: Any) -> None:
+    """Ten frames a second of a moving map stay under 3 kB."""
+    messages, live = sent
+    played.do.start_map(1, 1000)
+    live.send(encode(played.model, hears=True), now=0.0)
+    del messages[:]
+    for done in range(10):
+        sample(played, done + 1, 1000)
+        live.send(encode(played.model, hears=True), now=0.1 * done)
+    assert len(messages) == 10
+    assert sum(len(json.dumps(message)) for message in messages) < 3000
+
+
+def test_snapshot_is_synced_rarely_and_whole(played: Any, sent: Any) -> None:
+    """The snapshot for views that open later follows at most every three seconds, and only after a change."""
+    _, live = sent
+    played.do.start(1)
+    live.send(encode(played.model, hears=True), now=0.0)
+    first = live._widget.snapshot
+    assert first["order"] == ["1"]
+    played.do.start(2)
+    live.send(encode(played.model, hears=True), now=1.0)
+    assert live._widget.snapshot == first
+    live.send(encode(played.model, hears=True), now=3.5)
+    assert live._widget.snapshot["order"] == ["1", "2"]
+
+
+def test_script_knows_every_state() -> None:
+    """Each state has an icon in the script, and the script imports nothing from anywhere."""
+    script = (Path(widget.__file__).parent / "panel.js").read_text()
+    for state in (m.QUEUED, m.RUNNING, m.RETRYING, m.DONE, m.CACHED, m.FAILED, m.CANCELLED, m.TIMED_OUT, m.LEFT):
+        assert re.search(rf'^\s*"?{re.escape(state)}"?: "M', script, re.MULTILINE), state
+    assert not re.search(r"^\s*import\b|import\(|https?://(?!www\.w3\.org/2000/svg)", script, re.MULTILINE)
