@@ -35,6 +35,7 @@ __all__ = [
     "SessionContext",
     "adopt_sessions",
     "async_session",
+    "cell_opener",
     "close_notebook_session",
     "current_session",
     "open_notebook_session",
@@ -102,7 +103,10 @@ class SessionContext:
         if parent is not None and not own:
             self.hooks: Hooks | None = parent.hooks
         else:
-            distinct = {id(plugin): plugin for plugin in everybody}.values()
+            distinct: list[Any] = []  # pluggy refuses equal ones, and they need not be hashable
+            for plugin in everybody:
+                if plugin not in distinct:
+                    distinct.append(plugin)
             self.hooks = _hooks.Hooks(distinct) if distinct else None
         if backend is not None:
             self._check_backend(backend)

@@ -36,16 +36,22 @@ def _bool(value: Any) -> bool:
 
 def _whole(low: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
-        number = int(value)
-        if isinstance(value, bool) or number != float(value) or number < low:
-            raise ValueError(f"use a whole number ≥ {low}")
-        return number
+        try:
+            number = low - 1 if isinstance(value, bool) else int(value)
+            if number >= low and number == float(value):
+                return number
+        except (ValueError, TypeError, OverflowError):
+            pass
+        raise ValueError(f"use a whole number ≥ {low}")
 
     return parse
 
 
 def _seconds(value: Any) -> float:
-    number = float(value)
+    try:
+        number = -1.0 if isinstance(value, bool) else float(value)
+    except (ValueError, TypeError):
+        number = -1.0
     if not number >= 0:
         raise ValueError("use seconds ≥ 0")
     return number
@@ -71,6 +77,8 @@ def _word(value: Any) -> str:
 
 
 def _place(value: Any) -> Any:
+    if not isinstance(value, (str, os.PathLike)) and not hasattr(value, "save"):
+        raise ValueError("use a path or a URL, or a store")
     return str(value) if isinstance(value, os.PathLike) else value
 
 

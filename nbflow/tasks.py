@@ -405,6 +405,7 @@ def _make_spec(func: Callable[..., Any], chosen: dict[str, Any]) -> TaskSpec:
     names = parse_template("name", name, signature.parameters)
     if chosen["name"] is not None and any("." in text for text, *_ in Formatter().parse(name)):
         raise DefinitionError(f"name={name!r} must not contain a dot; use '-' or '_' instead.")
+    name = name if names else name.format()  # only a template needs its literal braces doubled
     retry_on = chosen["retry_on"]
     policy = Policy(
         retries=chosen["retries"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -55,12 +56,14 @@ def test_cells_run(name: str, tmp_path: Path) -> None:
 
     cells = [nbformat.v4.new_code_cell(code.rstrip("\n")) for _, code in blocks(ROOT / name, "ipython")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.ipynb")
-    command = [sys.executable, "-m", "nbflow", "run", "page.ipynb"]
-    for _ in range(2):
+    command = [sys.executable, "-m", "nbflow", "run", "page.ipynb", "--json"]
+    for again in (False, True):
         done = subprocess.run(
             command, cwd=tmp_path, env=_env(tmp_path), capture_output=True, text=True, timeout=100, check=False
         )
         assert done.returncode == 0, f"{name}:\n{done.stdout}\n{done.stderr}"
+        tasks = json.loads(done.stdout)["tasks"]
+        assert [row["task"] for row in tasks if row["ran"] and again] == []
 
 
 def test_commands_exist() -> None:

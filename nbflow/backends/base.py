@@ -148,6 +148,15 @@ class Job(Future[Any]):
         self._work: Any = (func, args, kwargs)
         self._claim = threading.Lock()
 
+    def cancel(self) -> bool:
+        """Withdraw the work, unless somebody runs it; whoever waits for the future is told at once."""
+        if not super().cancel():
+            return False
+        if self._claim.acquire(blocking=False):
+            self._work = None
+            self.set_running_or_notify_cancel()
+        return True
+
     def run(self) -> bool:
         """Run the work in this thread; False if somebody else has, or it was cancelled."""
         if not self._claim.acquire(blocking=False):

@@ -1,8 +1,8 @@
 """The cache: keys made of code and content, and the store of results under them.
 
-`digest` and `fingerprint` turn values and code into stable names, `FunctionKeyer` makes the keys of a task, and `CacheStore`
-keeps results in memory and on disk. Nothing heavy is imported before it is needed: no array library for a value
-that is none, no SQLite before a store on disk is used.
+`digest` and `fingerprint` turn values and code into stable names, `FunctionKeyer` makes the keys of a task, and
+`CacheStore` keeps results in memory and on disk. Nothing heavy is imported before it is needed: no array library for
+a value that is none, no SQLite before a store on disk is used.
 """
 
 from __future__ import annotations

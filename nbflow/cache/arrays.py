@@ -1,8 +1,8 @@
 """Digests of arrays and tables: NumPy, pandas, Arrow, Polars, SciPy sparse matrices.
 
-Buffers are hashed where they are, at the speed of memory; what surrounds them (dtype, shape, names, index, time zone) is part of
-the digest. Memory layout, chunks, padding, unused categories' order of storage and bytes under a missing value are
-not. None of these libraries is imported here: a handler is only called with a value of its library.
+Buffers are hashed where they are, at the speed of memory; what surrounds them (dtype, shape, names, index, time zone)
+is part of the digest. Memory layout, chunks, padding, unused categories' order of storage and bytes under a missing
+value are not. None of these libraries is imported here: a handler is only called with a value of its library.
 """
 
 from __future__ import annotations
@@ -74,7 +74,11 @@ def _generic(walk: Walk, value: Any) -> bytes:
 
 
 def _ufunc(walk: Walk, value: Any) -> bytes:
-    return hashed(b"uf", text_bytes(value.__name__)) if value.__name__ in vars(sys.modules["numpy"]) else walk.reduced(value)
+    return (
+        hashed(b"uf", text_bytes(value.__name__))
+        if value.__name__ in vars(sys.modules["numpy"])
+        else walk.reduced(value)
+    )
 
 
 # --- pandas -------------------------------------------------------------------------------------------------------
@@ -90,27 +94,40 @@ def _pandas_values(walk: Walk, values: Any) -> bytes:
         return _array(walk, values.to_numpy())
     head = text_bytes(f"{kind} {dtype}")
     if kind == "Categorical":
-        return hashed(b"pc", _index(walk, values.categories), b"o" if values.ordered else b"u", _array(walk, values.codes))
+        return hashed(
+            b"pc", _index(walk, values.categories), b"o" if values.ordered else b"u", _array(walk, values.codes)
+        )
     if kind in ("DatetimeArray", "TimedeltaArray", "PeriodArray"):
         return hashed(b"pt", head, _array(walk, values.view("i8")), walk.encode(getattr(values, "freqstr", None)))
     if kind == "IntervalArray":
         return hashed(b"pi", head, _index(walk, values.left), _index(walk, values.right))
     if kind in ("IntegerArray", "FloatingArray", "BooleanArray"):
         missing = values.isna()
-        return hashed(b"pm", head, _array(walk, missing), _array(walk, values[~missing].to_numpy(dtype=dtype.numpy_dtype)))
+        return hashed(
+            b"pm", head, _array(walk, missing), _array(walk, values[~missing].to_numpy(dtype=dtype.numpy_dtype))
+        )
     if kind.startswith("StringArray"):
         return hashed(b"px", head, _array(walk, values.to_numpy(dtype=object, na_value=None)))
     if kind.startswith("Arrow"):
         return hashed(b"pw", head, _arrow_values(walk, values.__arrow_array__()))
     if kind == "SparseArray":
-        return hashed(b"pz", head, walk.encode(values.fill_value), _array(walk, values.sp_index.indices), _array(walk, values.sp_values))
+        return hashed(
+            b"pz",
+            head,
+            walk.encode(values.fill_value),
+            _array(walk, values.sp_index.indices),
+            _array(walk, values.sp_values),
+        )
     return hashed(b"pe", head, walk.code(type(values)), walk.sequence([*values]))
 
 
 def _series(walk: Walk, value: Any) -> bytes:
     return hashed(
-        b"se", walk.attribute(value, "name"), _index(walk, value.index),
-        _pandas_values(walk, value.array), _attrs(walk, value),
+        b"se",
+        walk.attribute(value, "name"),
+        _index(walk, value.index),
+        _pandas_values(walk, value.array),
+        _attrs(walk, value),
     )
 
 
@@ -241,7 +258,9 @@ def _sparse(walk: Walk, value: Any) -> bytes:
     coordinates = getattr(entries, "coords", None) or (entries.row, entries.col)
     order = numpy.lexsort(tuple(reversed(coordinates)))
     places = [_array(walk, axis[order].astype("<i8")) for axis in coordinates]
-    return hashed(b"sp", kind.encode(), walk.encode(tuple(map(int, value.shape))), _array(walk, entries.data[order]), *places)
+    return hashed(
+        b"sp", kind.encode(), walk.encode(tuple(map(int, value.shape))), _array(walk, entries.data[order]), *places
+    )
 
 
 _INDEXES = "Index RangeIndex MultiIndex DatetimeIndex TimedeltaIndex PeriodIndex IntervalIndex CategoricalIndex".split()

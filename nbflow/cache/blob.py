@@ -1,11 +1,12 @@
 """One result as bytes: a small head that is unpickled, and raw buffers that are only ever mapped.
 
-    magic, lengths | table: offset, length, checksum of each buffer | head | MAC of all this | … buffers, each at 64 bytes
+    magic, lengths | offset, length, checksum of each buffer | head | MAC of all this | … buffers, each at 64 bytes
 
-The head is a pickle (protocol 5) without the large buffers of arrays and frames; those follow it as they are in memory. So a
-store writes a large array at the speed of the disk, and loads it by mapping the file: private and copy-on-write, hence
-writable, with no byte read before it is needed. A blob is named by the digest of its front, which contains the checksums of
-its buffers. Functions and classes that plain pickle cannot find again go by value (cloudpickle).
+The head is a pickle (protocol 5) without the large buffers of arrays and frames; those follow it as they are in
+memory. So a store writes a large array at the speed of the disk, and loads it by mapping the file: private and
+copy-on-write, hence writable, with no byte read before it is needed. A blob is named by the digest of its front,
+which contains the checksums of its buffers. Functions and classes that plain pickle cannot find again go by value
+(cloudpickle).
 """
 
 from __future__ import annotations

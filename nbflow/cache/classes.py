@@ -1,9 +1,9 @@
 """What of a class counts as its content.
 
-A class is read from the object rather than from its text, so that what decorators and metaclasses did to it counts and
-notebooks (where the text of a class is hard to find) are no special case. What Python or a library generates from other
-content (the `__init__` of a dataclass, the maps of an enum) is left out, because it varies between versions; the
-content it was generated from is taken instead.
+A class is read from the object rather than from its text, so that what decorators and metaclasses did to it counts
+and notebooks (where the text of a class is hard to find) are no special case. What Python or a library generates from
+other content (the `__init__` of a dataclass, the maps of an enum) is left out, because it varies between versions;
+the content it was generated from is taken instead.
 """
 
 from __future__ import annotations
@@ -16,18 +16,34 @@ __all__ = ["class_members"]
 
 _GENERATED = frozenset(
     "__dict__ __weakref__ __doc__ __module__ __qualname__ __firstlineno__ __static_attributes__ __annotations__ "
-    "__annotate__ __annotate_func__ __annotations_cache__ __abstractmethods__ _abc_impl __match_args__ __orig_bases__ "
-    "__parameters__ __type_params__ __protocol_attrs__ _is_protocol _is_runtime_protocol __classdictcell__ "
-    "__non_callable_proto_members__ __subclasshook__ __replace__ __dataclass_fields__ __dataclass_params__ "
-    "__attrs_attrs__ __attrs_props__ __attrs_own_setattr__ _fields _field_defaults __getnewargs__ __slotnames__".split()
+    "__annotate__ __annotate_func__ __annotations_cache__ __abstractmethods__ _abc_impl __match_args__ "
+    "__orig_bases__ __parameters__ __type_params__ __protocol_attrs__ _is_protocol _is_runtime_protocol "
+    "__classdictcell__ __non_callable_proto_members__ __callable_proto_members_only__ __subclasshook__ "
+    "__replace__ __dataclass_fields__ __dataclass_params__ __attrs_attrs__ __attrs_props__ __attrs_own_setattr__ "
+    "_fields _field_defaults __getnewargs__ __slotnames__".split()
 )
 _ENUM = frozenset(
-    "_member_names_ _member_map_ _value2member_map_ _member_type_ _value_repr_ _new_member_ _use_args_ _generate_next_value_ "
+    "_member_names_ _member_map_ _value2member_map_ _member_type_ _value_repr_ _new_member_ _use_args_ "
+    "_generate_next_value_ "
     "_unhashable_values_ _hashable_values_ _unhashable_values_map_ _singles_mask_ _flag_mask_ _all_bits_ _boundary_ "
     "_inverted_ __new__ __format__ __reduce_ex__ __or__ __and__ __xor__ __ror__ __rand__ __rxor__ __invert__".split()
 )
-_FIELD = ("name", "default", "default_factory", "init", "repr", "compare", "hash", "kw_only", "factory", "converter",
-          "validator", "eq", "order", "alias")
+_FIELD = (
+    "name",
+    "default",
+    "default_factory",
+    "init",
+    "repr",
+    "compare",
+    "hash",
+    "kw_only",
+    "factory",
+    "converter",
+    "validator",
+    "eq",
+    "order",
+    "alias",
+)
 
 
 def class_members(cls: type) -> list[tuple[str, Any, bool]]:
@@ -63,20 +79,22 @@ def _enum_members(cls: type[Enum]) -> list[tuple[str, Any, bool]]:
     for name, value in vars(cls).items():
         if name not in _GENERATED and name not in _ENUM and name not in cls.__members__:
             members.append((name, value, True))
-    order = [name for name in cls.__members__]
+    order = list(cls.__members__)
     return [*members, ("members", tuple(order), False)]
 
 
 def _has_generated_methods(cls: type) -> bool:
     space = vars(cls)
-    return "__dataclass_fields__" in space or "__attrs_attrs__" in space or (issubclass(cls, tuple) and "_fields" in space)
+    return (
+        "__dataclass_fields__" in space or "__attrs_attrs__" in space or (issubclass(cls, tuple) and "_fields" in space)
+    )
 
 
 def _is_generated(value: Any) -> bool:
     """Whether a function was written by a library: it has no file, or one that is not the user's."""
     function = getattr(value, "__func__", value)
     if not isinstance(function, FunctionType):
-        return type(value).__name__ in ("_tuplegetter", "cached_property") and type(value).__module__ == "_collections"
+        return type(value).__name__ == "_tuplegetter"
     file = function.__code__.co_filename
     return (file.startswith("<") and not file.startswith("<ipython-input")) or file.endswith(
         ("/collections/__init__.py", "/dataclasses.py", "/reprlib.py", "/attr/_make.py", "/typing.py")

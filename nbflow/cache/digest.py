@@ -2,15 +2,15 @@
 
 The rules:
 
-* Every encoding begins with a tag for its type and says where it ends, so `1`, `1.0`, `True`, `"1"`, `[1]`, `(1,)` and
-  `{1}` all differ and neighbours cannot run into each other.
-* Only content counts: not identity (`(s, s)` and `(s, copy of s)` are equal), not the order of dicts and sets, not the
-  memory layout of arrays. `-0.0` and `0.0` differ; all NaN are one.
+* Every encoding begins with a tag for its type and says where it ends, so `1`, `1.0`, `True`, `"1"`, `[1]`, `(1,)`
+  and `{1}` all differ and neighbours cannot run into each other.
+* Only content counts: not identity (`(s, s)` and `(s, copy of s)` are equal), not the order of dicts and sets, not
+  the memory layout of arrays. `-0.0` and `0.0` differ; all NaN are one.
 * A container becomes a 16-byte hash of its members. A member that contains the container (a cycle) is written as the
   number of levels to climb back.
 * Nothing is imported for a value: a handler is chosen by the name of the value's type when such a value comes in.
-* What has no lasting content (locks, open files, generators) raises `Undigestable` with the path to it. A walk with an
-  `identity` puts that in its place instead; such digests are only good for this session.
+* What has no lasting content (locks, open files, generators) raises `Undigestable` with the path to it. A walk with
+  an `identity` puts that in its place instead; such digests are only good for this session.
 """
 
 from __future__ import annotations
@@ -148,13 +148,12 @@ class Walk:
             if packed is not None:
                 return packed
         leaves, node, out = LEAVES, self._node, []
-        index = 0
         try:
-            for index, item in enumerate(items):
+            for item in items:
                 leaf = leaves.get(type(item))
                 out.append(leaf(item) if leaf is not None else node(item))
         except Undigestable as fault:
-            raise fault.under(f"[{index}]") from None
+            raise fault.under(f"[{len(out)}]") from None
         return b"l%x:" % len(out) + b"".join(out)
 
     def pairs(self, items: Iterable[tuple[Any, Any]], step: str = "[{!r}]") -> bytes:
@@ -184,16 +183,16 @@ class Walk:
             return self.code(value)
         reducer = copyreg.dispatch_table.get(kind)
         try:
-            recipe = value.__reduce_ex__(4) if reducer is None else reducer(value)
+            recipe: Any = value.__reduce_ex__(4) if reducer is None else reducer(value)
         except Exception as error:
             raise Undigestable("", f"{_type_name(kind)}: {one_line(error, 120)}") from None
         if isinstance(recipe, str):
             return hashed(b"gl", text_bytes(str(getattr(value, "__module__", kind.__module__))), text_bytes(recipe))
-        maker, args, state, items, pairs, *_ = (*recipe, None, None, None, None)
+        maker, args, state, items, pairs = (*recipe, None, None, None, None)[:5]
         made = b"" if maker in (copyreg.__newobj__, copyreg._reconstructor) else self.encode(maker)  # type: ignore[attr-defined]
         if made == b"" and args and args[0] is kind:
             args = args[1:]
-        pieces = [self.code(kind), made, self.encode(tuple(args)), self._state(state)]
+        pieces = [self.code(kind), made, self.encode((*args,)), self._state(state)]
         pieces.append(self.sequence([*items]) if items is not None else b"")
         if pairs is not None and isinstance(value, OrderedDict):
             pieces.append(self.sequence([part for pair in pairs for part in pair]))
@@ -256,7 +255,7 @@ def _set(tag: bytes) -> Handler:
     return handle
 
 
-def _memoryview(walk: Walk, value: memoryview) -> bytes:
+def _memoryview(walk: Walk, value: Any) -> bytes:
     return hashed(b"mv", value.format.encode(), walk.encode(value.shape), value.tobytes())
 
 
@@ -284,7 +283,7 @@ def _code(walk: Walk, value: Any) -> bytes:
     return walk.code(value)
 
 
-_EXACT: dict[type, Handler] = {
+_EXACT: dict[Any, Handler] = {
     list: lambda walk, value: hashed(b"L", walk.sequence(value)),
     tuple: lambda walk, value: hashed(b"U", walk.sequence(value)),
     dict: lambda walk, value: hashed(b"D", walk.pairs(value.items())),
@@ -364,14 +363,23 @@ _BY_NAME: dict[str, Handler] = {
     "functools._lru_cache_wrapper": _code,
     "_io.BytesIO": lambda walk, value: hashed(b"io", walk.encode(value.getvalue()), walk.encode(value.tell())),
     "_io.StringIO": lambda walk, value: hashed(b"it", walk.encode(value.getvalue()), walk.encode(value.tell())),
-    **{f"{module}.{name}": _path for module in ("pathlib", "pathlib._local") for name in (
-        "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "PurePath", "Path")},
-    **dict.fromkeys(("weakref.ReferenceType", "weakref.WeakValueDictionary", "weakref.WeakKeyDictionary",
-                     "weakref.WeakSet"), _volatile("it holds weak references")),
-    **dict.fromkeys(("threading.Thread", "_thread._local", "contextvars.Context", "_contextvars.ContextVar"),
-                    _volatile("it belongs to this process")),
-    **dict.fromkeys(("polars.lazyframe.frame.LazyFrame", "pyarrow._dataset.FileSystemDataset"),
-                    _volatile("it stands for data that are read later")),
+    **{
+        f"{module}.{name}": _path
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "PurePath", "Path")
+    },
+    **dict.fromkeys(
+        ("weakref.ReferenceType", "weakref.WeakValueDictionary", "weakref.WeakKeyDictionary", "weakref.WeakSet"),
+        _volatile("it holds weak references"),
+    ),
+    **dict.fromkeys(
+        ("threading.Thread", "_thread._local", "contextvars.Context", "_contextvars.ContextVar"),
+        _volatile("it belongs to this process"),
+    ),
+    **dict.fromkeys(
+        ("polars.lazyframe.frame.LazyFrame", "pyarrow._dataset.FileSystemDataset"),
+        _volatile("it stands for data that are read later"),
+    ),
 }
 
 # --- registry -----------------------------------------------------------------------------------------------------
@@ -468,7 +476,9 @@ def _protocol(walk: Walk, value: Any) -> bytes:
 
 def task_function(value: Any) -> Any:
     """Return the function inside a task object, or None where `value` is no task."""
-    spec = getattr(value, "spec", None) if "spec" in dir(type(value)) or "spec" in getattr(value, "__dict__", ()) else None
+    spec = (
+        getattr(value, "spec", None) if "spec" in dir(type(value)) or "spec" in getattr(value, "__dict__", ()) else None
+    )
     if spec is None:
         return None
     for function in (getattr(value, "func", None), getattr(value, "__wrapped__", None), getattr(spec, "func", None)):

@@ -6,11 +6,11 @@ The rules:
 
 * Nothing is made before the first save. The folder is for its user only (mode 0700).
 * A file is written beside its place and renamed; it is never changed afterwards, only deleted, so it can be mapped.
-* A read that finds anything wrong is a miss; what it found goes to the quarantine, and the reason is kept for `explain`. A
-  write that fails raises.
+* A read that finds anything wrong is a miss; what it found goes to the quarantine, and the reason is kept for
+  `explain`. A write that fails raises.
 * Checksums of buffers are compared when a process first loads a file. For files beyond 64 MiB the comparison is made
-  once and for all: size, inode and change time of the sound file are signed into the index, and while they are the same the
-  file is taken to be the same (as git does), so a gigabyte is back in milliseconds.
+  once and for all: size, inode and change time of the sound file are signed into the index, and while they are the
+  same the file is taken to be the same (as git does), so a gigabyte is back in milliseconds.
 * A folder of another format is not used and not touched.
 """
 
@@ -20,13 +20,15 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from xxhash import xxh3_64_hexdigest
 
 from nbflow.cache.blob import Damaged, Front, Packed, check_buffers, front_of, pieces, read_front
-from nbflow.cache.index import Index, Row, is_corruption
+from nbflow.cache.index import Index, is_corruption
 from nbflow.cache.memory import EntryInfo
+from nbflow.cache.seal import FILE, HEAD, WHOLE, Record, seal, unseal
 from nbflow.cache.trust import Signer, load_signer, make_signer
 from nbflow.errors import CacheError
 
@@ -40,13 +42,12 @@ _ORPHAN_S = 3600.0  # age from which a file that nothing refers to is no write i
 _SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# Results cached by nbflow; safe to delete.\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A sound entry: its head, its buffers (mapped, or bytes), and what its row says."""
+class Loaded(NamedTuple):
+    """A sound entry: its head, its buffers (mapped, or bytes of their own), and what its seal says."""
 
     head: bytes | memoryview
     buffers: tuple[Any, ...]
-    row: Row
+    record: Record
     size: int
 
 
@@ -74,26 +75,30 @@ class DiskTier:
 
     # -- reading
 
-    def fetch(self, key: str, expired: Callable[[Row], bool]) -> Loaded | None:
+    def fetch(self, key: str, ttl: float | None, default_ttl: float | None) -> Loaded | None:
         """Return the entry under `key`, or None; never raises.
 
         Args:
             key: Digest of the key.
-            expired: Says of a row whether it is too old.
+            ttl: Seconds after which an entry is too old.
+            default_ttl: The same where neither `ttl` nor the entry says so.
         """
         try:
-            if not self._usable():
+            signer = self._signer
+            if signer is None or not self._format_seen:
+                if not self._usable() or (signer := load_signer()) is None:
+                    return None
+                self._signer = signer
+            sealed = self._index.read(key)
+            if sealed is None:
                 return None
-            signer = self._signer = self._signer or load_signer()
-            row = self._index.read(key) if signer is not None else None
-            if row is None or signer is None:
+            record = unseal(signer, key, sealed)
+            limit = ttl if ttl is not None else record.ttl if record.ttl is not None else default_ttl
+            if limit is not None and self._wall() - record.created > limit:
                 return None
-            # One MAC covers the row and, where the result is in it, the result.
-            if signer.sign(row.signed(key), row.data or b"") != row.mac:
-                raise Damaged("its index entry was not written by you, or was changed")
-            if expired(row):
-                return None
-            return self._inline(row) if row.data is not None else self._mapped(key, row, signer)
+            if record.kind == HEAD:
+                return Loaded(record.payload, (), record, len(sealed))
+            return self._whole(record) if record.kind == WHOLE else self._mapped(key, sealed, record, signer)
         except Damaged as fault:
             self._set_aside(key, str(fault))
         except FileNotFoundError:
@@ -102,6 +107,15 @@ class DiskTier:
             self._fault(key, error)
         return None
 
+    def too_old(self, key: str, default_ttl: float | None) -> float | None:
+        """Return the limit that the entry under `key` has passed, or None where it has not, or there is none."""
+        sealed = self._index.read(key) if self._signer is not None else None
+        if sealed is None or self._signer is None:
+            return None
+        record = unseal(self._signer, key, sealed)
+        limit = default_ttl if record.ttl is None else record.ttl
+        return limit if limit is not None and self._wall() - record.created > limit else None
+
     def note_use(self, key: str, times: int = 1) -> None:
         """Remember a use, for eviction; never raises."""
         try:
@@ -109,48 +123,34 @@ class DiskTier:
         except Exception as error:
             self._fault(key, error)
 
-    def _inline(self, row: Row) -> Loaded:
-        assert row.data is not None
-        front = read_front(row.data, None)
-        self._check_name(front, row)
-        view = memoryview(bytearray(row.data)) if front.table else memoryview(row.data)
-        if front.table:
-            if front.size > len(view):
-                raise Damaged("it is cut off")
-            check_buffers(front, view)
-        return Loaded(front.head, _slices(front, view), row, len(row.data))
+    def _whole(self, record: Record) -> Loaded:
+        """Take a blob with buffers out of its seal, which vouches for all of it."""
+        view = memoryview(bytearray(record.payload))
+        front = read_front(view, None)
+        return Loaded(front.head, _slices(front, view), record, len(view))
 
-    def _mapped(self, key: str, row: Row, signer: Signer) -> Loaded:
-        path = self._blob(row.result)
-        with open(path, "rb") as stream:
+    def _mapped(self, key: str, sealed: bytes, record: Record, signer: Signer) -> Loaded:
+        name = record.result.hex()
+        with open(self._blob(name), "rb") as stream:
             status = os.fstat(stream.fileno())
             if not status.st_size:
                 raise Damaged("it is empty")
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         view = memoryview(mapped)
         front = read_front(view, signer)
-        self._check_name(front, row)
+        if front.digest != name:
+            raise Damaged("it holds another result")
         if front.size != status.st_size:
             raise Damaged("it is cut off")
         stamp = (status.st_size, status.st_ino, status.st_ctime_ns)
-        if self._sound.get(row.result) != stamp:
+        if self._sound.get(name) != stamp:
             large = status.st_size >= _TRUST_STAMP
-            if not (large and row.stamp == _written(stamp)):
+            if not (large and record.payload == _written(stamp)):
                 check_buffers(front, view)
-                if large:
-                    self._sign_stamp(key, row, _written(stamp), signer)
-            self._sound[row.result] = stamp
-        return Loaded(front.head, _slices(front, view), row, status.st_size)
-
-    @staticmethod
-    def _check_name(front: Front, row: Row) -> None:
-        if front.digest != row.result:
-            raise Damaged("it holds another result")
-
-    def _sign_stamp(self, key: str, row: Row, stamp: str, signer: Signer) -> None:
-        row = row._replace(stamp=stamp)
-        if not self._index.readonly:
-            self._index.restamp(key, row._replace(mac=signer.sign(row.signed(key))))
+                if large and not self._index.readonly:
+                    self._index.reseal(key, sealed, seal(signer, key, record._replace(payload=_written(stamp))))
+            self._sound[name] = stamp
+        return Loaded(front.head, _slices(front, view), record, status.st_size)
 
     # -- writing
 
@@ -173,30 +173,33 @@ class DiskTier:
         front, begin = front_of(packed, signer)
         if front.size > self.max_bytes:
             return 0, front.digest
-        data, stamp = None, None
-        if front.size < INLINE:
-            data = b"".join(pieces(front, begin, packed.buffers))
+        is_file = front.size >= INLINE
+        if is_file:
+            kind, payload = FILE, self._write_blob(front, begin, packed)
+        elif packed.buffers:
+            kind, payload = WHOLE, b"".join(pieces(front, begin, packed.buffers))
         else:
-            stamp = self._write_blob(front, begin, packed)
+            kind, payload = HEAD, packed.head
         info.size_bytes = front.size
-        row = Row(front.digest, info.created, info.ttl, info.cost_s, stamp, b"", data)
-        row = row._replace(mac=signer.sign(row.signed(info.key), data or b""))
+        record = Record(info.created, info.ttl, info.cost_s, bytes.fromhex(front.digest), kind, payload)
+        sealed = seal(signer, info.key, record)
+        file = front.digest if is_file else None
         try:
-            total, orphan = self._index.write(info.key, info, row)
+            total, orphan = self._index.write(info, sealed, file)
         except Exception as error:
             if not is_corruption(error):
                 raise
             self._set_index_aside()
-            total, orphan = self._index.write(info.key, info, row)
+            total, orphan = self._index.write(info, sealed, file)
         self.faults.pop(info.key, None)
         self._remove([orphan] if orphan else [])
-        if data is None and not self._blob(front.digest).exists():  # evicted by another process in between
+        if is_file and not self._blob(front.digest).exists():  # evicted by another process in between
             self._write_blob(front, begin, packed)
-        if total > self.max_bytes or self._wall() - self._pruned > self.max_age_s / 100:
+        if total > self.max_bytes or info.created - self._pruned > self.max_age_s / 100:
             self.prune(keep_some=True)
         return front.size, front.digest
 
-    def _write_blob(self, front: Front, begin: bytes, packed: Packed) -> str:
+    def _write_blob(self, front: Front, begin: bytes, packed: Packed) -> bytes:
         """Write a file unless it is there already; return its stamp."""
         path = self._blob(front.digest)
         try:
@@ -204,7 +207,7 @@ class DiskTier:
         except FileNotFoundError:
             known = None
         stamp = (known.st_size, known.st_ino, known.st_ctime_ns) if known else ()
-        if known is None or self._sound.get(front.digest) != stamp:  # a file that we have not seen sound is written anew
+        if known is None or self._sound.get(front.digest) != stamp:  # one that we have not seen sound is written anew
             path.parent.mkdir(mode=0o700, exist_ok=True)
             beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
             try:
@@ -251,8 +254,8 @@ class DiskTier:
         if found != FORMAT:
             if for_writing:
                 raise CacheError(
-                    f"The cache in {self.folder} has the format {found[:40]!r}, this version of nbflow uses {FORMAT!r}. It is left "
-                    "as it is; choose another cache folder, or delete it."
+                    f"The cache in {self.folder} has the format {found[:40]!r}, this nbflow uses {FORMAT!r}. "
+                    "It is left as it is; choose another cache folder, or delete it."
                 )
             return False
         self._format_seen = (self.folder / "blobs").is_dir()
@@ -264,14 +267,17 @@ class DiskTier:
         """Forget a damaged entry, keeping its bytes for inspection."""
         self.faults[key] = reason
         try:
-            row = self._index.read(key)
-            if row is None or self._index.readonly:
+            sealed = self._index.read(key)
+            if sealed is None or self._index.readonly:
                 return
-            if row.data is not None:
-                self._quarantine(row.data if isinstance(row.data, bytes) else repr(row.data).encode(), f"{key}.row")
-            elif len(row.result) > 2 and row.result.isalnum():
-                self._quarantine(self._blob(row.result), f"{row.result}.blob")
-                self._sound.pop(row.result, None)
+            name = self._index.file_of(key)
+            if name is None:
+                self._quarantine(
+                    sealed if isinstance(sealed, bytes) else repr(sealed).encode(), f"{xxh3_64_hexdigest(key.encode('utf-8', 'surrogatepass'))}.row"
+                )
+            elif len(name) == 32 and name.isalnum():
+                self._quarantine(self._blob(name), f"{name}.blob")
+                self._sound.pop(name, None)
             self._index.delete("key = ?", (key,))
         except Exception as error:  # cannot be moved (read-only): it stays a miss
             self.faults[key] = f"{reason} ({error})"
@@ -385,8 +391,8 @@ def _slices(front: Front, view: memoryview) -> tuple[Any, ...]:
     return tuple(view[offset : offset + length] for offset, length, _ in front.table)
 
 
-def _written(stamp: tuple[int, ...]) -> str:
-    return ",".join(map(str, stamp))
+def _written(stamp: tuple[int, ...]) -> bytes:
+    return ",".join(map(str, stamp)).encode()
 
 
 def _private(path: str, flags: int) -> int:

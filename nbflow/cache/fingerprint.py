@@ -1,66 +1,28 @@
-"""Code to digests: a function or class with everything that it refers to.
+"""Code and values to digests, and the means to notice quickly that code has not changed.
 
-The reachable code is a graph: functions, classes, local modules and captured values are its nodes, names its edges. Each node
-is digested alone and named by a *label*; where it refers to another node, the label stands for it. So mutual recursion
-costs nothing, a helper that is used twice is digested once, and one edit changes one part. The rules:
-
-* Functions are known by their syntax tree, captured cells, defaults, and what their globals refer to, recursively.
-* Classes are known by their bases and by what is in them; methods are functions.
-* Code of installed packages is known by name and version, the standard library by name alone.
-* Captured data are known by content, *except* what the reached code itself rebinds or mutates: that is its state, not
-  its input.
-
-`Snapshot` remembers what was seen by identity, so that an unchanged graph is recognised in a fraction of a microsecond.
+`digest` is the door for values, `fingerprint` that for code; each needs the other, for values may contain functions
+and functions capture values. `Snapshot` remembers a graph of code as it was seen, so that an unchanged one is
+recognised in a fraction of a microsecond.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Callable
-from functools import partial
-from importlib.util import resolve_name
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import FunctionType
 from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
-from nbflow.cache.classes import class_members
-from nbflow.cache.digest import LEAVES, Walk, task_function
+from nbflow.cache.digest import LEAVES, Walk
+from nbflow.cache.graph import ABSENT, Graph, is_constant
 from nbflow.cache.identity import identity_token
-from nbflow.cache.parts import (
-    Fingerprint,
-    KeyPart,
-    Undigestable,
-    combine,
-    framed,
-    hashed,
-    part_bytes,
-    short_text,
-    text_bytes,
-)
-from nbflow.cache.places import is_local, is_standard, module_file, package_version, where_of
-from nbflow.cache.source import CodeFacts, code_bytes, facts_of, module_facts
+from nbflow.cache.parts import Fingerprint, Undigestable, hashed, part_bytes, text_bytes
+from nbflow.cache.places import is_standard
 
 __all__ = ["Snapshot", "content_bytes", "digest", "fingerprint", "snapshot"]
 
-_ABSENT = object()
-_IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
-_SYNC = frozenset({"_thread.lock", "_thread.RLock", "threading.Condition", "threading.Semaphore", "threading.Event",
-                   "threading.BoundedSemaphore", "threading.Barrier", "threading._RLock", "_thread._local",
-                   "asyncio.locks.Lock", "asyncio.locks.Semaphore", "asyncio.locks.Event", "asyncio.locks.Condition"})
 _CHEAP = 32  # members up to which a captured container is digested again at every call
-
-
-def _is_immutable(value: Any) -> bool:
-    kind = type(value)
-    return kind in _IMMUTABLE or (kind in (tuple, frozenset) and all(map(_is_immutable, value)))
-
-
-def _is_code(value: Any) -> bool:
-    return isinstance(value, (FunctionType, type, MethodType, ModuleType, BuiltinFunctionType)) or (
-        task_function(value) is not None
-    )
 
 
 class Snapshot:
@@ -69,9 +31,20 @@ class Snapshot:
     `solid` is false where captured values contain code of their own: then only a new walk can tell.
     """
 
-    __slots__ = ("_attributes", "_cheap", "_contents", "_names", "_typed", "chunks", "fingerprint", "memo", "solid", "state")
+    __slots__ = (
+        "_attributes",
+        "_cheap",
+        "_contents",
+        "_names",
+        "_typed",
+        "chunks",
+        "fingerprint",
+        "memo",
+        "solid",
+        "state",
+    )
 
-    def __init__(self, graph: _Graph) -> None:
+    def __init__(self, graph: Graph) -> None:
         self.fingerprint = graph.result()
         self.state: frozenset[str] = graph.state_names()
         self.solid = graph.solid
@@ -87,10 +60,10 @@ class Snapshot:
         if not self.solid:
             return False
         for look_up, name, expected in self._names:
-            if look_up(name, _ABSENT) is not expected:
+            if look_up(name, ABSENT) is not expected:
                 return False
         for owner, name, expected in self._attributes:
-            if getattr(owner, name, _ABSENT) is not expected:
+            if getattr(owner, name, ABSENT) is not expected:
                 return False
         return not self._contents or self._same_contents()
 
@@ -107,7 +80,7 @@ class Snapshot:
 
 def _is_cheap(value: Any) -> bool:
     if type(value) in (list, dict, set) and len(value) <= _CHEAP:
-        return all(_is_immutable(member) for member in (value.values() if type(value) is dict else value))
+        return all(is_constant(member) for member in (value.values() if type(value) is dict else value))
     return False
 
 
@@ -119,445 +92,6 @@ def _plain_walk() -> Walk:
     return Walk(_no_code, identity_token)
 
 
-class _Graph:
-    """Walks the code that `add` is given, and all that it reaches."""
-
-    def __init__(self) -> None:
-        self.names: list[tuple[Callable[..., Any], str, Any]] = []
-        self.attributes: list[tuple[Any, str, Any]] = []
-        self.contents: list[tuple[Any, bytes]] = []
-        self.notes: list[str] = []
-        self.solid = True
-        self._parts: dict[str, KeyPart] = {}
-        self._labels: dict[int, str] = {}
-        self._used: dict[str, int] = {}
-        self._alive: list[Any] = []  # everything whose id is in use
-        self._queue: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        self._values: dict[tuple[int, str], tuple[str, str, Any]] = {}
-        self._state: set[tuple[int, str]] = set()
-        self._root = ""
-        self._coded = False
-        self._walk = Walk(self.code)
-
-    # -- what users of a graph call
-
-    def add(self, root: Any, kind: str = "code") -> None:
-        """Walk from `root`; its own part gets `kind`."""
-        label = self.label(root, kind)
-        self._root = self._root or label
-        self._drain()
-
-    def add_value(self, kind: str, name: str, value: Any) -> None:
-        """Add a value by content (or code, if it is code)."""
-        if _is_code(value):
-            self.label(value, kind)
-        else:
-            self._values[(-len(self._values) - 1, name)] = (kind, name, value)
-        self._drain()
-
-    def result(self) -> Fingerprint:
-        """Return what was found, without the state."""
-        dropped = {self._values[key][1] for key in self._state if key in self._values}
-        parts = tuple(part for name, part in self._parts.items() if name not in dropped)
-        return Fingerprint(combine([part_bytes(p.kind, p.name, p.digest) for p in parts]), parts, tuple(self.notes))
-
-    def state_names(self) -> frozenset[str]:
-        """Return the names that were left out because the code itself changes them."""
-        return frozenset(name for _, name in self._state)
-
-    def is_state(self, key: tuple[int, str]) -> bool:
-        return key in self._state
-
-    # -- the walk
-
-    def _drain(self) -> None:
-        while self._queue or self._values_left():
-            while self._queue:
-                work, args = self._queue.popleft()
-                work(*args)
-            # Values come last: only when all code has been seen do we know which of them are state.
-            for key, (kind, name, value) in list(self._values.items()):
-                if name not in self._parts and key not in self._state:
-                    self._value_part(kind, name, value)
-                    break
-
-    def _values_left(self) -> bool:
-        return any(name not in self._parts and key not in self._state for key, (_, name, _v) in self._values.items())
-
-    def code(self, value: Any) -> bytes:
-        """Encode code that is met inside a captured value: by its label, and it becomes a node."""
-        self._coded = True
-        return hashed(b"lb", text_bytes(self.label(value)))
-
-    def label(self, value: Any, kind: str | None = None) -> str:
-        """Return the name of a node, queueing the node when it is new."""
-        inner = task_function(value)
-        if inner is not None:
-            self._watch(value, "func") if hasattr(value, "func") else None
-            return self.label(inner, kind)
-        if isinstance(value, MethodType):
-            return self._method_label(value, kind)
-        known = self._labels.get(id(value))
-        if known is not None:
-            return known
-        work, name, default_kind = self._describe(value)
-        label = self._unique(name)
-        self._labels[id(value)] = label
-        self._alive.append(value)
-        if work is not None:
-            self._queue.append((work, (value, label, kind or default_kind)))
-        elif kind is not None:
-            self._part(kind, label, [label.encode()])
-        return label
-
-    def _unique(self, name: str) -> str:
-        count = self._used[name] = self._used.get(name, 0) + 1
-        return name if count == 1 else f"{name}#{count}"
-
-    def _method_label(self, value: MethodType, kind: str | None) -> str:
-        label = self.label(value.__func__, kind)
-        owner = value.__self__
-        if not isinstance(owner, type):
-            name = f"{label}.__self__"
-            self._values[(id(owner), name)] = ("closure", name, owner)
-        else:
-            self.label(owner)
-        self.attributes.append((value, "__func__", value.__func__))
-        return label
-
-    def _describe(self, value: Any) -> tuple[Callable[..., None] | None, str, str]:
-        """Return who digests this node, how it is called, and of what kind it is."""
-        if isinstance(value, FunctionType):
-            module = value.__globals__.get("__name__", "") or ""
-            if is_local(module, value.__code__.co_filename):
-                return self._function, self._qualified(module, value.__qualname__), "helper"
-            return self._installed_function, f"{module}.{value.__qualname__}", "helper"
-        if isinstance(value, CodeType):
-            return self._code_object, value.co_name, "helper"
-        if isinstance(value, type):
-            module = value.__module__ if isinstance(value.__module__, str) else ""
-            if value.__flags__ & (1 << 9) and is_local(module):  # Py_TPFLAGS_HEAPTYPE
-                return self._class, self._qualified(module, value.__qualname__), "class"
-            self._package(module)
-            return None, f"{module}.{value.__qualname__}", "class"
-        if isinstance(value, ModuleType):
-            name = value.__name__
-            if is_local(name):
-                return self._module, name, "module"
-            self._package(name)
-            return None, name, "module"
-        if isinstance(value, partial):
-            return self._partial, "partial", "helper"
-        module = getattr(value, "__module__", None) or getattr(getattr(value, "__objclass__", None), "__module__", "")
-        name = getattr(value, "__qualname__", getattr(value, "__name__", None))
-        wrapped = getattr(value, "__wrapped__", None)
-        if callable(wrapped) or name is None or (isinstance(module, str) and is_local(module) and not _is_native(value)):
-            return self._object, self._qualified(type(value).__module__, type(value).__qualname__), "helper"
-        self._package(str(module))
-        return None, f"{module}.{name}", "helper"
-
-    @staticmethod
-    def _qualified(module: str, name: str) -> str:
-        name = name.replace("<locals>.", "")
-        return name if module in ("__main__", "") else f"{module}.{name}"
-
-    def _package(self, module: str) -> None:
-        """Note the version of an installed package; Python's own modules have none."""
-        top = module.partition(".")[0]
-        if not top or top == "__main__" or is_standard(top) or top in self._parts:
-            return
-        version = "" if top == "nbflow" else package_version(top)
-        if top != "nbflow":
-            self._parts[top] = KeyPart("module", top, _hex(hashed(b"pv", version.encode())), version)
-
-    def _watch(self, owner: Any, *names: str) -> None:
-        for name in names:
-            self.attributes.append((owner, name, getattr(owner, name, _ABSENT)))
-
-    def _part(self, kind: str, label: str, pieces: list[bytes], text: str = "", where: str = "") -> None:
-        self._parts[label] = KeyPart(kind, label, _hex(hashed(b"nd", *pieces)), text, where)
-
-    # -- nodes
-
-    def _function(self, function: FunctionType, label: str, kind: str) -> None:
-        code = function.__code__
-        facts = facts_of(code)
-        self._watch(function, "__code__", "__defaults__", "__kwdefaults__")
-        pieces = [facts.digest]
-        self._captured(function, facts, label, pieces)
-        self._references(facts, function.__globals__, label, pieces)
-        wrapped = getattr(function, "__wrapped__", None)
-        if callable(wrapped):
-            self._watch(function, "__wrapped__")
-            pieces.append(b"wrapped" + text_bytes(self.label(wrapped)))
-        self._part(kind, label, pieces, where=where_of(code.co_filename))
-
-    def _captured(self, function: FunctionType, facts: CodeFacts, label: str, pieces: list[bytes]) -> None:
-        """Add closure cells and defaults; a cell that the code changes is its state."""
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                value = cell.cell_contents
-            except ValueError:
-                value = _ABSENT
-            if self._mutates(facts, name, value):
-                self._state.add((id(cell), name))
-                self._alive.append(cell)
-                continue
-            self.attributes.append((cell, "cell_contents", value))
-            chains = [chain for chain in facts.chains if chain[0] == name] or [(name,)]
-            for chain in chains:
-                pieces.append(self._edge(chain, value, ("closure", id(cell), self._inside(label, name)), facts))
-        defaults = dict(function.__kwdefaults__ or {})
-        arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
-        values = function.__defaults__ or ()
-        defaults.update(zip(arguments[len(arguments) - len(values) :], values, strict=True))
-        for name in sorted(defaults):
-            slot = ("default", id(function), self._inside(label, name))
-            pieces.append(self._edge((name,), defaults[name], slot, facts))
-
-    def _inside(self, label: str, name: str) -> str:
-        """Name a captured value: plainly where it belongs to the root, else after its function."""
-        return name if not self._root or label == self._root else f"{label}.{name}"
-
-    @staticmethod
-    def _mutates(facts: CodeFacts, name: str, value: Any) -> bool:
-        roots = {chain[0] for chain in facts.state if chain[0] == name}
-        if not roots:
-            return False
-        return (name,) in facts.state or not _is_code(value)
-
-    def _references(self, facts: CodeFacts, scope: dict[str, Any], label: str, pieces: list[bytes]) -> None:
-        """Follow the names that the code loads from its globals, and what it imports."""
-        module = scope.get("__name__", "") or ""
-        builtins = scope.get("__builtins__", {})
-        builtins = vars(builtins) if isinstance(builtins, ModuleType) else builtins
-        free = {chain[0] for chain in facts.chains}
-        self._alive.append(scope)
-        for chain in facts.chains:
-            name = chain[0]
-            if name not in free:
-                continue
-            value = scope.get(name, _ABSENT)
-            if value is _ABSENT and (builtins.get(name, _ABSENT) is not _ABSENT or name.startswith("__")):
-                self.names.append((scope.get, name, _ABSENT))
-                continue
-            if self._mutates(facts, name, value):
-                self._state.add((id(scope), name))
-                continue
-            self.names.append((scope.get, name, value))
-            where = name if module in ("__main__", "") else f"{module}.{name}"
-            pieces.append(self._edge(chain, value, ("global", id(scope), where), facts))
-        for name, level, taken in facts.imports:
-            pieces.append(self._import(name, level, taken, scope.get("__package__") or module))
-
-    def _edge(self, chain: tuple[str, ...], value: Any, slot: tuple[str, int, str], facts: CodeFacts) -> bytes:
-        """Follow a chain of names from `value`; return the name and the label of what it leads to."""
-        kind, owner, where = slot
-        text = ".".join(chain)
-        rest = list(chain[1:])
-        while isinstance(value, ModuleType) and rest and is_local(value.__name__):
-            name = rest.pop(0)
-            space = vars(value)
-            key = (id(space), name)
-            where, owner, kind = f"{value.__name__}.{name}", id(space), "global"
-            value = space.get(name, _ABSENT)
-            self.names.append((space.get, name, value))
-            if self._chain_state(chain[: len(chain) - len(rest)], facts) and not _is_code(value):
-                self._state.add(key)
-        if value is _ABSENT:
-            return framed(text.encode()) + b"absent"
-        if _is_code(value) or isinstance(value, partial):
-            return framed(text.encode()) + text_bytes(self.label(value))
-        key = (owner, where if kind != "global" else where.rpartition(".")[2])
-        known = self._values.get(key)
-        if known is None:
-            known = self._values[key] = (kind, self._unique(where) if where in self._parts else where, value)
-            self._alive.append(value)
-        return framed(text.encode()) + text_bytes("=" + known[1])
-
-    @staticmethod
-    def _chain_state(chain: tuple[str, ...], facts: CodeFacts) -> bool:
-        return any(state[: len(chain)] == chain for state in facts.state)
-
-    def _import(self, name: str, level: int, taken: tuple[str, ...], package: str) -> bytes:
-        """Follow an import inside a body: the whole module, whether or not it has been loaded yet."""
-        text = f"import {'.' * level}{name} {','.join(taken)}"
-        try:
-            full = resolve_name("." * level + name, package) if level else name
-        except (ImportError, ValueError):
-            return framed(text.encode()) + b"absent"
-        labels = [self._module_label(full)]
-        labels += [self._module_label(f"{full}.{item}") for item in taken if is_local(full) and module_file(f"{full}.{item}")]
-        return framed(text.encode()) + b"".join(text_bytes(label) for label in labels)
-
-    def _module_label(self, name: str) -> str:
-        if not is_local(name):
-            self._package(name)
-        elif name not in self._parts:
-            self._module_file(name, name)
-        return name
-
-    def _module(self, module: ModuleType, label: str, kind: str) -> None:
-        self._module_file(module.__name__, label)
-
-    def _module_file(self, name: str, label: str) -> None:
-        """Digest a local module by the text of its file and of the local modules it imports."""
-        self._parts[label] = KeyPart("module", label, "")  # ends cycles of imports
-        file = module_file(name)
-        pieces: list[bytes] = []
-        try:
-            with open(file or "", "rb") as stream:
-                data = stream.read()
-        except OSError:
-            data = b""
-        try:
-            content, imports = module_facts(data.decode("utf-8-sig"))
-        except (SyntaxError, ValueError):
-            content, imports = hashed(b"mf", data), ()
-        package = name if file and file.endswith(("__init__.py",)) else name.rpartition(".")[0]
-        pieces.append(content)
-        for other, level, taken in imports:
-            pieces.append(self._import(other, level, taken, package))
-        self.solid = False  # the file may be edited while we live
-        self._part("module", label, pieces, where=where_of(file or ""))
-
-    def _installed_function(self, function: FunctionType, label: str, kind: str) -> None:
-        """Note package and version, and what a decorator of the package has captured."""
-        module = function.__globals__.get("__name__", "") or ""
-        self._package(module)
-        pieces = [label.encode()]
-        self._watch(function, "__code__")
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                value = cell.cell_contents
-            except ValueError:
-                continue
-            self.attributes.append((cell, "cell_contents", value))
-            if _is_code(value) or isinstance(value, partial) or callable(getattr(value, "__wrapped__", None)):
-                pieces.append(name.encode() + text_bytes(self.label(value)))
-            else:
-                pieces.append(name.encode() + self._lenient(value))
-        wrapped = getattr(function, "__wrapped__", None)
-        if callable(wrapped):
-            pieces.append(b"wrapped" + text_bytes(self.label(wrapped)))
-        if len(pieces) > 1 or kind != "helper":
-            self._part(kind, label, pieces)
-
-    def _lenient(self, value: Any) -> bytes:
-        """Encode what library code has captured; its inner machinery (locks, caches) counts by type only."""
-        try:
-            encoded = self._walk.encode(value)
-        except Undigestable:
-            return text_bytes(type(value).__qualname__)
-        if not _is_immutable(value):
-            self.solid = False
-        return encoded
-
-    def _code_object(self, code: CodeType, label: str, kind: str) -> None:
-        self._part(kind, label, [code_bytes(code)])
-
-    def _partial(self, value: Any, label: str, kind: str) -> None:
-        pieces = [text_bytes(self.label(value.func)), self._lenient_strict(label, (value.args, value.keywords))]
-        self._part(kind, label, pieces)
-
-    def _object(self, value: Any, label: str, kind: str) -> None:
-        """Digest a callable object: its class, what it wraps, and its content."""
-        pieces = [text_bytes(self.label(type(value)))]
-        wrapped = getattr(value, "__wrapped__", None)
-        if callable(wrapped):
-            self._watch(value, "__wrapped__")
-            pieces.append(text_bytes(self.label(wrapped)))
-        else:
-            self._labels.pop(id(value), None)  # its content is the content of this node
-            pieces.append(self._lenient_strict(label, value))
-            self._labels[id(value)] = label
-        self._part(kind, label, pieces)
-
-    def _lenient_strict(self, label: str, value: Any) -> bytes:
-        """Encode by content; what has none makes the key a session key."""
-        self.solid = False
-        try:
-            return self._walk.encode(value)
-        except Undigestable as fault:
-            self.notes.append(f"`{label}`{fault.path}: {fault.reason}")
-            return Walk(self.code, identity_token).encode(value)
-
-    def _class(self, cls: type, label: str, kind: str) -> None:
-        pieces = [text_bytes(self.label(base)) for base in cls.__bases__]
-        if type(cls) is not type:
-            pieces.append(b"meta" + text_bytes(self.label(type(cls))))
-        space = cls.__dict__
-        members = class_members(cls)
-        self.attributes.append((cls, "__bases__", cls.__bases__))
-        for name, value, watched in members:
-            if watched:
-                self.names.append((space.get, name, space.get(name, _ABSENT)))
-            for role, piece in _accessors(value):
-                tag = f"{name}:{role}".encode()
-                if _is_code(piece):
-                    pieces.append(framed(tag) + text_bytes(self.label(piece)))
-                elif role:
-                    pieces.append(framed(tag) + self._lenient(piece))
-                else:
-                    member = f"{label}.{name}"
-                    self._values[(id(space), name)] = ("class", member, piece)
-                    pieces.append(framed(tag) + text_bytes("=" + member))
-        self._alive.append(space)
-        for function in vars(cls).values():
-            self._class_state(function, cls)
-        where = next((where_of(m.__code__.co_filename) for _, m, _w in members if isinstance(m, FunctionType)), "")
-        self._part(kind, label, pieces, where=where)
-
-    def _class_state(self, function: Any, cls: type) -> None:
-        """Leave out class attributes that a method changes through `self`, `cls` or the class's name."""
-        function = getattr(function, "__func__", function)
-        if not isinstance(function, FunctionType):
-            return
-        first = function.__code__.co_varnames[:1]
-        for chain in facts_of(function.__code__).state:
-            if len(chain) > 1 and (chain[0] in first or chain[0] in (cls.__name__, "__class__")):
-                self._state.add((id(cls.__dict__), chain[1]))
-
-    # -- values
-
-    def _value_part(self, kind: str, name: str, value: Any) -> None:
-        """Digest a captured value by content."""
-        if f"{type(value).__module__}.{type(value).__qualname__}" in _SYNC:
-            self._part(kind, name, [type(value).__qualname__.encode()])  # guards data, holds none
-            return
-        self._coded = False
-        try:
-            encoded = self._walk.encode(value)
-        except Undigestable as fault:
-            self.notes.append(f"{kind} `{name}`{fault.path}: {fault.reason}")
-            encoded = Walk(self.code, identity_token).encode(value)
-            self.solid = False
-        if self._coded:
-            self.solid = False
-        elif not _is_immutable(value):
-            self.contents.append((value, encoded))
-        self._parts[name] = KeyPart(kind, name, _hex(encoded), short_text(value))
-
-
-def _is_native(value: Any) -> bool:
-    return isinstance(value, BuiltinFunctionType) or type(value).__module__ == "builtins"
-
-
-def _accessors(value: Any) -> list[tuple[str, Any]]:
-    """Return the functions inside a descriptor, with their roles."""
-    if isinstance(value, (staticmethod, classmethod)):
-        return [(type(value).__name__, value.__func__)]
-    if isinstance(value, property):
-        return [(role, getattr(value, role)) for role in ("fget", "fset", "fdel") if getattr(value, role) is not None]
-    function = getattr(value, "func", None)
-    if type(value).__module__ == "functools" and function is not None:
-        return [(type(value).__name__, function)]
-    return [("", value)]
-
-
-_hex = xxh3_128_hexdigest
-
-
 # --- the doors ----------------------------------------------------------------------------------------------------
 
 _snapshots: weakref.WeakKeyDictionary[Any, Snapshot] = weakref.WeakKeyDictionary()
@@ -565,7 +99,7 @@ _snapshots: weakref.WeakKeyDictionary[Any, Snapshot] = weakref.WeakKeyDictionary
 
 def snapshot(root: Any, depends: tuple[Any, ...] = ()) -> Snapshot:
     """Walk from `root` and from what the user says it depends on."""
-    graph = _Graph()
+    graph = Graph()
     graph.add(root)
     for index, other in enumerate(depends):
         graph.add_value("depends", f"depends[{index}]", other)
@@ -624,4 +158,4 @@ def digest(value: Any) -> str:
         Undigestable: The value holds something without lasting content (a lock, an open file, a generator); the
             error names the path to it.
     """
-    return _hex(content_bytes(value))
+    return xxh3_128_hexdigest(content_bytes(value))

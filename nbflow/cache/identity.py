@@ -1,8 +1,9 @@
 """Names for things that have no content: good for this session only.
 
-A lock, a connection or a window is itself and nothing else, so inside one session it is known by identity. An `id` alone
-would be handed out again when the object is gone, hence a serial number that ends with the object. Things that are used
-up by being read (iterators, files, sockets) get a new name each time: a result made from one is never found again.
+A lock, a connection or a window is itself and nothing else, so inside one session it is known by identity. An `id`
+alone would be handed out again when the object is gone, hence a serial number that ends with the object. Things that
+are used up by being read (iterators, files, sockets) get a new name each time: a result made from one is never found
+again.
 """
 
 from __future__ import annotations
@@ -51,4 +52,6 @@ def _fresh() -> bytes:
 def _used_up_by_reading(value: Any) -> bool:
     if isinstance(value, (Iterator, Awaitable)) or hasattr(value, "__anext__"):
         return True
-    return any(f"{base.__module__}.{base.__qualname__}" in ("_io._IOBase", "_socket.socket") for base in type(value).__mro__)
+    return any(
+        f"{base.__module__}.{base.__qualname__}" in ("_io._IOBase", "_socket.socket") for base in type(value).__mro__
+    )

@@ -2,23 +2,24 @@
 
 The rules:
 
-* WAL, one connection for each process, used under a lock; a forked child opens its own and never touches its parent's.
-* A row carries a MAC over what a hit depends on, so a changed row is noticed before anything is done with it.
+* WAL, one connection for each process, used under a lock; a forked child opens its own and never touches its
+  parent's.
+* All that a hit depends on is in the signed column `seal`; the others are for finding, evicting and telling.
 * A result below 32 KiB lives in its row; a larger one in a file that the row names by content.
 * Totals are kept, never counted. Uses are noted in memory and written with the next change, not at every hit.
-* Eviction is greedy-dual by value: `priority = floor + seconds saved · uses / bytes`, where `floor` rises to the priority of
-  the last entry that had to go. Dear, small and often used entries stay; what is no longer used sinks.
+* Eviction is greedy-dual by value: `priority = floor + seconds saved · uses / bytes`, where `floor` rises to the
+  priority of the last entry that had to go. Dear, small and often used entries stay; what is no longer used sinks.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import struct
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_64_intdigest
 
@@ -28,41 +29,39 @@ from nbflow.cache.parts import KeyPart
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Index", "Row", "is_corruption"]
+__all__ = ["Index", "is_corruption"]
 
-_TIMES = struct.Struct("<dd")
 _BUSY_S = 5.0
 _BATCH = 512  # uses that are held back at most
 _CORRUPT = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
-    key TEXT PRIMARY KEY, task TEXT, cell TEXT, code INTEGER, args INTEGER, result TEXT, created REAL, used REAL, ttl REAL,
-    cost REAL, size INTEGER, hits INTEGER, pinned INTEGER, priority REAL, stamp TEXT, mac BLOB, data BLOB, parts TEXT);
+    key TEXT PRIMARY KEY, seal BLOB, file TEXT, task TEXT, cell TEXT, args INTEGER, created REAL, used REAL, ttl REAL,
+    cost REAL, size INTEGER, hits INTEGER, pinned INTEGER, priority REAL, parts TEXT);
 CREATE INDEX IF NOT EXISTS by_priority ON entries (pinned, priority, used);
-CREATE INDEX IF NOT EXISTS by_code ON entries (code);
+CREATE INDEX IF NOT EXISTS by_task ON entries (task);
 CREATE INDEX IF NOT EXISTS by_args ON entries (args);
-CREATE INDEX IF NOT EXISTS by_file ON entries (result) WHERE data IS NULL;
-CREATE TABLE IF NOT EXISTS totals (id INTEGER PRIMARY KEY CHECK (id = 1), entries INTEGER, bytes INTEGER, floor REAL, pruned REAL);
+CREATE INDEX IF NOT EXISTS by_file ON entries (file) WHERE file IS NOT NULL;
+CREATE TABLE IF NOT EXISTS totals (
+    id INTEGER PRIMARY KEY CHECK (id = 1), entries INTEGER, bytes INTEGER, floor REAL, pruned REAL);
 INSERT OR IGNORE INTO totals VALUES (1, 0, 0, 0.0, 0.0);
 """
+_INSERT = f"INSERT OR REPLACE INTO entries VALUES ({','.join('?' * 15)})"
 _COLUMNS = "key, task, cell, created, used, cost, size, ttl, parts, hits, pinned"
 
 
-class Row(NamedTuple):
-    """What a hit depends on; `data` is None where the result is in a file."""
+_indexes: weakref.WeakSet[Index] = weakref.WeakSet()
 
-    result: str
-    created: float
-    ttl: float | None
-    cost: float
-    stamp: str | None
-    mac: bytes
-    data: bytes | None
 
-    def signed(self, key: str) -> bytes:
-        """Return the bytes that the MAC covers."""
-        texts = f"{key}\0{self.result}\0{self.ttl!r}\0{self.stamp}\0".encode("utf-8", "surrogatepass")
-        return texts + _TIMES.pack(self.created, self.cost)
+def _watch_forks(index: Index) -> None:
+    if not _indexes and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+    _indexes.add(index)
+
+
+def _after_fork() -> None:
+    for index in list(_indexes):
+        index.after_fork()
 
 
 def is_corruption(error: BaseException) -> bool:
@@ -83,16 +82,17 @@ class Index:
         self._path = path
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._opened: tuple[int, int, int] = (0, 0, 0)  # process, device, inode
+        self._opened = (0, 0)  # device, inode
         self._left_alone: list[Any] = []  # connections of our parent process
         self._uses: dict[str, tuple[int, float]] = {}
         self.readonly = False
+        _watch_forks(self)
 
     def connect(self, create: bool = False) -> sqlite3.Connection | None:
         """Return the open connection, or None where there is no database and none is to be made."""
         connection = self._connection
         if connection is not None:
-            if self._opened[0] == os.getpid() and not (create and self._was_replaced()):
+            if not (create and self._was_replaced()):
                 return connection
             self.abandon()
         if not create and not os.path.exists(self._path):
@@ -117,7 +117,7 @@ class Index:
             connection.close()
             raise
         status = os.stat(self._path)
-        self._opened = (os.getpid(), status.st_dev, status.st_ino)
+        self._opened = (status.st_dev, status.st_ino)
         self._connection = connection
         return connection
 
@@ -126,7 +126,9 @@ class Index:
         import sqlite3
         from urllib.parse import quote
 
-        if not os.path.exists(self._path) or (os.access(self._path, os.W_OK) and os.access(os.path.dirname(self._path), os.W_OK)):
+        if not os.path.exists(self._path) or (
+            os.access(self._path, os.W_OK) and os.access(os.path.dirname(self._path), os.W_OK)
+        ):
             raise error
         connection = sqlite3.connect(
             f"file:{quote(self._path)}?mode=ro&immutable=1", uri=True, isolation_level=None, check_same_thread=False
@@ -145,82 +147,103 @@ class Index:
             status = os.stat(self._path)
         except OSError:
             return True
-        return self._opened[1:] != (status.st_dev, status.st_ino)
+        return self._opened != (status.st_dev, status.st_ino)
 
     def abandon(self) -> None:
-        """Let go of the connection; in a forked child without closing it, which would break the parent's locks."""
+        """Let go of the connection."""
         with self._lock:
             connection, self._connection = self._connection, None
-            if connection is not None and self._opened[0] != os.getpid():
-                self._left_alone.append(connection)
-                self._lock = threading.RLock()
-                self._uses = {}
-            elif connection is not None:
+            if connection is not None:
                 connection.close()
+
+    def after_fork(self) -> None:
+        """Forget, in a forked child, what belongs to the parent; closing its connection would break its locks."""
+        self._left_alone.append(self._connection)
+        self._connection = None
+        self._lock = threading.RLock()
+        self._uses = {}
 
     def close(self) -> None:
         """Write what is held back, and close."""
         with self._lock:
-            if self._connection is not None and self._opened[0] == os.getpid() and self._uses and not self.readonly:
+            if self._connection is not None and self._uses and not self.readonly:
                 with self._change() as connection:
                     self._write_uses(connection)
             self.abandon()
 
     # -- one key
 
-    def read(self, key: str) -> Row | None:
-        """Return the row of `key`."""
+    def read(self, key: str) -> bytes | None:
+        """Return the seal of `key`."""
         with self._lock:
-            connection = self.connect()
+            connection = self._connection or self.connect()
             if connection is None:
                 return None
-            found = connection.execute(
-                "SELECT result, created, ttl, cost, stamp, mac, data FROM entries WHERE key = ?", (key,)
-            ).fetchone()
-        return None if found is None else Row(*found)
+            found = connection.execute("SELECT seal FROM entries WHERE key = ?", (key,)).fetchone()
+        return None if found is None else found[0]
+
+    def file_of(self, key: str) -> str | None:
+        """Return the name of the file that has the result of `key`."""
+        with self._lock:
+            connection = self.connect()
+            found = (
+                None
+                if connection is None
+                else connection.execute("SELECT file FROM entries WHERE key = ?", (key,)).fetchone()
+            )
+        return None if found is None else found[0]
 
     def note_use(self, key: str, when: float, times: int = 1) -> None:
         """Remember that `key` was used, to be written later."""
         known = self._uses.get(key)
-        self._uses[key] = ((known[0] if known else 0) + times, when)
+        self._uses[key] = (times if known is None else known[0] + times, when)
         if len(self._uses) >= _BATCH and not self.readonly:
             with self._lock, self._change() as connection:
                 self._write_uses(connection)
 
-    def write(self, key: str, info: EntryInfo, row: Row) -> tuple[int, str | None]:
-        """Insert or replace the row of `key`.
+    def write(self, info: EntryInfo, seal: bytes, file: str | None) -> tuple[int, str | None]:
+        """Insert or replace the row of `info.key`.
+
+        Args:
+            info: What is known of the entry.
+            seal: What a hit will depend on.
+            file: Name of the file that has the result, if one has.
 
         Returns:
             Bytes that all results take now, and the name of a file that nothing refers to any more.
         """
-        parts = json.dumps([[p.kind, p.name, p.digest, p.text, p.where] for p in info.parts], ensure_ascii=True)
-        code, args = _groups(info.task, info.parts)
+        parts = json.dumps([[p.kind, p.name, p.digest, p.text, p.where] for p in info.parts])
         with self._lock, self._change() as connection:
             self._write_uses(connection)
             floor, size, hits, pinned, old = connection.execute(
-                "SELECT floor, size, hits, pinned, CASE WHEN data IS NULL THEN result ELSE '' END "
-                "FROM totals LEFT JOIN entries ON key = ?",
-                (key,),
+                "SELECT floor, size, hits, pinned, file FROM totals LEFT JOIN entries ON key = ?", (info.key,)
             ).fetchone()
             is_new, size, hits, pinned = size is None, size or 0, hits or 0, pinned or 0
-            connection.execute(
-                "INSERT OR REPLACE INTO entries VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (key, info.task, info.cell, code, args, row.result, row.created, info.last_used, row.ttl, row.cost, info.size_bytes,
-                 hits, pinned, floor + row.cost * (hits + 1) / max(info.size_bytes, 1), row.stamp, row.mac, row.data, parts),
+            priority = floor + info.cost_s * (hits + 1) / max(info.size_bytes, 1)
+            place = (info.key, seal, file, info.task, info.cell, _arguments(info.task, info.parts))
+            facts = (
+                info.created,
+                info.last_used,
+                info.ttl,
+                info.cost_s,
+                info.size_bytes,
+                hits,
+                pinned,
+                priority,
+                parts,
             )
+            connection.execute(_INSERT, (*place, *facts))
             total = connection.execute(
                 "UPDATE totals SET entries = entries + ?, bytes = bytes + ? RETURNING bytes",
                 (int(is_new), info.size_bytes - size),
             ).fetchone()[0]
-            orphan = old if old and not is_new and old != row.result and not self._is_used(connection, old) else None
+            orphan = old if old is not None and old != file and not self._is_used(connection, old) else None
         return total, orphan
 
-    def restamp(self, key: str, row: Row) -> None:
-        """Replace stamp and MAC of a row."""
+    def reseal(self, key: str, before: bytes, seal: bytes) -> None:
+        """Replace the seal of a row that has not changed meanwhile."""
         with self._lock, self._change() as connection:
-            connection.execute(
-                "UPDATE entries SET stamp = ?, mac = ? WHERE key = ? AND result = ?", (row.stamp, row.mac, key, row.result)
-            )
+            connection.execute("UPDATE entries SET seal = ? WHERE key = ? AND seal = ?", (seal, key, before))
 
     def pin(self, key: str, pinned: bool) -> bool:
         """Keep (or no longer keep) an entry from eviction; return whether there is one."""
@@ -228,7 +251,9 @@ class Index:
             if self.connect() is None:
                 return False
             with self._change() as connection:
-                return connection.execute("UPDATE entries SET pinned = ? WHERE key = ?", (int(pinned), key)).rowcount > 0
+                return (
+                    connection.execute("UPDATE entries SET pinned = ? WHERE key = ?", (int(pinned), key)).rowcount > 0
+                )
 
     # -- many keys
 
@@ -257,10 +282,14 @@ class Index:
             with self._change() as connection:
                 self._write_uses(connection)
                 count, files = self._delete(connection, "pinned = 0 AND used < ?", (unused_since,))
-                excess = connection.execute("UPDATE totals SET pruned = ? RETURNING bytes", (now,)).fetchone()[0] - max_bytes
+                excess = (
+                    connection.execute("UPDATE totals SET pruned = ? RETURNING bytes", (now,)).fetchone()[0] - max_bytes
+                )
                 last = None
                 if excess > 0:
-                    rows = connection.execute("SELECT size, priority, used FROM entries WHERE pinned = 0 ORDER BY priority, used")
+                    rows = connection.execute(
+                        "SELECT size, priority, used FROM entries WHERE pinned = 0 ORDER BY priority, used"
+                    )
                     for size, priority, used in rows:
                         last = (priority, used)
                         excess -= size
@@ -279,30 +308,32 @@ class Index:
         return iter(self._infos(f"{where} ORDER BY created", values))
 
     def related(self, task: str, parts: tuple[KeyPart, ...]) -> list[EntryInfo]:
-        """Return recent entries of a task: some with the same arguments, some with the same code, some with neither."""
-        code, args = _groups(task, parts)
+        """Return recent entries of a task: those with the same arguments, and the last few."""
         found: dict[str, EntryInfo] = {}
-        for where, value, limit in (("args = ?", args, 8), ("code = ?", code, 4)):
-            for info in self._infos(f"WHERE {where} ORDER BY created DESC LIMIT {limit}", (value,)):
-                found[info.key] = info
-        if not found:
-            for info in self._infos("WHERE task = ? ORDER BY rowid DESC LIMIT 4", (task,)):
-                found[info.key] = info
-        return [info for info in found.values() if info.task == task]
+        same = self._infos("WHERE args = ? ORDER BY rowid DESC LIMIT 8", (_arguments(task, parts),))
+        for info in (*same, *self._infos("WHERE task = ? ORDER BY rowid DESC LIMIT 4", (task,))):
+            found[info.key] = info
+        return list(found.values())
 
     def _infos(self, where: str, values: tuple[Any, ...]) -> list[EntryInfo]:
         with self._lock:
             connection = self.connect()
-            rows = [] if connection is None else connection.execute(f"SELECT {_COLUMNS} FROM entries {where}", values).fetchall()
-        return [
-            EntryInfo(*row[:8], tuple(KeyPart(*part) for part in json.loads(row[8])), row[9], bool(row[10]), "disk") for row in rows
-        ]
+            rows = (
+                []
+                if connection is None
+                else connection.execute(f"SELECT {_COLUMNS} FROM entries {where}", values).fetchall()
+            )
+        return [_info(*row) for row in rows]
 
     def totals(self) -> tuple[int, int, float]:
         """Return the number of entries, their bytes, and when the last clean-up was."""
         with self._lock:
             connection = self.connect()
-            found = None if connection is None else connection.execute("SELECT entries, bytes, pruned FROM totals").fetchone()
+            found = (
+                None
+                if connection is None
+                else connection.execute("SELECT entries, bytes, pruned FROM totals").fetchone()
+            )
         return found or (0, 0, 0.0)
 
     # -- inside a transaction
@@ -330,7 +361,7 @@ class Index:
             )
 
     def _delete(self, connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> tuple[int, list[str]]:
-        gone = connection.execute(f"DELETE FROM entries WHERE {where} RETURNING size, CASE WHEN data IS NULL THEN result END", values).fetchall()
+        gone = connection.execute(f"DELETE FROM entries WHERE {where} RETURNING size, file", values).fetchall()
         if not gone:
             return 0, []
         connection.execute(
@@ -341,20 +372,25 @@ class Index:
 
     @staticmethod
     def _is_used(connection: sqlite3.Connection, result: str) -> bool:
-        return connection.execute("SELECT 1 FROM entries WHERE result = ? AND data IS NULL", (result,)).fetchone() is not None
+        return connection.execute("SELECT 1 FROM entries WHERE file = ?", (result,)).fetchone() is not None
 
     def used_files(self) -> set[str]:
         """Return the names of all files that rows refer to."""
         with self._lock:
             connection = self.connect()
-            rows: Iterable[tuple[str]] = () if connection is None else connection.execute("SELECT result FROM entries WHERE data IS NULL")
+            rows: Iterable[tuple[str]] = (
+                () if connection is None else connection.execute("SELECT file FROM entries WHERE file IS NOT NULL")
+            )
             return {name for (name,) in rows}
 
 
-def _groups(task: str, parts: tuple[KeyPart, ...]) -> tuple[int, int]:
-    """Return two numbers by which entries with the same code, or with the same arguments, are found."""
-    sides = ([], [])  # type: tuple[list[str], list[str]]
-    for part in parts:
-        sides[part.kind in ("argument", "input")].append(f"{part.kind}\0{part.name}\0{part.digest}")
-    code, args = (xxh3_64_intdigest("\0".join([task, *side]).encode("utf-8", "surrogatepass")) >> 1 for side in sides)
-    return code, args
+def _info(*row: Any) -> EntryInfo:
+    key, task, cell, created, used, cost, size, ttl, parts, hits, pinned = row
+    known = tuple(KeyPart(*part) for part in json.loads(parts))
+    return EntryInfo(key, task, cell, created, used, cost, size, ttl, known, hits, bool(pinned), "disk")
+
+
+def _arguments(task: str, parts: tuple[KeyPart, ...]) -> int:
+    """Return a number by which entries of a task with the same arguments are found."""
+    texts = [f"{part.kind}\0{part.name}\0{part.digest}" for part in parts if part.kind in ("argument", "input")]
+    return int(xxh3_64_intdigest("\0".join([task, *texts]).encode("utf-8", "surrogatepass"))) >> 1

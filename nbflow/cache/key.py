@@ -172,7 +172,10 @@ class FunctionKeyer:
         return known.memo.get((kinds, args))
 
     def key(
-        self, inputs: Mapping[str, Any] | None = None, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> CacheKey:
         """Return the key of a call; never raises.
 
@@ -214,7 +217,9 @@ class FunctionKeyer:
         kinds = tuple(map(type, args))
         plain = not kwargs and _PLAIN.issuperset(kinds)
         call = (kinds, args) if plain else _typed_call(args, kwargs)
-        if call is None or any(len(value) > _LONG for value in (*args, *kwargs.values()) if isinstance(value, (str, bytes))):
+        if call is None or any(
+            len(value) > _LONG for value in (*args, *kwargs.values()) if isinstance(value, (str, bytes))
+        ):
             return
         if len(code.memo) >= _MEMO:
             code.memo.clear()

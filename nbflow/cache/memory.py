@@ -1,7 +1,7 @@
 """The memory tier: recent results, least recently used first to go.
 
-A value that cannot change (numbers, text, tuples of such) is handed out as it is. Any other is kept as bytes and built
-anew for each hit, so that callers never share what one of them may change.
+A value that cannot change (numbers, text, tuples of such) is handed out as it is. Any other is kept as bytes and
+built anew for each hit, so that callers never share what one of them may change.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ __all__ = ["EntryInfo", "Found", "MemoryTier", "is_immutable"]
 
 _IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
 _IMMUTABLE_NAMES = frozenset(
-    "datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone decimal.Decimal fractions.Fraction "
-    "uuid.UUID pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath "
+    "datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone decimal.Decimal "
+    "fractions.Fraction uuid.UUID pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath "
     "pathlib._local.PosixPath pathlib._local.WindowsPath re.Pattern zoneinfo.ZoneInfo".split()
 )
+_OVERHEAD = 200  # bytes that holding a result takes, about
 _MEMBERS = 1000  # members of a tuple that are looked at
 
 
@@ -62,14 +63,23 @@ class EntryInfo:
     tier: str = "memory"
 
 
-@dataclass(slots=True)
 class _Held:
-    info: EntryInfo
-    found: Found | None  # to be handed out as it is
-    packed: Packed | None  # to be built anew
-    size: int
-    session: bool  # not on disk as well
-    fresh: int = 0  # hits since it came here
+    """One result: `found` to be handed out as it is, or `packed` to be built anew; `info` where it was made here."""
+
+    __slots__ = ("cost_s", "created", "found", "fresh", "info", "packed", "session", "size", "ttl")
+
+    def __init__(
+        self, found: Found | None, packed: Packed | None, created: float, ttl: float | None, cost_s: float
+    ) -> None:
+        self.found = found
+        self.packed = packed
+        self.created = created
+        self.ttl = ttl
+        self.cost_s = cost_s
+        self.info: EntryInfo | None = None
+        self.session = False  # nowhere else
+        self.fresh = 0  # hits since it came here
+        self.size = _OVERHEAD + (packed.size if packed is not None else _size_of(found.value) if found else 0)
 
 
 def is_immutable(value: Any) -> bool:
@@ -119,8 +129,8 @@ class MemoryTier:
         held = self._held.get(digest)
         if held is None:
             return None
-        limit = held.info.ttl if ttl is None else ttl
-        if limit is not None and self._wall() - held.info.created > limit:
+        limit = held.ttl if ttl is None else ttl
+        if limit is not None and self._wall() - held.created > limit:
             return None
         held.fresh += 1
         self.hits += 1
@@ -138,31 +148,40 @@ class MemoryTier:
         except Unloadable:
             self.drop(digest)
             return None
-        return Found(value, held.info.cost_s, held.info.created, digest)
+        return Found(value, held.cost_s, held.created, digest)
 
-    def keep(self, info: EntryInfo, value: Any, packed: Packed | None, *, session: bool) -> bool:
-        """Hold a result, if it fits the budget.
+    def keep(self, info: EntryInfo, value: Any, packed: Packed | None, *, ttl: float | None, session: bool) -> bool:
+        """Hold a result that was made here, if it fits the budget.
 
         Args:
             info: What is known of it.
             value: The result.
             packed: The same taken apart; None where `value` cannot change.
+            ttl: Seconds after which it is too old.
             session: Whether this is its only place.
 
         Returns:
             Whether it is held.
         """
-        size = _size_of(value) if packed is None else packed.size + 200
-        if size > self.max_bytes:
-            self.drop(info.key)
-            return False
         found = Found(value, info.cost_s, info.created, info.key) if packed is None else None
-        kept = None if packed is None else packed.detached()
-        info.size_bytes = info.size_bytes or size
+        held = _Held(found, None if packed is None else packed.detached(), info.created, ttl, info.cost_s)
+        held.info, held.session = info, session
+        info.size_bytes = info.size_bytes or held.size
+        return self._hold(info.key, held)
+
+    def keep_loaded(self, found: Found, packed: Packed | None, ttl: float | None) -> bool:
+        """Hold a result that came from disk; as `keep`, without what the disk knows better."""
+        held = _Held(None if packed else found, packed, found.created, ttl, found.saved_s)
+        return self._hold(found.key, held)
+
+    def _hold(self, digest: str, held: _Held) -> bool:
         with self._lock:
-            self.drop(info.key)
-            self._held[info.key] = _Held(info, found, kept, size, session)
-            self.bytes += size
+            if digest in self._held:
+                self.drop(digest)
+            if held.size > self.max_bytes:
+                return False
+            self._held[digest] = held
+            self.bytes += held.size
             while self.bytes > self.max_bytes:
                 self.drop(next(iter(self._held)))
         return True
@@ -187,7 +206,8 @@ class MemoryTier:
     def infos(self) -> Iterator[tuple[EntryInfo, bool]]:
         """Return what is known of the results, and whether they are only here; newest use last."""
         for held in list(self._held.values()):
-            yield replace(held.info, hits=held.info.hits + held.fresh), held.session
+            if held.info is not None:
+                yield replace(held.info, hits=held.info.hits + held.fresh), held.session
 
     def __len__(self) -> int:
         return len(self._held)

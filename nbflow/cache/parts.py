@@ -1,8 +1,8 @@
 """What a cache key is made of: named parts, each with its digest, and the key that they add up to.
 
-The parts are kept beside every stored result, because a question like "why did this run again?" is answered by comparing
-them. A part is digested on its own and never contains another part, so one edit changes one part. `short_text` writes
-small values the way people recognise them.
+The parts are kept beside every stored result, because a question like "why did this run again?" is answered by
+comparing them. A part is digested on its own and never contains another part, so one edit changes one part.
+`short_text` writes small values the way people recognise them.
 """
 
 from __future__ import annotations
@@ -142,6 +142,14 @@ def combine(chunks: Iterable[bytes]) -> str:
     return xxh3_128_hexdigest(KEY_FORMAT + b"".join(sorted(chunks)))
 
 
+def _short_container(value: Any) -> str:
+    if len(value) <= 8:
+        members = [*value.keys(), *value.values()] if type(value) is dict else list(value)
+        if all(type(member) in _SHORT for member in members) and len(text := repr(value)) <= _LIMIT:
+            return text
+    return f"{type(value).__name__} of {len(value)}"
+
+
 _SHORT = frozenset({int, float, complex, bool, str, bytes, type(None)})
 _LIMIT = 60
 _SMALL = 10**15
@@ -153,9 +161,9 @@ def short_text(value: Any) -> str:
     if kind is bool or value is None or (kind is int and -_SMALL < value < _SMALL):
         return repr(value)
     if kind in _SHORT:
-        if kind in (str, bytes) and len(value) > _LIMIT:
+        if isinstance(value, (str, bytes)) and len(value) > _LIMIT:
             return f"{value[: _LIMIT - 1]!r}…"
-        if kind is int and value.bit_length() > 200:
+        if isinstance(value, int) and value.bit_length() > 200:
             return f"int of {value.bit_length()} bits"
         text = repr(value)
         return text if len(text) <= _LIMIT + 8 else text[:_LIMIT] + "…"
@@ -164,12 +172,7 @@ def short_text(value: Any) -> str:
         if isinstance(shape, tuple) and shape and not isinstance(value, type):
             return f"{kind.__name__} {'×'.join(map(str, shape))}"
         if kind in (list, tuple, set, frozenset, dict):
-            members = [*value.keys(), *value.values()] if kind is dict else list(value) if len(value) <= 8 else []
-            if len(value) <= 8 and all(type(member) in _SHORT for member in members):
-                text = repr(value)
-                if len(text) <= _LIMIT:
-                    return text
-            return f"{kind.__name__} of {len(value)}"
+            return _short_container(value)
         if callable(value) and hasattr(value, "__qualname__"):
             return str(value.__qualname__)
     except Exception as error:  # a property of the user's object failed

@@ -1,7 +1,7 @@
 """Where code lives: the standard library, an installed package, or a local file that may be edited at any time.
 
-Code of installed packages is known by name and version. Everything else (notebooks, local modules, editable installs) is
-known by what it says. nbflow itself counts as installed, wherever its files are.
+Code of installed packages is known by name and version. Everything else (notebooks, local modules, editable installs)
+is known by what it says. nbflow itself counts as installed, wherever its files are.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["is_local", "is_standard", "module_file", "package_version", "set_whe
 
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__))
 _SITES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
-_where: Callable[[str], str] | None = None
+_where: Callable[[str], str | None] | None = None
 
 
 def set_where(namer: Callable[[str], str | None] | None) -> None:
-    """Register what to call a source file: `namer("/tmp/ipykernel_1/2.py")` may return "cell 4", or "" for "not mine"."""
+    """Register what to call a source file: `namer("/tmp/ipykernel_1/2.py")` may return "cell 4", or "" for none."""
     global _where
-    _where = namer  # type: ignore[assignment]
+    _where = namer
 
 
 def where_of(filename: str) -> str:

@@ -1,13 +1,13 @@
 """What a piece of code says, in a form that does not change when only its looks change.
 
-A function is digested by its syntax tree, without comments, positions, docstring, annotations, own name and decorators (a
-decorator that matters is in the object: its wrapper has a closure). Trees hardly vary over Python versions, bytecode
-does with every one; so bytecode is only used where there is no source that compiles to exactly the code at hand
-(`exec`, a file edited since it was imported), and such digests hold for one version of Python.
+A function is digested by its syntax tree, without comments, positions, docstring, annotations, own name and
+decorators (a decorator that matters is in the object: its wrapper has a closure). Trees hardly vary over Python
+versions, bytecode does with every one; so bytecode is only used where there is no source that compiles to exactly the
+code at hand (`exec`, a file edited since it was imported), and such digests hold for one version of Python.
 
-What the code refers to is read from its bytecode, where scopes are already resolved: chains of names that begin at a global
-or a captured variable (`np.linalg.norm`), imports inside the body, and the *state*: captured variables that the code
-itself rebinds or mutates.
+What the code refers to is read from its bytecode, where scopes are already resolved: chains of names that begin at a
+global or a captured variable (`np.linalg.norm`), imports inside the body, and the *state*: captured variables that
+the code itself rebinds or mutates.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from typing import Any
 from nbflow.cache.digest import Walk
 from nbflow.cache.parts import framed, hashed
 
-__all__ = ["CodeFacts", "facts_of", "module_facts", "same_code"]
+__all__ = ["REBOUND", "CodeFacts", "facts_of", "module_facts", "same_code"]
 
+REBOUND = "="
 _MUTATORS = frozenset(
     "add append appendleft clear difference_update discard extend extendleft insert intersection_update pop popitem "
     "popleft put put_nowait remove reverse rotate setdefault sort subtract symmetric_difference_update update write "
@@ -42,7 +43,7 @@ class CodeFacts:
         digest: What it says.
         chains: Names that it loads from outside, each with the attributes that follow at once.
         imports: Modules that it imports, with level of a relative import and names taken from them.
-        state: Chains that it rebinds or mutates.
+        state: Chains that it rebinds or mutates; `REBOUND` ends those whose last attribute is rebound, not mutated.
         exact: Whether `digest` comes from the syntax tree.
     """
 
@@ -80,12 +81,16 @@ _constants = Walk(lambda value: repr(value).encode())
 
 
 def _tree_bytes(node: ast.AST) -> bytes:
-    """Return the bytes of the function at `node`: parameters and body, without its name and decorators."""
-    if isinstance(node, ast.Lambda):
-        return _dump(node.args) + _dump(node.body)
-    assert isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-    head = b"async" if isinstance(node, ast.AsyncFunctionDef) else b"def"
-    return framed(head) + _dump(node.args) + _dump(_without_docstring(node.body))
+    """Return the bytes of the function at `node`: parameters and body, without its name, decorators and defaults.
+
+    Decorators and defaults have been evaluated; what came of them is in the function object.
+    """
+    assert isinstance(node, (ast.Lambda, ast.FunctionDef, ast.AsyncFunctionDef))
+    names = [
+        framed(_dump(getattr(node.args, role))) for role in ("posonlyargs", "args", "vararg", "kwonlyargs", "kwarg")
+    ]
+    body = node.body if isinstance(node, ast.Lambda) else _without_docstring(node.body)
+    return framed(type(node).__name__.encode()) + b"".join(names) + _dump(body)
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
@@ -214,8 +219,16 @@ def same_code(one: CodeType, other: CodeType) -> bool:
         return True
     if one.co_code != other.co_code or len(one.co_consts) != len(other.co_consts):
         return False
-    plain = ("co_names", "co_varnames", "co_freevars", "co_cellvars", "co_argcount", "co_posonlyargcount",
-             "co_kwonlyargcount", "co_exceptiontable")
+    plain = (
+        "co_names",
+        "co_varnames",
+        "co_freevars",
+        "co_cellvars",
+        "co_argcount",
+        "co_posonlyargcount",
+        "co_kwonlyargcount",
+        "co_exceptiontable",
+    )
     if any(getattr(one, name) != getattr(other, name) for name in plain):
         return False
     for left, right in zip(one.co_consts, other.co_consts, strict=True):
@@ -233,17 +246,35 @@ def code_bytes(code: CodeType) -> bytes:
     constants = [code_bytes(item) if isinstance(item, CodeType) else _constants.encode(item) for item in code.co_consts]
     counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
     names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
-    return hashed(b"co", version, code.co_code, code.co_exceptiontable, *constants, b"".join(map(_constants.encode, (counts, *names))))
+    return hashed(
+        b"co",
+        version,
+        code.co_code,
+        code.co_exceptiontable,
+        *constants,
+        b"".join(map(_constants.encode, (counts, *names))),
+    )
 
 
 # --- what the code refers to --------------------------------------------------------------------------------------
 
-_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_GLOBALS", "LOAD_FROM_DICT_OR_DEREF"})
+_LOADS = frozenset(
+    {
+        "LOAD_GLOBAL",
+        "LOAD_NAME",
+        "LOAD_DEREF",
+        "LOAD_CLASSDEREF",
+        "LOAD_FROM_DICT_OR_GLOBALS",
+        "LOAD_FROM_DICT_OR_DEREF",
+    }
+)
 _NOISE = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PUSH_NULL"})
 _STORES = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF", "DELETE_DEREF"})
 
 
-def _references(code: CodeType) -> tuple[set[tuple[str, ...]], set[tuple[str, int, tuple[str, ...]]], set[tuple[str, ...]]]:
+def _references(
+    code: CodeType,
+) -> tuple[set[tuple[str, ...]], set[tuple[str, int, tuple[str, ...]]], set[tuple[str, ...]]]:
     """Return chains loaded from outside, imports, and names from outside that are rebound."""
     chains: set[tuple[str, ...]] = set()
     imports: set[tuple[str, int, tuple[str, ...]]] = set()
@@ -262,13 +293,17 @@ def _references(code: CodeType) -> tuple[set[tuple[str, ...]], set[tuple[str, in
             if chain:
                 chains.add(tuple(chain))
                 chain = []
-            if name in _LOADS and (name in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS") or step.argval in outside):
+            if name in _LOADS and (
+                name in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS") or step.argval in outside
+            ):
                 chain = [step.argval]
             elif name in _STORES and ("GLOBAL" in name or step.argval in outside):
                 stored.add((step.argval,))
             elif name == "IMPORT_NAME":
                 level, names = before
-                imports.add((step.argval, level if isinstance(level, int) else 0, names if isinstance(names, tuple) else ()))
+                imports.add(
+                    (step.argval, level if isinstance(level, int) else 0, names if isinstance(names, tuple) else ())
+                )
             before = [before[1], step.argval]
         if chain:
             chains.add(tuple(chain))
@@ -294,10 +329,11 @@ def _mutated(root: ast.AST) -> set[tuple[str, ...]]:
     """Return chains that the code stores into or calls a mutating method of."""
     found: set[tuple[str, ...] | None] = set()
     for node in ast.walk(root):
-        if isinstance(node, (ast.Subscript, ast.Attribute)) and isinstance(node.ctx, (ast.Store, ast.Del)):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)):
             found.add(_chain(node.value))
-        elif isinstance(node, ast.AugAssign) and isinstance(node.target, (ast.Subscript, ast.Attribute)):
-            found.add(_chain(node.target.value))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            chain = _chain(node)
+            found.add((*chain, REBOUND) if chain else None)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS:
             found.add(_chain(node.func.value))
     return {chain for chain in found if chain}

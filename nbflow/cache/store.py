@@ -1,8 +1,8 @@
 """The cache of results: a memory tier in front of a folder.
 
-Reading never raises: whatever is wrong with an entry makes it a miss, and `explain` says what it was. A hit never shares
-what one caller could change with another: values that cannot change are handed out as they are, others are built anew.
-Session-scoped keys never reach the disk.
+Reading never raises: whatever is wrong with an entry makes it a miss, and `explain` says what it was. A hit never
+shares what one caller could change with another: values that cannot change are handed out as they are, others are
+built anew. Session-scoped keys never reach the disk.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any
 
 from nbflow._clock import SYSTEM_CLOCK, Clock
 from nbflow.cache.blob import Packed, Unloadable, pack, unpack
-from nbflow.cache.disk import DiskTier, Loaded
+from nbflow.cache.disk import DiskTier
 from nbflow.cache.explain import expired, explain_miss
-from nbflow.cache.index import Row
 from nbflow.cache.memory import EntryInfo, Found, MemoryTier, is_immutable
 from nbflow.cache.parts import CacheKey, hashed
 from nbflow.errors import CacheError
@@ -98,12 +97,9 @@ class CacheStore:
         self._why: dict[str, str] = {}  # keys whose entry was there and could not be used
         self._misses = 0
         self._disk_hits = 0
-        self.peek = self._memory.peek if ttl is None else self._peek
+        self.peek = self._memory.peek
 
     # -- looking up
-
-    def _peek(self, digest: str, ttl: float | None = None) -> Found | None:
-        return self._memory.peek(digest, self.ttl if ttl is None else ttl)
 
     def fetch(self, key: CacheKey | str, *, ttl: float | None = None) -> Found | None:
         """Return the hit under `key` from memory or disk, or None; never raises.
@@ -122,7 +118,7 @@ class CacheStore:
 
     def _from_disk(self, digest: str, ttl: float | None) -> Found | None:
         assert self._disk is not None
-        loaded = self._disk.fetch(digest, lambda row: self._is_old(row, ttl))
+        loaded = self._disk.fetch(digest, ttl, self.ttl)
         if loaded is None:
             return None
         try:
@@ -132,25 +128,15 @@ class CacheStore:
             return None
         self._disk_hits += 1
         self._disk.note_use(digest)
-        self._remember(digest, loaded, value)
-        return Found(value, loaded.row.cost, loaded.row.created, digest)
-
-    def _remember(self, digest: str, loaded: Loaded, value: Any) -> None:
-        row = loaded.row
-        packed = None
-        if not is_immutable(value):
-            if loaded.size > _MEMORY_COPY:
-                return
+        record = loaded.record
+        found = Found(value, record.cost, record.created, digest)
+        limit = self.ttl if record.ttl is None else record.ttl
+        if is_immutable(value):
+            self._memory.keep_loaded(found, None, limit)
+        elif loaded.size <= _MEMORY_COPY:
             packed = Packed(bytes(loaded.head), tuple(map(bytes, loaded.buffers)))
-        info = EntryInfo(digest, "", None, row.created, row.created, row.cost, loaded.size, row.ttl, ())
-        self._memory.keep(info, value, packed, session=False)
-
-    def _is_old(self, row: Row, ttl: float | None) -> bool:
-        limit = self._limit(ttl, row.ttl)
-        return limit is not None and self._clock.wall() - row.created > limit
-
-    def _limit(self, ttl: float | None, own: float | None) -> float | None:
-        return next((limit for limit in (ttl, own, self.ttl) if limit is not None), None)
+            self._memory.keep_loaded(found, packed, limit)
+        return found
 
     def contains(self, key: CacheKey | str, *, ttl: float | None = None) -> bool:
         """Whether `fetch` would find something."""
@@ -183,7 +169,9 @@ class CacheStore:
         """
         if isinstance(key, str):
             key = CacheKey(key, "")
-        now = self._clock.wall()
+        now = float(self._clock.wall())
+        ttl = None if ttl is None else float(ttl)
+        cost_s = float(cost_s) if cost_s == cost_s else 0.0
         info = EntryInfo(key.digest, key.task, cell, now, now, cost_s, 0, ttl, key.parts)
         shared = is_immutable(value)
         packed = None
@@ -198,7 +186,8 @@ class CacheStore:
             packed = pack(value)
         size = info.size_bytes or (packed.size if packed else 0)
         if shared or not persisted or size <= _MEMORY_COPY:
-            self._memory.keep(info, value, None if shared else packed, session=not persisted)
+            limit = self.ttl if ttl is None else ttl
+            self._memory.keep(info, value, None if shared else packed, ttl=limit, session=not persisted)
         self._why.pop(key.digest, None)
         return Saved(info.size_bytes or size, digest or _result_digest(packed, value), persisted)
 
@@ -280,8 +269,8 @@ class CacheStore:
         others = [info for info, _ in self._memory.infos() if info.task == key.task and info.parts]
         if self._disk is not None:
             try:
-                row = self._disk.index.read(key.digest)
-                if row is not None and (limit := self._limit(None, row.ttl)) is not None and self._is_old(row, None):
+                limit = self._disk.too_old(key.digest, self.ttl)
+                if limit is not None:
                     return expired(limit)
                 others += self._disk.index.related(key.task, key.parts)
             except Exception as error:

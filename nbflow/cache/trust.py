@@ -1,8 +1,9 @@
 """Whose entries may be opened.
 
-A pickle is code, so nothing is unpickled that was not written under the user's own key. The key is 32 random bytes in a
-file that only the user can read (`NBFLOW_KEY_FILE`, else `nbflow/key` in the configuration folder), made when the first
-entry is saved. It never travels with a store: a store that was copied here from elsewhere has no entries for us.
+A pickle is code, so nothing is unpickled that was not written under the user's own key. The key is 32 random bytes in
+a file that only the user can read (`NBFLOW_KEY_FILE`, else `nbflow/key` in the configuration folder), made when the
+first entry is saved. It never travels with a store: a store that was copied here from elsewhere has no entries for
+us.
 """
 
 from __future__ import annotations
@@ -60,12 +61,14 @@ def make_signer() -> Signer:
             _publish(path, os.urandom(_BYTES))
         except OSError as error:
             raise CacheError(
-                f"The key that protects cached results cannot be made at {path} ({error}); set NBFLOW_KEY_FILE to a file "
-                "that can be written."
+                f"The key that protects cached results cannot be made at {path} ({error}); set NBFLOW_KEY_FILE to a "
+                "file that can be written."
             ) from None
         known = load_signer()
         if known is None:
-            raise CacheError(f"{path} is not a key of {_BYTES} bytes; remove it, or set NBFLOW_KEY_FILE to another file.")
+            raise CacheError(
+                f"{path} is not a key of {_BYTES} bytes; remove it, or set NBFLOW_KEY_FILE to another file."
+            )
         return known
 
 

@@ -1,4 +1,4 @@
-"""The `nbflow` command: run notebooks and workflows, list and describe workflows, open JupyterLab.
+"""The `nbflow` command: run notebooks and workflows, look after their cache, open JupyterLab.
 
 Each command lives in a module of its own, with `configure(parser)` and `execute(arguments) -> int`. Only the module of
 the command that was asked for is imported, so `nbflow --help` is quick. Exit codes mean the same everywhere and are
@@ -39,6 +39,8 @@ _COMMANDS = {
     "run": _Command("run", "run a notebook or a workflow; only what changed is computed"),
     "list": _Command("listing", "list the workflows of a module or file"),
     "describe": _Command("describe", "show a workflow's parameters and documentation"),
+    "cache": _Command("cache", "list, explain, check and remove stored results"),
+    "doctor": _Command("doctor", "check this environment"),
     "lab": _Command("lab", "open JupyterLab on a notebook (default: the quickstart)"),
 }
 

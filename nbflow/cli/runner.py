@@ -121,6 +121,7 @@ class Runner(NotebookClient):
         self._interrupts = 0
         self._quiet_until = 0
         self._number: int | None = None
+        self._begun = asyncio.Event()
         self._helpers: set[asyncio.Task[None]] = set()
         self.comm_open_handlers[COMM_TARGET] = lambda message: _Reports(listener.report)
 
@@ -200,6 +201,7 @@ class Runner(NotebookClient):
             if self._interrupts:
                 return Outcome(Status.INTERRUPTED, number, f"interrupted before cell {number}")
             self._number = number
+            self._begun.clear()
             self._listener.cell_started(number, len(cells), cell.source)
             try:
                 await self.async_execute_cell(cell, position, execution_count=number)
@@ -214,6 +216,12 @@ class Runner(NotebookClient):
         if self._interrupts:
             return Outcome(Status.INTERRUPTED, len(cells), "interrupted in the last cell")
         return Outcome(Status.OK)
+
+    def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
+        """Take in one message about the running cell; the kernel's echo of the input says that it has begun."""
+        if msg["msg_type"] == "execute_input":
+            self._begun.set()
+        return super().process_message(msg, cell, cell_index)
 
     def _cell_failed(self, number: int, cell: NotebookNode, error: CellExecutionError) -> Outcome:
         if self._interrupts:
@@ -266,7 +274,9 @@ class Runner(NotebookClient):
         self._interrupts += 1
         if self._interrupts == 1:
             self._listener.note("interrupting; Ctrl-C again kills the kernel")
-            self._help(self._interrupt(kill_after_s=_TERM_GRACE_S if number == signal.SIGTERM else None))
+            self._help(self._interrupt())
+            if number == signal.SIGTERM:
+                self._help(self._kill(after_s=_TERM_GRACE_S))
         elif self._interrupts == 2:
             self._listener.note("killing the kernel")
             self._help(self._kill())
@@ -277,16 +287,16 @@ class Runner(NotebookClient):
         self._helpers.add(task)
         task.add_done_callback(self._helpers.discard)
 
-    async def _interrupt(self, kill_after_s: float | None) -> None:
+    async def _interrupt(self) -> None:
         manager: Any = self.km
         if manager is not None and manager.has_kernel and self._number is not None:
+            # A kernel that has not begun with the cell would ignore the signal.
+            await self._begun.wait()
             with suppress(RuntimeError, OSError):
                 await manager.interrupt_kernel()
-        if kill_after_s is not None:
-            await asyncio.sleep(kill_after_s)
-            await self._kill()
 
-    async def _kill(self) -> None:
+    async def _kill(self, after_s: float = 0.0) -> None:
+        await asyncio.sleep(after_s)
         if self.km is not None and self.km.provisioner is not None:
             with suppress(RuntimeError, OSError):
                 await self.km.provisioner.kill()

@@ -13,14 +13,16 @@ import ast
 import copy
 import importlib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import CO_COROUTINE
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from nbflow.cache.digest import task_function
-from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder, fingerprint
+from nbflow.cache.fingerprint import Snapshot, snapshot
+from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.cache.source import module_facts
 from nbflow.notebook.names import Effects, find_effects
 from nbflow.runtime import current
@@ -79,6 +81,7 @@ class Cell:
         digest: Digest of its code, the same for any comments and layout.
         main, last: Code of the statements, and of the last expression (None where there is none).
         definitions: Statements that run again on a hit, in order; `defined` are the names that only they bind.
+        configured: Modules that other statements than these store into, which no record can bring back.
         seeds: Whether its text seems to seed a random generator.
         flags: Compiler flags of its code.
     """
@@ -92,6 +95,7 @@ class Cell:
     last: CodeType | None
     definitions: list[ast.stmt]
     defined: frozenset[str]
+    configured: frozenset[str]
     seeds: bool
     flags: int
     loops: frozenset[int]
@@ -160,7 +164,9 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         imported = _imported(tree)
         definitions = [each for each in tree.body if _is_definition(each, shell.user_ns, imported)]
         again = set(map(id, definitions))
-        others = find_effects([each for each in tree.body if id(each) not in again])
+        rest = [each for each in tree.body if id(each) not in again]
+        others = find_effects(rest)
+        bound = find_effects(definitions, star_names=_star_names, bodies=False).outputs
         loops = frozenset().union(*effects.doubtful.values()) if effects.doubtful else frozenset()
         runnable = shell.transform_ast(_with_marks(tree, loops))
         main, last = _compile(shell, runnable, filename)
@@ -174,7 +180,10 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         main=main,
         last=last,
         definitions=definitions,
-        defined=frozenset(find_effects(definitions, bodies=False).outputs) - frozenset(others.outputs),
+        defined=frozenset(bound) - frozenset(others.outputs),
+        configured=frozenset(
+            name for name in _stored_into(rest) if name in imported or isinstance(shell.user_ns.get(name), ModuleType)
+        ),
         seeds=SEEDS.search(body) is not None,
         flags=flags,
         loops=loops,
@@ -297,6 +306,29 @@ def _is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: froze
     )
 
 
+def _stored_into(statements: Iterable[ast.stmt]) -> frozenset[str]:
+    """Return the names whose attributes or items the statements set, outside of functions."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = list(statements)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, ast.Store):
+            root: ast.AST = node
+            while isinstance(root, (ast.Attribute, ast.Subscript)):
+                root = root.value
+            if isinstance(root, ast.Name):
+                found.add(root.id)
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            waiting.extend(ast.iter_child_nodes(node))
+    return frozenset(found)
+
+
+def _is_cheap(*values: ast.expr | None) -> bool:
+    """Whether expressions can be computed again at no cost: names, constants, and displays of such."""
+    dear = (ast.Call, ast.Await, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.NamedExpr, ast.Yield)
+    return not any(isinstance(node, dear) for value in values if value is not None for node in ast.walk(value))
+
+
 def _is_constant(node: ast.stmt) -> bool:
     return isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
 
@@ -306,20 +338,20 @@ def _configured(node: ast.stmt) -> str | None:
     target: ast.expr | None = None
     if isinstance(node, (ast.Assign, ast.AugAssign)):
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-        if isinstance(target, ast.Name):
+        if isinstance(target, ast.Name) or not _is_cheap(target, node.value):
             return None
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
-        target = node.value.func
-        first = node.value.args[0] if node.value.args else None
-        magic = first.value if isinstance(first, ast.Constant) else None
+        call, target = node.value, node.value.func
         if target.attr == "run_line_magic":
-            return "get_ipython" if magic in _CONFIGURING else None
-        nested = isinstance(target.value, (ast.Attribute, ast.Subscript))
-        if not (
-            target.attr in _SETTERS
-            or target.attr.startswith("set_")
-            or (nested and target.attr in ("append", "insert", "update"))
-        ):
+            magic = call.args[0]
+            return "get_ipython" if isinstance(magic, ast.Constant) and magic.value in _CONFIGURING else None
+        sets = target.attr in _SETTERS or target.attr.startswith("set_")
+        fills = isinstance(target.value, (ast.Attribute, ast.Subscript)) and target.attr in (
+            "append",
+            "insert",
+            "update",
+        )
+        if not (sets or fills) or not _is_cheap(*call.args, *(keyword.value for keyword in call.keywords)):
             return None
     while isinstance(target, (ast.Attribute, ast.Subscript)):
         target = target.value
@@ -375,10 +407,15 @@ class CellKeyer:
         builder = KeyBuilder(self.name)
         builder.add_digest("code", self.name, self.cell.digest, where=self.cell.label)
         seen: set[tuple[str, str]] = set()
-        for name in self.input_names():
-            self._add(builder, "input", name, seen)
+        state: dict[str, None] = {}
+        names = self.input_names()
+        for name in names:
+            self._add(builder, "input", name, seen, state)
         for name in options.depends:
-            self._add(builder, "depends", name, seen)
+            self._add(builder, "depends", name, seen, state)
+        for name in sorted(set(state) - set(names)):  # what its functions change: for the cell it is input and output
+            if name in self.namespace and name not in options.ignore:
+                builder.add("input", name, self.namespace[name])
         if options.version is not None:
             builder.add("version", "version", options.version)
         if options.outputs is not None:
@@ -388,20 +425,34 @@ class CellKeyer:
         self.last = replace(key, parts=tuple(parts))
         return self.last
 
-    def _add(self, builder: KeyBuilder, kind: str, name: str, seen: set[tuple[str, str]]) -> None:
+    def _add(
+        self, builder: KeyBuilder, kind: str, name: str, seen: set[tuple[str, str]], state: dict[str, None]
+    ) -> None:
         """Add one name: code by all that it reaches, so that an edit can be named; data by content."""
         value = self.namespace.get(name, _MISSING)
         if value is _MISSING:
             builder.add_digest(kind, name, "missing", text="missing")
-        elif isinstance(value, FunctionType) or task_function(value) is not None:
-            found = fingerprint(value)
-            for position, part in enumerate(found.parts):
-                helper = ("helper", name) if position == 0 else (part.kind, part.name)
-                if helper in seen and position:
-                    continue
-                seen.add(helper)
-                builder.add_digest(*helper, part.digest, part.text, part.where)
-            if found.notes:
-                builder.add_code(Fingerprint("", (), found.notes))
-        else:
+            return
+        if not isinstance(value, (FunctionType, type)) and task_function(value) is None:
             builder.add(kind, name, value)
+            return
+        found = _snapshot_of(value)
+        for part in found.fingerprint.parts:
+            root = ("class" if isinstance(value, type) else "helper", name)
+            place = root if part.kind == "code" else (part.kind, part.name)
+            if place not in seen:
+                seen.add(place)
+                builder.add_digest(*place, part.digest, part.text, part.where)
+        builder.add_code(Fingerprint("", (), found.fingerprint.notes))
+        state.update(dict.fromkeys(found.state))
+
+
+_snapshots: WeakKeyDictionary[Any, Snapshot] = WeakKeyDictionary()
+
+
+def _snapshot_of(value: Any) -> Snapshot:
+    """Return the graph of a piece of code; the last one where nothing in it has changed since."""
+    known = _snapshots.get(value)
+    if known is None or not known.holds():
+        known = _snapshots[value] = snapshot(value)
+    return known

@@ -16,6 +16,7 @@ from nbflow._util import format_duration, one_line
 from nbflow.cache.digest import task_function
 from nbflow.cache.fingerprint import fingerprint
 from nbflow.cache.places import where_of
+from nbflow.errors import DefinitionError
 from nbflow.notebook.cells import CellKeyer
 from nbflow.notebook.graph import CellNode, describe_changes
 from nbflow.notebook.runner import ForcedKeyer
@@ -110,7 +111,10 @@ class Flow:
         if command == "status":
             return self.status()
         if command == "why":
-            print(self.why(" ".join(rest)))
+            try:
+                print(self.why(" ".join(rest)))
+            except DefinitionError as error:
+                raise _usage(f"%flow why: {error}") from None
         elif command == "stale":
             return self.stale()
         elif command == "clear":
@@ -174,7 +178,7 @@ class Flow:
         """Say why a cell or task would run now, or why it ran.
 
         Raises:
-            UsageError: Nothing of that name has run.
+            DefinitionError: Nothing of that name has run.
         """
         node = self.state.graph.nodes.get(name)
         if node is not None:
@@ -183,7 +187,7 @@ class Flow:
         if tally is not None:
             return self._why_task(name, tally)
         known = ", ".join(self.names())
-        raise _usage(f"%flow why {name}: nothing of that name has run" + (f"; known: {known}." if known else " yet."))
+        raise DefinitionError(f"nothing called {name!r} has run" + (f"; known: {known}." if known else " yet."))
 
     def _why_cell(self, node: CellNode) -> str:
         graph = self.state.graph
@@ -310,7 +314,7 @@ class Flow:
         if value is not None:
             from IPython.display import display
 
-            display(value)
+            display(value)  # type: ignore[no-untyped-call]
 
 
 def _usage(message: str) -> Exception:

@@ -12,7 +12,7 @@ import ast
 import atexit
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from IPython.core.displayhook import DisplayHook
 from nbflow._util import one_line
 from nbflow.cache.parts import CacheKey
 from nbflow.cache.places import set_where
+from nbflow.errors import SessionError
 from nbflow.notebook import report
 from nbflow.notebook.cells import SEEDS, Cell, CellKeyer, CellOptions, compile_body, read_cell
 from nbflow.notebook.flow import Flow
@@ -31,7 +32,16 @@ from nbflow.notebook.names import find_effects
 from nbflow.notebook.output import Taps
 from nbflow.notebook.panel import PanelController
 from nbflow.notebook.runner import CellRun, tidy_error
-from nbflow.sessions import SessionContext, close_notebook_session, open_notebook_session, session_or_default
+from nbflow.runtime.current import ambient
+from nbflow.runtime.loop import start_beat
+from nbflow.sessions import (
+    SessionContext,
+    adopt_sessions,
+    cell_opener,
+    close_notebook_session,
+    open_notebook_session,
+    session_or_default,
+)
 
 __all__ = ["ShellState", "load", "unload"]
 
@@ -63,6 +73,8 @@ class ShellState:
         self._info: Any = None
         self._cell_id: str | None = None
         self.session_options: dict[str, Any] = {}
+        self._opener = cell_opener()
+        self._stop_beat: Callable[[], None] = lambda: None
         self._source: tuple[str, tuple[str, bool | None]] | None = None
         self._cells: dict[tuple[Any, ...], Cell] = {}
         self.complete = completion_matcher(self)
@@ -90,6 +102,14 @@ class ShellState:
         self.panel = self.session = None
         close_notebook_session()
 
+    def show_panel(self, on: bool) -> None:
+        """Show the panel again, or switch it off; what `nbflow.panel` does here."""
+        if self.panel is None:
+            raise SessionError(
+                "The notebook's session is closed, so there is no panel; open one with %session --backend …"
+            )
+        self.panel.show(on)
+
     # -- events of the shell
 
     def before_cell(self, info: Any) -> None:
@@ -101,11 +121,16 @@ class ShellState:
         self._info = info
         self._raw = info.raw_cell
         self._cell_id = getattr(info, "cell_id", None)
+        self._opener = cell_opener()
+        self._stop_beat()
+        self._stop_beat = start_beat()  # lets an interrupt of a cell that awaits through at once
         if self.panel is not None:
             self.panel.cell_started(self.label)
 
     def after_cell(self, result: Any) -> None:
-        """A cell has ended: finish the panel, and note what a plain cell wrote."""
+        """A cell has ended: finish the panel, keep a session it left open, and note what a plain cell wrote."""
+        self._stop_beat()
+        adopt_sessions(self._opener)
         if self.panel is not None:
             self.panel.cell_finished()
         raw, self._raw = self._raw, None
@@ -200,6 +225,7 @@ class ShellState:
         else:
             node.state, node.reason = run.state, run.reason
             node.after = run.record.digests if run.record is not None else {}
+            run.say_how_it_went()
         finally:
             call = run.call
             node.key = run.keyer.last if node.state != "failed" else None
@@ -208,7 +234,7 @@ class ShellState:
             node.last_run = time.time()
             node.runs += 1
             self.graph.ran(node)
-        run.say_how_it_went()
+            run.release()
 
     def key_now(self, node: CellNode) -> CacheKey | None:
         """Return the key that a cell would have if it ran now."""
@@ -250,6 +276,7 @@ class ShellState:
         shell.Completer.custom_matchers.append(self.complete)
         set_where(self.where_of_file)
         self.open_session()
+        ambient.why, ambient.panel = self.flow.why, self.show_panel
         atexit.register(self.close_session)
 
     def remove(self) -> None:
@@ -257,6 +284,7 @@ class ShellState:
         shell = self.shell
         atexit.unregister(self.close_session)
         self.close_session()
+        ambient.why = ambient.panel = None
         set_where(None)
         self.taps.remove()
         for event, callback in (("pre_run_cell", self.before_cell), ("post_run_cell", self.after_cell)):

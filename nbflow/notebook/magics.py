@@ -222,7 +222,6 @@ def _names(option: str, text: str | None) -> tuple[str, ...] | None:
 def completion_matcher(state: ShellState) -> Callable[[CompletionContext], SimpleMatcherResult]:
     """Return a matcher for IPython's completer: options of our magics, subcommands, and names of cells and tasks."""
 
-    @context_matcher(identifier="nbflow.options")
     def nbflow_matcher(context: CompletionContext) -> SimpleMatcherResult:
         line = context.line_with_cursor
         found = re.match(r"\s*%{1,2}(task|flow|session)\s", line)
@@ -233,12 +232,14 @@ def completion_matcher(state: ShellState) -> Callable[[CompletionContext], Simpl
         hits = [SimpleCompletion(word, type="param") for word in words if word.startswith(context.token)]
         return {"completions": hits, "suppress": bool(hits)}
 
-    return nbflow_matcher  # type: ignore[no-any-return]
+    register: Any = context_matcher(identifier="nbflow.options")
+    matcher: Callable[[CompletionContext], SimpleMatcherResult] = register(nbflow_matcher)
+    return matcher
 
 
 def _candidates(state: ShellState, magic: str, before: list[str], token: str) -> list[str]:
     if magic != "flow":
-        method = NbflowMagics.task if magic == "task" else NbflowMagics.session
+        method: Any = NbflowMagics.task if magic == "task" else NbflowMagics.session
         last = before[-1] if before else ""
         if last == "--cache":
             return ["disk", "session", "off"] if magic == "task" else ["off"]

@@ -24,11 +24,11 @@ from typing import Any, TypeAlias
 __all__ = ["MUTATORS", "Effects", "find_effects", "function_reads"]
 
 MUTATORS = frozenset(
-    "__setitem__ __delitem__ __setattr__ add append appendleft clear difference_update discard extend extendleft fill "
-    "fit fit_transform insert intersection_update partial_fit pop popitem popleft put remove resize reverse rotate seed "
-    "setdefault setflags sort step symmetric_difference_update update".split()
+    "__delitem__ __setattr__ __setitem__ add append appendleft clear difference_update discard extend extendleft fill "
+    "fit fit_transform insert intersection_update partial_fit pop popitem popleft put remove resize reverse rotate "
+    "seed setdefault setflags sort step symmetric_difference_update update".split()
 )
-"""Methods that by custom change the object they are called on; `set_…` and a trailing underscore count as well."""
+"""Methods that by custom change their object; `set_…` and a trailing underscore count as well."""
 
 _BUILTINS = frozenset(dir(builtins))
 _SUPPRESSING = frozenset({"suppress", "raises", "assertRaises", "ignored"})
@@ -43,8 +43,8 @@ class Effects:
     """What a piece of code does to the namespace it runs in; every tuple is in order of first appearance.
 
     `inputs` are free names read before they are bound, `outputs` names bound or visibly mutated; `mutated`, `deleted`
-    and `certain` (bound at the end, whatever happens) are subsets of the outputs. `doubtful` gives, for names read after
-    loops that may not have run, the lines of those loops. `builtin_reads` are inputs where the namespace shadows them.
+    and `certain` (bound at the end, whatever happens) are subsets of the outputs. `doubtful` gives, for names read
+    after loops that may not have run, the lines of those loops. `builtin_reads` are inputs where they are shadowed.
     """
 
     inputs: tuple[str, ...] = ()

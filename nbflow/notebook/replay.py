@@ -209,7 +209,7 @@ def drawn(before: Mapping[str, Any], after: Mapping[str, Any], *, seeds: bool) -
 
 # -- pickling by reference
 
-_namespace: ContextVar[Mapping[str, Any]] = ContextVar("nbflow_namespace")
+_namespace: ContextVar[dict[str, Any]] = ContextVar("nbflow_namespace")
 
 
 def _named(path: str) -> Any:
@@ -245,7 +245,7 @@ def _fill_function(function: Any, state: tuple[dict[str, Any], list[tuple[Any, .
 def _closed_file(name: str) -> io.TextIOWrapper:
     """Stand in for a file that was closed when it was stored, as after `with open(…) as f`."""
     raw = io.BytesIO()
-    raw.name = name  # type: ignore[attr-defined]
+    raw.name = name
     stream = io.TextIOWrapper(raw)
     stream.close()
     return stream
@@ -258,17 +258,18 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], aliases: Mapping[int, str], 
     kind = type(obj)
     if kind is ModuleType:
         return _named_module, (obj.__name__,)
-    if isinstance(obj, io.IOBase) and obj.closed:
+    if issubclass(kind, io.IOBase) and obj.closed:
         return _closed_file, (str(getattr(obj, "name", "")),)
-    if (kind is not FunctionType and not isinstance(obj, type)) or obj.__module__ != "__main__":
+    if not isinstance(obj, (FunctionType, type)) or obj.__module__ != "__main__":
         return NotImplemented
-    root, *rest = obj.__qualname__.split(".")
+    path: str = getattr(obj, "__qualname__", "")
+    root, *rest = path.split(".")
     found = namespace.get(root)
     for name in rest:
         found = getattr(found, name, None)
     if found is obj and root not in own:
-        return _named, (obj.__qualname__,)
-    if kind is FunctionType and obj.__globals__ is namespace:
+        return _named, (path,)
+    if isinstance(obj, FunctionType) and obj.__globals__ is namespace:
         return _reduce_function(obj)
     return NotImplemented
 
@@ -332,7 +333,7 @@ class Record:
         items, held: What was put out before and after the last value.
         random: States of the generators that the cell drew from or set; `random_before` those that it needs.
         digests: Digests after the run of the outputs that are inputs as well (None: cannot be digested).
-        conditions: Digests before the run of names that turned out to matter (None: the name was not there).
+        conditions: What is to hold of names that turned out to matter only while the cell ran.
         deleted: Names that the cell took away.
         refused: Why the record cannot be stored, once that was tried.
     """
@@ -342,7 +343,7 @@ class Record:
     random: dict[str, Any] = field(default_factory=dict)
     random_before: dict[str, Any] = field(default_factory=dict)
     digests: dict[str, str | None] = field(default_factory=dict)
-    conditions: dict[str, str | None] = field(default_factory=dict)
+    conditions: dict[str, str] = field(default_factory=dict)
     deleted: tuple[str, ...] = ()
     refused: str | None = None
     value: Any = None

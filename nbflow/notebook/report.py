@@ -250,9 +250,11 @@ class Reporter:
             self._session = session
             session.add_observer(self.tally, items=False)
 
-    def flush(self) -> None:
-        """Send what changed since the last message; safe from any thread."""
+    def flush(self, unless: threading.Event | None = None) -> None:
+        """Send what changed since the last message, unless that flag is set by now; safe from any thread."""
         with self._sending:
+            if unless is not None and unless.is_set():
+                return
             self.tally.sample(self._session.live_maps())
             if rows := self.tally.changes():
                 self._comm.send({"rows": rows})
@@ -278,7 +280,8 @@ class Reporter:
 
     def _pump(self, stop: threading.Event) -> None:
         while not stop.wait(self._interval_s):
-            self.flush()
+            # The cell's last message is the last that anybody reads; what changes later is for the next cell to send.
+            self.flush(unless=stop)
 
 
 def install(session: Any) -> Reporter | None:

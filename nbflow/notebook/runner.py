@@ -13,13 +13,12 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from nbflow._util import format_duration
-from nbflow.cache.fingerprint import digest
-from nbflow.cache.parts import Undigestable
+from nbflow.cache.key import KeyBuilder
 from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.notebook import output
@@ -28,6 +27,7 @@ from nbflow.notebook.replay import (
     LiveOutputs,
     Record,
     Recorder,
+    Unstorable,
     badge,
     drawn,
     random_states,
@@ -46,7 +46,6 @@ _NO_INPUT = (
     "Put the question into a cell of its own, or use %%task --no-cache."
 )
 _SIGNATURE = inspect.Signature()
-_MISSING = object()
 
 
 class CellRun:
@@ -178,7 +177,7 @@ class CellRun:
     def _recording(self) -> Iterator[Recorder]:
         self.call = current.frame()
         namespace = self.shell.user_ns
-        names = {*self.cell.effects.outputs, *self.cell.effects.inputs, *self.keyer.input_names()}
+        names = {*self.cell.effects.outputs, *self.cell.effects.inputs, *self._input_digests()}
         self._before = {name: namespace[name] for name in names if name in namespace}
         recorder = Recorder()
         with ExitStack() as stack:
@@ -208,21 +207,20 @@ class CellRun:
             record.random_before = {name: self._random[name] for name in record.random if name in self._random}
         for name, lines in self.cell.effects.doubtful.items():
             if not lines.isdisjoint(self._idle_loops):
-                record.conditions[name] = self._digest_before(name)
+                record.conditions[name] = condition_of(self._before, name)
         record.live = self._outputs
         return record
 
-    def _digest_before(self, name: str) -> str | None:
-        return digest_or_none(self._before[name]) if name in self._before else None
+    def _input_digests(self) -> dict[str, str]:
+        key = self.keyer.last
+        return {} if key is None else {part.name: part.digest for part in key.parts if part.kind == "input"}
 
     def _outputs(self, record: Record) -> LiveOutputs:
         """Decide which names to store; called when the cache saves the record, after the body has ended."""
         cell, namespace, before = self.cell, self.shell.user_ns, self._before
-        parts = (
-            {part.name: part.digest for part in self.keyer.last.parts if part.kind == "input"}
-            if self.keyer.last
-            else {}
-        )
+        if cell.configured:
+            raise Unstorable(f"it sets something in the module `{min(cell.configured)}`, which cannot be brought back")
+        parts = self._input_digests()
         wanted = dict.fromkeys(cell.effects.outputs if self.options.outputs is None else self.options.outputs)
         values: dict[str, Any] = {}
         changed: set[str] = set()
@@ -236,14 +234,14 @@ class CellRun:
                 if name in wanted or name in before:
                     values[name] = value
             elif isinstance(value, _SCALARS):
-                record.conditions |= {} if name in parts else {name: digest_or_none(value)}
+                record.conditions |= {} if name in parts else {name: condition_of(before, name)}
             else:  # the same object as before: was it changed?
                 now = digest_or_none(value)
                 if (now is None and name in cell.effects.mutated) or (now is not None and now != parts.get(name, now)):
                     values[name] = value
                     changed.add(name)
                 elif name not in parts:
-                    record.conditions[name] = now
+                    record.conditions[name] = condition_of(before, name)
         record.digests = {name: digest_or_none(values[name]) for name in values if name in parts}
         record.deleted = tuple(
             name for name in wanted if name not in namespace and (name in before or name in cell.effects.deleted)
@@ -251,7 +249,7 @@ class CellRun:
         same = {
             name: value
             for name, value in before.items()
-            if name not in changed and namespace.get(name, _MISSING) is value
+            if name not in changed and name in namespace and namespace[name] is value
         }
         aliases = {id(value): name for name, value in same.items() if name in parts and not isinstance(value, _SCALARS)}
         return LiveOutputs(values, frozenset(changed), namespace, aliases)
@@ -280,8 +278,7 @@ class CellRun:
     def _conditions_hold(self, record: Record) -> bool:
         namespace = self.shell.user_ns
         for name, wanted in record.conditions.items():
-            now = digest_or_none(namespace[name]) if name in namespace else None
-            if now != wanted:
+            if wanted == UNKNOWN or wanted != condition_of(namespace, name):
                 return False
         if self.seeded and record.random_before:
             states = random_states()
@@ -336,6 +333,12 @@ class CellRun:
         if self.restored or self.call is None:
             return None
         return "forced" if self.options.force else self.call.reason
+
+    def release(self) -> None:
+        """Let go of all values: the session remembers calls for long, and their specs lead here."""
+        self.record = None
+        self._before = {}
+        self._random = {}
 
     def say_how_it_went(self) -> None:
         """Say in one line what could not be stored; with `--verbose`, also what was done and why."""
@@ -397,11 +400,20 @@ def tidy_error(shell: Any, cell: Cell, name: str, error: BaseException) -> None:
 
 
 def digest_or_none(value: Any) -> str | None:
-    """Return the digest of a value, or None if it has none."""
-    try:
-        return digest(value)
-    except Undigestable:
-        return None
+    """Return the digest that a value would have as a part of a key, or None if it can have none."""
+    builder = KeyBuilder("")
+    builder.add("input", "", value)
+    key = builder.build()
+    return None if key.notes else key.parts[0].digest
+
+
+MISSING = "missing"
+UNKNOWN = "unknown"
+
+
+def condition_of(namespace: Mapping[str, Any], name: str) -> str:
+    """Return what a record's condition says of a name: its digest, `MISSING`, or `UNKNOWN` (which no state meets)."""
+    return (digest_or_none(namespace[name]) or UNKNOWN) if name in namespace else MISSING
 
 
 class _Interrupts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from nbflow._util import lazy, one_line, trim_traceback
+from nbflow._util import lazy, one_line, report, trim_traceback
 from nbflow.runtime import current
 from nbflow.runtime.current import Call
 
@@ -62,15 +62,15 @@ def emit(call: Call, fact: str, data: dict[str, Any], value: Any = None) -> bool
     listening = session.fanout.listening
     if ending is not None:
         return _end(call, ending, fact, data, value)
-    if fact == "AttemptStarted":
-        call.attempts = data["number"]
-    elif fact == "TaskStarted":
+    if fact == "TaskStarted":
         call.started = session.clock.monotonic()
         call.worker = threading.current_thread().name
         if listening:
             session.active[call.id] = call
     if hooks is not None:
         _call_hooks(call, hooks.call, fact, data, value)
+    if fact == "AttemptStarted":
+        call.attempts = data["number"]  # not before: a wrapper may have refused it
     if listening:
         session.fanout.emit(_event(call, fact, data))
     return True
@@ -87,8 +87,11 @@ def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) ->
         try:
             _call_hooks(call, session.hooks.call, fact, data, value)
         except Exception as raised:
-            failed = raised
-            state, fact, data = current.FAILED, "TaskFailed", {"error": raised}
+            if fact == "TaskCancelled":  # an interrupt must stay one
+                report(f"A hook for the end of {call.name!r} raised {one_line(raised)}.")
+            else:
+                failed = raised
+                state, fact, data = current.FAILED, "TaskFailed", {"error": raised}
     name = call.name if session.fanout.listening else ""
     error = data.get("error")
     if not call.close(state, session.clock.monotonic()):
@@ -170,7 +173,7 @@ def _call_hooks(call: Call, hook: Any, fact: str, data: dict[str, Any], value: A
         if data["number"] == 1:
             hook.before_node_execute(**common)
         else:
-            hook.before_node_retry(**common, attempt=retry, error=call.error)
+            hook.before_node_retry(**common, attempt=data["number"] - 1, error=call.error)
     elif fact == "AttemptFailed":
         call.error = data["error"]
         if retry:

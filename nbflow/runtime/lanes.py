@@ -81,7 +81,10 @@ def run_hit(
     store = session.cache_store_for(spec)
     if store is not None and (digest := spec.keyer.quick(args, kwargs)) is not None:
         ttl = spec.cache_ttl
-        found = store.peek(digest, session.settings.cache_ttl if ttl is None else ttl)
+        try:
+            found = store.peek(digest, session.settings.cache_ttl if ttl is None else ttl)
+        except Exception:  # the drivers will ask again, and tell
+            found = None
         if found is not None:
             call = Call(spec, session, parent, args, kwargs, index, map)
             call.started = call.ended = _monotonic()

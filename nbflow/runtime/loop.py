@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from nbflow._util import report
 
-__all__ = ["bridged", "heartbeat", "run", "running_loop"]
+__all__ = ["bridged", "heartbeat", "run", "running_loop", "start_beat"]
 
 T = TypeVar("T")
 
@@ -228,24 +228,38 @@ class _Beat:
 _beats: dict[int, _Beat] = {}
 
 
-@asynccontextmanager
-async def heartbeat() -> AsyncIterator[None]:
-    """Keep the running loop waking every `TICK_S` while the block runs, so that an interrupt is noticed at once.
+def start_beat() -> Callable[[], None]:
+    """Keep the loop of this thread waking every `TICK_S`, and return what stops that; without a loop nothing happens.
 
-    ipykernel's handler for an awaiting cell schedules a cancellation without waking the loop's selector; without a
-    tick it waits for whatever the cell waits for. Only one ticker runs per loop, however many blocks there are.
+    ipykernel's handler for an awaiting cell schedules a cancellation without waking the loop's selector, so without a
+    tick an interrupt waits for whatever the cell waits for. Only one ticker runs per loop, however many asked for it.
     """
-    import asyncio
-
-    loop = asyncio.get_running_loop()
+    loop = running_loop()
+    if loop is None:
+        return lambda: None
     beat = _beats.setdefault(id(loop), _Beat(loop))
     beat.blocks += 1
     if beat.blocks == 1:
         beat.tick()
+    done = False
+
+    def stop() -> None:
+        nonlocal done
+        if not done:
+            done = True
+            beat.blocks -= 1
+            if not beat.blocks:
+                beat.handle.cancel()
+                _beats.pop(id(loop), None)
+
+    return stop
+
+
+@asynccontextmanager
+async def heartbeat() -> AsyncIterator[None]:
+    """Keep the running loop waking while the block runs; see `start_beat`."""
+    stop = start_beat()
     try:
         yield
     finally:
-        beat.blocks -= 1
-        if not beat.blocks:
-            beat.handle.cancel()
-            _beats.pop(id(loop), None)
+        stop()

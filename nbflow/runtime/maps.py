@@ -76,6 +76,9 @@ class MapState:
         self.over = threading.Event()
         self.on_stop: Callable[[], None] | None = None
         self.slots: dict[int, list[Any]] = {}
+        self._busy = 0
+        self._shared_s = 0.0
+        self._shared_at = self.started
         self._lock = threading.Lock()
 
     # -- live state ---------------------------------------------------------------------------------------------
@@ -103,6 +106,23 @@ class MapState:
             yield
         finally:
             del self.slots[id(slot)]
+
+    def share(self, change: int = 0) -> float:
+        """Return the map's shared seconds: time that passes at 1/n of its pace while n items run.
+
+        What they advance by during an item is its fair share of the map's duration, so that the costs of items which
+        overlapped add up to the time that a cached map really saves.
+
+        Args:
+            change: 1 where an item begins, -1 where it ends.
+        """
+        with self._lock:
+            now = self.session.clock.monotonic()
+            if self._busy:
+                self._shared_s += (now - self._shared_at) / self._busy
+            self._shared_at = now
+            self._busy += change
+            return self._shared_s
 
     def count(self, call: Call) -> None:
         """Add an ended call to the counters; one that was left behind and ends after the map is in them already."""

@@ -50,12 +50,13 @@ def _check_arguments(call: Call) -> None:
 class Steps:
     """One call's way through `attempts`, and the steps that do not depend on the driver's world."""
 
-    __slots__ = ("_generator", "_store", "call", "outcome")
+    __slots__ = ("_generator", "_share", "_store", "call", "outcome")
 
     def __init__(self, call: Call) -> None:
         spec = call.spec
         self.call = call
         self.outcome: Outcome | None = None
+        self._share: float | None = None
         self._store: Any = None
         self._generator: Generator[Any, Any, Outcome] = attempts(
             spec.policy,
@@ -70,6 +71,8 @@ class Steps:
         _check_arguments(call)
         if call.spec.cache:
             self._store = call.session.cache_store_for(call.spec)
+            if call.map is not None:
+                self._share = call.map.share(1)
         return self.send(None)
 
     def send(self, reply: Any) -> Any:
@@ -78,7 +81,14 @@ class Steps:
             return self._generator.send(reply)
         except StopIteration as stop:
             self.outcome = stop.value
+            self._over()
             return None
+
+    def _over(self) -> None:
+        """Note that the call no longer takes a share of its map's time."""
+        if self._share is not None:
+            self.call.map.share(-1)
+            self._share = None
 
     def blocks(self, step: Any) -> bool:
         """Whether performing `step` may take long, so that an event loop should not do it itself."""
@@ -139,7 +149,7 @@ class Steps:
                 call.key,
                 value,
                 ttl=spec.cache_ttl if spec.cache_ttl is not None else call.session.settings.cache_ttl,
-                cost_s=began - call.started,
+                cost_s=self._cost_s(began),
                 cell=call.session.label(),
             )
         except Exception as error:
@@ -147,6 +157,13 @@ class Steps:
             return
         took = call.session.clock.monotonic() - began
         emit(call, "CacheWritten", {"key": call.key.digest, "size_bytes": saved.size_bytes, "duration_s": took})
+
+    def _cost_s(self, now: float) -> float:
+        """Return the seconds that a hit will save: the call's duration, or its share of that of its map."""
+        call = self.call
+        if call.map is not None and self._share is not None:
+            return float(call.map.share() - self._share)
+        return now - call.started if call.started is not None else 0.0
 
     def _cache_failed(self, stage: str, error: Exception) -> None:
         self.call.notes.append(f"not cached: {stage} failed: {one_line(error)}")
@@ -181,6 +198,7 @@ class Steps:
         step = ending(failure, call.spec.policy)
         emit(call, step.fact, step.data)
         self._generator.close()
+        self._over()
         return for_user(call, failure)
 
     def finish(self) -> Any:
@@ -233,7 +251,9 @@ def for_user(call: Call, error: BaseException) -> BaseException:
     if isinstance(error, Exception):
         tries = call.attempts
         detail = f" after {tries} attempts" if tries > 1 else ""
-        if call.session.settings.wrap_errors and not isinstance(error, (TaskError, TaskCancelledError)):
+        if call.session.settings.wrap_errors and not isinstance(error, TaskCancelledError):
+            if isinstance(error, TaskError):
+                return error
             wrapped = TaskError(
                 f"Task {call.name!r} failed{detail} with error: {error}", task=call.name, attempts=tries
             )

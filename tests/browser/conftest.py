@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+# Another interpreter for the kernels, to try other versions of ipykernel; tests do not see NBFLOW_ variables.
+KERNEL_PYTHON = os.environ.get("NBFLOW_BROWSER_KERNEL")
 
 
 def _harness() -> ModuleType:
@@ -25,7 +29,8 @@ def _harness() -> ModuleType:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Any]:
-    """Return a JupyterLab with a browser (`harness.Lab`)."""
-    with _harness().Lab(tmp_path / "lab") as lab:
+def lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Return a JupyterLab with a browser (`harness.Lab`); an indirect parameter gives further user settings."""
+    settings = getattr(request, "param", None)
+    with _harness().Lab(tmp_path / "lab", settings=settings, kernel_python=KERNEL_PYTHON) as lab:
         yield lab

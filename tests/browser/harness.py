@@ -83,6 +83,7 @@ class Lab:
         folder: Throw-away folder for notebooks and all configuration.
         settings: Further user settings of JupyterLab, by plugin.
         env: Further environment variables of server and kernels.
+        kernel_python: Interpreter to run kernels with, for other versions of ipykernel; None for this one.
         start_s: Seconds that server and page may take to come up.
     """
 
@@ -92,12 +93,14 @@ class Lab:
         *,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         env: Mapping[str, str] | None = None,
+        kernel_python: str | None = None,
         start_s: float = 90.0,
     ) -> None:
         self.root = folder / "root"
         self._folder = folder
         self._settings = {**QUIET, **(settings or {})}
         self._env = dict(env or {})
+        self._kernel_python = kernel_python or sys.executable
         self._start_s = start_s
         self._token = secrets.token_hex(16)
         self._base = ""
@@ -107,6 +110,7 @@ class Lab:
         with ExitStack() as stack:
             self.root.mkdir(parents=True)
             self._write_settings()
+            self._write_kernelspec()
             self._start_server(stack)
             self._context = self._start_browser(stack)
             self._stack = stack.pop_all()
@@ -153,6 +157,13 @@ class Lab:
             file = self._folder / "settings" / package / f"{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(values))
+
+    def _write_kernelspec(self) -> None:
+        argv = [self._kernel_python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec = {"argv": argv, "display_name": "Python 3", "language": "python", "interrupt_mode": "signal"}
+        folder = self._folder / "data" / "kernels" / "python3"
+        folder.mkdir(parents=True)
+        (folder / "kernel.json").write_text(json.dumps(spec))
 
     def _start_server(self, stack: ExitStack) -> None:
         with socket.socket() as probe:

@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 # Where to keep pictures, for people who want to look; read here, since tests do not see the user's NBFLOW_ variables.
 SHOTS = os.environ.get("NBFLOW_SCREENSHOTS")
 WIDGET = "application/vnd.jupyter.widget-view+json"
+# Stands in for front ends that send all messages to the main shell, such as VS Code.
+NO_SUBSHELLS = {"@jupyterlab/apputils-extension:kernels-settings": {"commsOverSubshells": "disabled"}}
 SETUP = """
 %load_ext nbflow
 import time
@@ -66,6 +68,7 @@ def test_map_moves_while_the_cell_blocks_and_ends_static(lab: Any) -> None:
     assert page.errors() == []
 
 
+@pytest.mark.parametrize("lab", [{}, NO_SUBSHELLS], ids=["default", "subshells off"], indirect=True)
 def test_cancel_of_one_row_stops_blocking_inline_code(lab: Any) -> None:
     """Cancel in the row of a blocked inline call stops it at once, and the next cell works."""
     page = lab.open([SETUP, "block(60)", "block(0.01)"])

@@ -48,7 +48,7 @@ class Bag:
 
 Pair = collections.namedtuple("Pair", "a b")
 
-UTC = dt.timezone.utc
+UTC = dt.UTC
 DISTINCT = [
     None, ..., NotImplemented, True, False, 1, 0, -1, 1.0, 0.0, -0.0, float("nan"), float("inf"), 1j, complex(0, -0.0), 2**63, 2**200,
     -(2**200), "1", "", "a", "None", b"1", b"", bytearray(b"1"), memoryview(b"1"), (), [], set(), frozenset(), {}, (1,), [1], {1},
@@ -269,7 +269,9 @@ def test_entry_points_are_loaded_when_a_type_comes_in(monkeypatch: pytest.Monkey
             return lambda: register(package.Thing, lambda thing: thing.n)
 
     monkeypatch.setattr(
-        importlib.metadata, "entry_points", lambda *, group, name: [Point()] if (group, name) == ("nbflow.digests", "nbflow_test_package") else []
+        importlib.metadata,
+        "entry_points",
+        lambda *, group, name: [Point()] if (group, name) == ("nbflow.digests", "nbflow_test_package") else [],
     )
     assert digest(package.Thing(1)) == digest(package.Thing(1)) != digest(package.Thing(2))
     assert calls == [1]
@@ -309,7 +311,12 @@ def run_apart(text: str, seed: str, *, python: str = sys.executable, name: str =
     """Run a program in an interpreter of its own, with a hash seed of its own."""
     path = pathlib.Path(folder) / name
     path.write_text(text)
-    out = subprocess.run([python, "-W", "error", str(path)], env={"PYTHONHASHSEED": seed, "PATH": "/usr/bin"}, capture_output=True, text=True)
+    out = subprocess.run(
+        [python, "-W", "error", str(path)],
+        env={"PYTHONHASHSEED": seed, "PATH": "/usr/bin"},
+        capture_output=True,
+        text=True,
+    )
     assert out.returncode == 0, out.stderr
     return out.stdout
 

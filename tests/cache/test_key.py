@@ -46,7 +46,9 @@ SAME = {
     "lines moved": "\n\n\n" + BASE,
     "other code in the cell": BASE + "\nprint\nz = 5\n",
     "an unrelated global": BASE.replace("UNRELATED = 1", "UNRELATED = 2"),
-    "a decorator that returns the function": BASE.replace("def f(", "import functools\n@(lambda function: function)\ndef f("),
+    "a decorator that returns the function": BASE.replace(
+        "def f(", "import functools\n@(lambda function: function)\ndef f("
+    ),
 }
 CHANGED = {
     "the body": BASE.replace("+ y", "- y"),
@@ -83,7 +85,11 @@ def test_one_keyer_notices_edits_in_place(notebook: Any) -> None:
     keep = keyer(notebook["f"])
     first = keep.key({"x": 1}, (1,)).digest
     assert keep.quick((1,), {}) == first
-    for edit, back in [("def g(x): return x + 1", "def g(x): return x"), ("LIMIT = 2", "LIMIT = 1"), ("LIST.append(2)", "LIST.pop()")]:
+    for edit, back in [
+        ("def g(x): return x + 1", "def g(x): return x"),
+        ("LIMIT = 2", "LIMIT = 1"),
+        ("LIST.append(2)", "LIST.pop()"),
+    ]:
         notebook.run(edit)
         assert keep.quick((1,), {}) is None
         assert keep.key({"x": 1}, (1,)).digest != first
@@ -112,8 +118,19 @@ run = functools.partial(lambda model, x: model.run(x), Model())
 def f(x): return run(x)
 """
     keys = {notebook.run(text).key(x=1)}
-    edits = [("SCALE = 2", "SCALE = 3"), ("x * SCALE", "SCALE * x"), ("factor = 1", "factor = 2"), ("return deep(x)", "return -deep(x)"), ("size(self): return 1", "size(self): return 2")]
-    edits += [("plain(x): return x", "plain(x): return -x"), ("return cls()", "return cls"), ("model.run(x)", "model.run(-x)"), ("Model(Base)", "Model(Base, object)")]
+    edits = [
+        ("SCALE = 2", "SCALE = 3"),
+        ("x * SCALE", "SCALE * x"),
+        ("factor = 1", "factor = 2"),
+        ("return deep(x)", "return -deep(x)"),
+        ("size(self): return 1", "size(self): return 2"),
+    ]
+    edits += [
+        ("plain(x): return x", "plain(x): return -x"),
+        ("return cls()", "return cls"),
+        ("model.run(x)", "model.run(-x)"),
+        ("Model(Base)", "Model(Base, object)"),
+    ]
     for old, new in edits:
         assert old in text
         keys.add(notebook.run(text.replace(old, new)).key(x=1))
@@ -123,7 +140,9 @@ def f(x): return run(x)
 
 def test_closures_of_one_factory_differ(notebook: Any) -> None:
     """Functions of one factory with different captured values never share a key; nor do lambdas on one line."""
-    notebook.run("def make(n):\n    def f(x): return x + n\n    return f\na, b, c = make(1), make(100), make(1)\np, q = lambda x: x + 1, lambda x: x + 2")
+    notebook.run(
+        "def make(n):\n    def f(x): return x + n\n    return f\na, b, c = make(1), make(100), make(1)\np, q = lambda x: x + 1, lambda x: x + 2"
+    )
     a, b, c, p, q = (fingerprint(notebook[name]).digest for name in "abcpq")
     assert a == c
     assert len({a, b, p, q}) == 4
@@ -134,7 +153,10 @@ def test_mutual_recursion_ends(notebook: Any) -> None:
     """A parser of twenty functions that all call each other is digested in one pass, and one edit changes it."""
     names = [f"rule{number}" for number in range(20)]
     calls = " + ".join(f"{name}(x - 1)" for name in names)
-    text = "\n".join(f"def {name}(x): return {number} if x < 1 else {calls}" for number, name in enumerate(names)) + "\nf = rule0"
+    text = (
+        "\n".join(f"def {name}(x): return {number} if x < 1 else {calls}" for number, name in enumerate(names))
+        + "\nf = rule0"
+    )
     before = notebook.run(text).key(x=1)
     assert notebook.run(text).key(x=1) == before
     assert notebook.run(text.replace("return 7 if", "return 8 if")).key(x=1) != before
@@ -155,7 +177,9 @@ def test_cycles_through_data_end(notebook: Any) -> None:
 def test_exec_without_source_goes_by_bytecode() -> None:
     """Functions made by exec differ by what they do, and never by a stale text under their file's name."""
     spaces: list[dict[str, Any]] = [{}, {}, {}]
-    for space, text in zip(spaces, ["def f(x): return x + 1", "def f(x): return x + 2", "# c\n\ndef f(x): return x + 1"], strict=True):
+    for space, text in zip(
+        spaces, ["def f(x): return x + 1", "def f(x): return x + 2", "# c\n\ndef f(x): return x + 1"], strict=True
+    ):
         exec(text, space)
     one, two, three = (fingerprint(space["f"]).digest for space in spaces)
     assert one == three != two
@@ -212,10 +236,14 @@ def test_a_task_as_helper_is_its_function(notebook: Any) -> None:
 
 def test_bound_methods_count_their_object(notebook: Any) -> None:
     """A method of one object is another task than the same method of an object with other content."""
-    notebook.run("class Model:\n    def __init__(self, n): self.n = n\n    def run(self, x): return x + self.n\na, b, c = Model(1), Model(2), Model(1)")
+    notebook.run(
+        "class Model:\n    def __init__(self, n): self.n = n\n    def run(self, x): return x + self.n\na, b, c = Model(1), Model(2), Model(1)"
+    )
     a, b, c = (content_key(notebook[name].run, {"x": 1}) for name in "abc")
     assert a == c != b
-    notebook.run("class Model:\n    def __init__(self, n): self.n = n\n    def __call__(self, x): return x + self.n\na, b, c = Model(1), Model(2), Model(1)")
+    notebook.run(
+        "class Model:\n    def __init__(self, n): self.n = n\n    def __call__(self, x): return x + self.n\na, b, c = Model(1), Model(2), Model(1)"
+    )
     a, b, c = (content_key(notebook[name], {"x": 1}) for name in "abc")
     assert a == c != b
 
@@ -225,7 +253,15 @@ def test_bound_methods_count_their_object(notebook: Any) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    ["calls.append(x)", "calls += [x]", "calls[0] = x", "calls[0] += x", "del calls[:]", "calls.extend([x])", "(lambda: calls.append(x))()"],
+    [
+        "calls.append(x)",
+        "calls += [x]",
+        "calls[0] = x",
+        "calls[0] += x",
+        "del calls[:]",
+        "calls.extend([x])",
+        "(lambda: calls.append(x))()",
+    ],
 )
 def test_what_the_function_mutates_is_no_input(notebook: Any, body: str) -> None:
     """A captured list that the function itself changes is its state: runs do not change the key."""
@@ -255,10 +291,19 @@ def test_rebound_names_and_helpers_state(notebook: Any) -> None:
 
 def test_class_attributes_that_methods_change_are_state(notebook: Any) -> None:
     """A counter or cache that a class keeps for itself does not make its instances new values."""
-    notebook.run("class Model:\n    made = 0\n    cache = {}\n    def __init__(self, n):\n        self.n = n\n        Model.made += 1\n        self.cache[n] = n\ndef f(x): return Model(x).n")
+    notebook.run(
+        "class Model:\n    made = 0\n    cache = {}\n    def __init__(self, n):\n        self.n = n\n        Model.made += 1\n        self.cache[n] = n\ndef f(x): return Model(x).n"
+    )
     before = notebook.key(x=1), digest(notebook["Model"](3))
     notebook["f"](5)
     assert (notebook.key(x=1), digest(notebook["Model"](3))) == before
+
+
+def test_class_attributes_that_objects_shadow_are_input(notebook: Any) -> None:
+    """`self.factor = ...` makes an attribute of the object; the default in the class still counts."""
+    text = "class Model:\n    factor = 1\n    def set(self): self.factor = 5\ndef f(x): return Model().factor"
+    before = notebook.run(text).key(x=1)
+    assert notebook.run(text.replace("factor = 1", "factor = 2")).key(x=1) != before
 
 
 # --- modules ------------------------------------------------------------------------------------------------------
@@ -306,7 +351,11 @@ def test_local_modules_count_by_what_is_reached(notebook: Any, module: Any, how:
     assert notebook.key(x=1) == before
     module("local_a", "# comment\n" + a), module("local_b", b)
     assert notebook.run(IMPORTS[how]).key(x=1) == before
-    for name, text in [("local_a", a.replace("(x)\n", "(-x)\n")), ("local_b", b.replace("x + K", "x - K")), ("local_b", b.replace("K = 1", "K = 2"))]:
+    for name, text in [
+        ("local_a", a.replace("(x)\n", "(-x)\n")),
+        ("local_b", b.replace("x + K", "x - K")),
+        ("local_b", b.replace("K = 1", "K = 2")),
+    ]:
         module("local_b", b), module("local_a", a)
         module(name, text)
         sys.modules.pop("local_a", None)
@@ -339,16 +388,13 @@ def test_a_module_edited_since_its_import_is_not_misread(notebook: Any, module: 
 
 def test_installed_packages_count_by_version(notebook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new version of an installed package changes the key; the standard library is known by name."""
-    from nbflow.cache import fingerprint as module
-
     text = "import numpy as np\nimport math\ndef f(x): return np.linalg.norm(x) + math.sqrt(x)"
     key = FunctionKeyer(notebook.run(text)["f"], name="f").key({"x": 1})
     parts = {part.name: part for part in key.parts if part.kind == "module"}
     assert list(parts) == ["numpy"]
     assert parts["numpy"].text == __import__("numpy").__version__
-    monkeypatch.setattr(sys.modules[fingerprint.__module__], "package_version", lambda top: "99")
+    monkeypatch.setattr(sys.modules["nbflow.cache.graph"], "package_version", lambda top: "99")
     assert notebook.run(text).key(x=1) != key.digest
-    assert module is fingerprint
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------
@@ -361,7 +407,13 @@ def plain(x: Any, y: Any = 2, *rest: Any, k: Any = None, **more: Any) -> Any:
 def test_spelling_of_a_call_does_not_count() -> None:
     """Position, keyword and written-out default are one call; quick finds each of them."""
     keep = keyer(plain)
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((1,), {}), ((), {"x": 1}), ((1, 2), {}), ((1,), {"y": 2}), ((), {"y": 2, "x": 1, "k": None})]
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((1,), {}),
+        ((), {"x": 1}),
+        ((1, 2), {}),
+        ((1,), {"y": 2}),
+        ((), {"y": 2, "x": 1, "k": None}),
+    ]
     keys = {keep.key(None, args, kwargs).digest for args, kwargs in calls}
     assert len(keys) == 1
     assert {keep.quick(args, kwargs) for args, kwargs in calls} == keys
@@ -370,7 +422,28 @@ def test_spelling_of_a_call_does_not_count() -> None:
 def test_types_of_arguments_count_in_quick_too() -> None:
     """1, 1.0, True, "1", b"1", None, 0.0, -0.0, tuples of them and NaN never meet, in `key` or in `quick`."""
     keep = keyer(plain)
-    values = [1, 1.0, True, 0, 0.0, -0.0, False, "1", b"1", None, (), (1,), (True,), (1.0,), ((1,),), (0.0,), (-0.0,), "x" * 5000, [1], float("nan")]
+    values = [
+        1,
+        1.0,
+        True,
+        0,
+        0.0,
+        -0.0,
+        False,
+        "1",
+        b"1",
+        None,
+        (),
+        (1,),
+        (True,),
+        (1.0,),
+        ((1,),),
+        (0.0,),
+        (-0.0,),
+        "x" * 5000,
+        [1],
+        float("nan"),
+    ]
     keys = [keep.key(None, (value,)).digest for value in values]
     assert len(set(keys)) == len(values)
     for value, key in zip(values, keys, strict=True):
@@ -383,9 +456,15 @@ def test_types_of_arguments_count_in_quick_too() -> None:
 
 def test_ignored_parameters_and_versions() -> None:
     """`ignore` leaves a parameter out, `version` sets results apart, `depends` adds what cannot be seen."""
-    assert keyer(plain, ignore=["y"]).key({"x": 1, "y": 2}).digest == keyer(plain, ignore="y").key({"x": 1, "y": object()}).digest
+    assert (
+        keyer(plain, ignore=["y"]).key({"x": 1, "y": 2}).digest
+        == keyer(plain, ignore="y").key({"x": 1, "y": object()}).digest
+    )
     digests = {keyer(plain, version=version).key({"x": 1}).digest for version in (None, 1, "1", 2)}
-    digests |= {keyer(plain, depends=depends).key({"x": 1}).digest for depends in ([len], [textwrap.dedent], ["a"], ["b"], [{"a": 1}], "b" * 2)}
+    digests |= {
+        keyer(plain, depends=depends).key({"x": 1}).digest
+        for depends in ([len], [textwrap.dedent], ["a"], ["b"], [{"a": 1}], "b" * 2)
+    }
     assert len(digests) == 10
 
 
@@ -452,7 +531,8 @@ def test_hostile_arguments_never_raise() -> None:
 
     for value in (Hostile(), Worse(), [Hostile()]):
         key = keyer(plain).key({"x": value})
-        assert key.scope == "session" and key.notes
+        assert key.scope == "session"
+        assert key.notes
     assert keyer(plain).key(None, (), {}).scope == "session"  # an argument is missing
 
 
@@ -476,11 +556,15 @@ def test_custom_hash() -> None:
     """A task's own hash is the key, with the task's name; one that fails or returns no text gives a session key."""
     one = keyer(plain, custom=lambda func, inputs: f"{func.__name__}{inputs['x']}")
     assert one.key({"x": 1, "y": 5}).digest == one.key({"x": 1, "y": 6}).digest != one.key({"x": 2}).digest
-    assert one.key({"x": 1}).digest != FunctionKeyer(plain, name="g", custom=lambda func, inputs: "plain1").key({"x": 1}).digest
+    assert (
+        one.key({"x": 1}).digest
+        != FunctionKeyer(plain, name="g", custom=lambda func, inputs: "plain1").key({"x": 1}).digest
+    )
     assert one.quick((1,), {}) is None
     for bad in (lambda func, inputs: 1 / 0, lambda func, inputs: 5):
         key = keyer(plain, custom=bad).key({"x": 1})
-        assert key.scope == "session" and "cache hash" in key.notes[0]
+        assert key.scope == "session"
+        assert "cache hash" in key.notes[0]
         assert keyer(plain, custom=bad).key({"x": 1}).digest != key.digest
 
 
@@ -495,7 +579,21 @@ def test_builder_and_content_key() -> None:
 
     one = build(("input", "a", 1), ("input", "b", 2))
     assert one.digest == build(("input", "b", 2), ("input", "a", 1)).digest
-    assert len({key.digest for key in (one, build(("input", "a", 2), ("input", "b", 1)), build(("global", "a", 1), ("input", "b", 2)), build(("input", "a", 1)), build())}) == 5
+    assert (
+        len(
+            {
+                key.digest
+                for key in (
+                    one,
+                    build(("input", "a", 2), ("input", "b", 1)),
+                    build(("global", "a", 1), ("input", "b", 2)),
+                    build(("input", "a", 1)),
+                    build(),
+                )
+            }
+        )
+        == 5
+    )
     builder = KeyBuilder("cell")
     builder.add_digest("input", "a", digest(1), "text", "cell 3")
     assert builder.build().digest == build(("input", "a", 1)).digest
@@ -509,7 +607,10 @@ def test_places_are_named(notebook: Any) -> None:
     set_where(lambda filename: "cell 4" if "ipykernel_" in filename else "")
     try:
         notebook.run(BASE)
-        assert {part.name: part.where for part in fingerprint(notebook["f"]).parts if part.where} == {"f": "cell 4", "clean": "cell 4"}
+        assert {part.name: part.where for part in fingerprint(notebook["f"]).parts if part.where} == {
+            "f": "cell 4",
+            "clean": "cell 4",
+        }
     finally:
         set_where(None)
 
@@ -530,7 +631,9 @@ def test_keys_from_many_threads(notebook: Any) -> None:
     found: list[list[str]] = []
 
     def work() -> None:
-        found.append([keep.quick((n % 50,), {}) or keep.key({"x": n % 50, "y": 2}, (n % 50,)).digest for n in range(500)])
+        found.append(
+            [keep.quick((n % 50,), {}) or keep.key({"x": n % 50, "y": 2}, (n % 50,)).digest for n in range(500)]
+        )
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

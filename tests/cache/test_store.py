@@ -48,10 +48,27 @@ def any_store(request: pytest.FixtureRequest, folder: Path) -> Any:
 
 def key(digest: str, task: str = "f", **parts: Any) -> CacheKey:
     """Make a key with parts."""
-    return CacheKey(digest, task, "disk", tuple(KeyPart("argument", name, str(value), str(value)) for name, value in parts.items()))
+    return CacheKey(
+        digest, task, "disk", tuple(KeyPart("argument", name, str(value), str(value)) for name, value in parts.items())
+    )
 
 
-VALUES = [None, False, 0, "", "text", 1.5, [1, [2]], {"a": {1}}, (1, [2]), np.arange(5), np.arange(100_000.0), pd.DataFrame({"a": range(9999), "b": "x"}), b"x" * 100_000, "ü" * 50_000]
+VALUES = [
+    None,
+    False,
+    0,
+    "",
+    "text",
+    1.5,
+    [1, [2]],
+    {"a": {1}},
+    (1, [2]),
+    np.arange(5),
+    np.arange(100_000.0),
+    pd.DataFrame({"a": range(9999), "b": "x"}),
+    b"x" * 100_000,
+    "ü" * 50_000,
+]
 
 
 @pytest.mark.parametrize("number", range(len(VALUES)))
@@ -63,7 +80,9 @@ def test_what_goes_in_comes_out(any_store: CacheStore, number: int) -> None:
     for store in stores:
         for _ in range(2):
             found = store.fetch("k")
-            assert found is not None and found.saved_s == 1.5 and found.key == "k"
+            assert found is not None
+            assert found.saved_s == 1.5
+            assert found.key == "k"
             assert type(found.value) is type(value)
             assert pickle.dumps(found.value) == pickle.dumps(value)
         store.close()
@@ -73,9 +92,14 @@ def test_what_goes_in_comes_out(any_store: CacheStore, number: int) -> None:
 
 def test_a_miss_is_a_miss(any_store: CacheStore) -> None:
     """Nothing stored: None, CACHE_MISS, false, and nothing on disk."""
-    assert any_store.fetch("a") is None and any_store.peek("a") is None
-    assert any_store.get("a") is CACHE_MISS and not CACHE_MISS and pickle.loads(pickle.dumps(CACHE_MISS)) is CACHE_MISS
-    assert not any_store.contains("a") and list(any_store.entries()) == [] and not any_store.invalidate("a")
+    assert any_store.fetch("a") is None
+    assert any_store.peek("a") is None
+    assert any_store.get("a") is CACHE_MISS
+    assert not CACHE_MISS
+    assert pickle.loads(pickle.dumps(CACHE_MISS)) is CACHE_MISS
+    assert not any_store.contains("a")
+    assert list(any_store.entries()) == []
+    assert not any_store.invalidate("a")
     assert any_store.location is None or not os.path.exists(any_store.location)
 
 
@@ -88,7 +112,9 @@ def test_hits_share_nothing_that_can_change(any_store: CacheStore) -> None:
     for _ in range(3):
         found = any_store.fetch("k")
         assert found is not None
-        assert found.value["list"] == [1] and found.value["large"][0] == 0 and found.value["small"][0] == 0
+        assert found.value["list"] == [1]
+        assert found.value["large"][0] == 0
+        assert found.value["small"][0] == 0
         found.value["list"].append(3)
         found.value["large"][0] = 7
         found.value["small"][0] = 7
@@ -105,12 +131,18 @@ def test_expiry(folder: Path) -> None:
         store.save("own", 1, ttl=10)
         store.save("store", 1)
         clock.now += 10
-        assert store.fetch("own") and store.fetch("store") and store.peek("own")
-        assert store.fetch("store", ttl=5) is None and store.peek("store", 5) is None
+        assert store.fetch("own")
+        assert store.fetch("store")
+        assert store.peek("own")
+        assert store.fetch("store", ttl=5) is None
+        assert store.peek("store", 5) is None
         clock.now += 1
-        assert store.fetch("own") is None and store.peek("own") is None and store.fetch("own", ttl=50)
+        assert store.fetch("own") is None
+        assert store.peek("own") is None
+        assert store.fetch("own", ttl=50)
         clock.now += 90
-        assert store.fetch("store") is None and store.peek("store") is None
+        assert store.fetch("store") is None
+        assert store.peek("store") is None
         store.put("zero", 1, ttl=0)
         assert store.fetch("zero")
         clock.now += 0.001
@@ -142,7 +174,8 @@ def test_the_folder_and_its_marks(folder: Path, tmp_path: Path) -> None:
         assert (place / ".gitignore").read_text() == "*\n"
         assert (place / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
     secret = Path(os.environ["NBFLOW_KEY_FILE"])
-    assert stat.S_IMODE(secret.stat().st_mode) == 0o600 and len(secret.read_bytes()) == 32
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert len(secret.read_bytes()) == 32
     store.close()
     results = tmp_path / "results" / "cache"
     other = CacheStore(results)
@@ -158,10 +191,18 @@ def test_another_format_is_left_alone(folder: Path) -> None:
     (folder / "index.sqlite3").write_bytes(b"other")
     store = CacheStore(folder)
     assert store.fetch("a") is None
-    for manage in (lambda: store.save("a", 1), store.stats, store.clear, lambda: list(store.entries()), lambda: store.invalidate("a"), store.prune):
+    for manage in (
+        lambda: store.save("a", 1),
+        store.stats,
+        store.clear,
+        lambda: list(store.entries()),
+        lambda: store.invalidate("a"),
+        store.prune,
+    ):
         with pytest.raises(CacheError, match="format 'nbflow cache 99'"):
             manage()
-    assert (folder / "index.sqlite3").read_bytes() == b"other" and sorted(os.listdir(folder)) == ["FORMAT", "index.sqlite3"]
+    assert (folder / "index.sqlite3").read_bytes() == b"other"
+    assert sorted(os.listdir(folder)) == ["FORMAT", "index.sqlite3"]
 
 
 def test_entries_stats_and_management(store: CacheStore) -> None:
@@ -173,15 +214,20 @@ def test_entries_stats_and_management(store: CacheStore) -> None:
     (info,) = store.entries("f")
     assert (info.key, info.task, info.cell, info.cost_s, info.ttl, info.parts) == ("a", "f", "cell 4", 2.0, 60, parts)
     stats = store.stats()
-    assert stats["entries"] == 3 and stats["bytes"] == sum(info.size_bytes for info in store.entries()) > 80_000
-    assert store.pin("b") and not store.pin("zzz")
+    assert stats["entries"] == 3
+    assert stats["bytes"] == sum(info.size_bytes for info in store.entries()) > 80_000
+    assert store.pin("b")
+    assert not store.pin("zzz")
     assert [info.key for info in store.entries() if info.pinned] == ["b"]
-    assert store.invalidate("a") and store.fetch("a") is None and list(store.entries("f")) == []
-    assert store.clear("g") == 2 and store.fetch("b") is None
+    assert store.invalidate("a")
+    assert store.fetch("a") is None
+    assert list(store.entries("f")) == []
+    assert store.clear("g") == 2
+    assert store.fetch("b") is None
     store.save("d", 1)
     assert store.clear() == 1
     assert store.stats()["entries"] == store.stats()["bytes"] == 0
-    assert not [path for path in Path(store.location or "").glob("blobs/*/*")]
+    assert not list(Path(store.location or "").glob("blobs/*/*"))
 
 
 def test_equal_results_are_one_file(store: CacheStore, folder: Path) -> None:
@@ -210,11 +256,13 @@ def test_budget_of_bytes(folder: Path) -> None:
         store.save(f"cheap{number}", np.full(10_000, 3.0 + number), cost_s=1)
         assert store.stats()["bytes"] <= 1_000_000
     kept = {info.key for info in store.entries()}
-    assert {"pinned", "dear", "used", "cheap39"} <= kept and len(kept) >= 8
+    assert {"pinned", "dear", "used", "cheap39"} <= kept
+    assert len(kept) >= 8
     assert len(list(folder.glob("blobs/*/*"))) == len(kept)
     assert not store.save("huge", np.zeros(1_000_000)).persisted
     assert {info.key for info in store.entries()} == kept
-    assert store.prune(200_000) > 0 and store.stats()["bytes"] <= 200_000
+    assert store.prune(200_000) > 0
+    assert store.stats()["bytes"] <= 200_000
     store.close()
 
 
@@ -262,7 +310,9 @@ def test_memory_budget(store: CacheStore) -> None:
         small.save(str(number), "x" * 900)
         assert small.fetch("0") or number > 50
         assert small.stats()["memory_bytes"] <= 10_000
-    assert small.fetch("99") and small.fetch("0") and not small.fetch("50")
+    assert small.fetch("99")
+    assert small.fetch("0")
+    assert not small.fetch("50")
     small.save("big", "x" * 20_000)
     assert small.fetch("big") is None
 
@@ -271,7 +321,8 @@ def test_pickles_as_its_address(store: CacheStore) -> None:
     """A store that went through pickle finds the entries of the first."""
     store.put("a", [1])
     other = pickle.loads(pickle.dumps(store))
-    assert other.get("a") == [1] and other.location == store.location
+    assert other.get("a") == [1]
+    assert other.location == store.location
     other.close()
     assert pickle.loads(pickle.dumps(CacheStore())).location is None
 
@@ -286,7 +337,8 @@ def test_functions_and_local_classes_as_results(store: CacheStore, folder: Path)
     n = 5
     store.save("f", lambda x: x + n)
     store.save("o", Local(3))
-    assert CacheStore(folder).get("f")(1) == 6 and CacheStore(folder).get("o").n == 3
+    assert CacheStore(folder).get("f")(1) == 6
+    assert CacheStore(folder).get("o").n == 3
 
 
 def test_a_result_that_cannot_be_stored_raises(any_store: CacheStore) -> None:
@@ -342,9 +394,11 @@ def test_processes_share_a_store(folder: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True) for text in texts]
     for process in running:
         out, _ = process.communicate(timeout=60)
-        assert process.returncode == 0 and out.split()[0] == "0"
+        assert process.returncode == 0
+        assert out.split()[0] == "0"
     store = CacheStore(folder)
-    assert store.stats()["entries"] == 10 and store.stats()["quarantined"] == 0
+    assert store.stats()["entries"] == 10
+    assert store.stats()["quarantined"] == 0
     store.close()
 
 
@@ -406,12 +460,16 @@ def test_the_nearest_entry_is_compared(any_store: CacheStore) -> None:
     for number in range(30):
         any_store.save(key(f"{number}", a=number % 5, b=number, c=1), number)
     any_store.save(key("other", "g", a=3, b=99, c=1), 1)
-    assert any_store.explain(key("new", a=3, b=28, c=2)) == "argument `c` 1 → 2" or "argument" in str(any_store.explain(key("new", a=3, b=28, c=2)))
+    assert any_store.explain(key("new", a=3, b=28, c=2)) == "argument `c` 1 → 2" or "argument" in str(
+        any_store.explain(key("new", a=3, b=28, c=2))
+    )
     many = CacheKey("n", "f", parts=tuple(KeyPart("argument", name, "new") for name in "abcdef"))
     assert str(any_store.explain(many)).endswith("and 3 more")
 
 
-def test_a_result_of_a_class_that_is_not_there_yet(store: CacheStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_of_a_class_that_is_not_there_yet(
+    store: CacheStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a restart a result may need a class that is only defined later: a miss, and found once it is defined."""
     import __main__
 

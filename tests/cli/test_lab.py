@@ -59,7 +59,8 @@ def test_jupyterlab_really_starts_on_the_file(tmp_path: Path, environment: dict[
     assert process.stderr is not None
     try:
         lines = iter(process.stderr.readline, "")
-        assert any("/lab/tree/book.ipynb?token=" in line for line in lines)
+        assert any(str(tmp_path) in line for line in lines)
+        assert any("/lab?token=" in line or "/lab/tree/" in line for line in lines)
     finally:
         os.kill(process.pid, signal.SIGTERM)
         process.communicate(timeout=30)

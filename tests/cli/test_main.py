@@ -18,11 +18,11 @@ def test_help_names_commands_and_exit_codes(cli: Cli) -> None:
     """`nbflow --help` tells what there is and what the codes mean."""
     done = cli("--help")
     assert done.returncode == 0
-    for word in ("run", "list", "describe", "lab", "exit codes:", "130  interrupted"):
+    for word in ("run", "list", "describe", "cache", "doctor", "lab", "exit codes:", "130  interrupted"):
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "list", "describe", "lab"])
+@pytest.mark.parametrize("command", ["run", "list", "describe", "cache", "doctor", "lab"])
 def test_each_command_has_help_with_exit_codes(capsys: pytest.CaptureFixture[str], command: str) -> None:
     """`nbflow COMMAND --help` works for every command."""
     with pytest.raises(SystemExit) as caught:

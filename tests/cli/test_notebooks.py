@@ -21,7 +21,10 @@ from nbflow.cli.console import CliError
         ("", "broken JSON"),
         ("[1]", "no nbformat field"),
         ('{"cells": []}', "no nbformat field"),
-        ('{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "code"}]}', "not a valid notebook"),
+        (
+            '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "code"}]}',
+            "not a valid notebook",
+        ),
         ('{"nbformat": 99, "nbformat_minor": 0}', "not a valid notebook"),
     ],
 )

@@ -49,7 +49,9 @@ def test_live_lines_never_wrap_and_are_few(wall: Wall) -> None:
     """A narrow terminal and many tasks change nothing about the block's size."""
     board = Board(wall)
     board.cell_started(1, 1, "x" * 300)
-    board.report([row(n, f"task number {n} with a very long name", total=1, running=1, since=1000.0) for n in range(50)])
+    board.report(
+        [row(n, f"task number {n} with a very long name", total=1, running=1, since=1000.0) for n in range(50)]
+    )
     lines = live_lines(board, 40)
     assert len(lines) == 8
     assert lines[-1] == "  … 44 more"

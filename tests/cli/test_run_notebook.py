@@ -67,7 +67,7 @@ def test_parameters_reach_the_kernel(cli: Cli, notebook: Book, tmp_path: Path) -
 
 
 def test_a_failing_cell_is_shown_with_its_number(cli: Cli, notebook: Book, tmp_path: Path) -> None:
-    """Exit code 1, the traceback without colours, one line that sums it up; what ran is written, what did not is empty."""
+    """Exit code 1, a traceback without colours, a line that sums it up; what ran is written, what did not is empty."""
     notebook("print('first')", "def f():\n    return 1 / 0\n\nf()", "print('never')")
     done = cli("run", "book.ipynb")
     assert done.returncode == 1

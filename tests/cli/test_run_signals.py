@@ -22,9 +22,9 @@ Book = Callable[..., Path]
 WAIT = """\
 import os, threading
 print('before')
-with open('running', 'w') as fifo:
-    fifo.write(str(os.getpid()))
 try:
+    with open('running', 'w') as fifo:
+        fifo.write(str(os.getpid()))
     threading.Event().wait(60)
 finally:
     print('cleaned')

@@ -234,7 +234,10 @@ def test_a_session_in_the_notebook_is_reported_too(cli: Cli, notebook: Book) -> 
         "from nbflow import session\nwith session(backend='inline'):\n    square(4)",
     )
     found = json.loads(cli("run", "book.ipynb", "--json").stdout)["tasks"]
-    assert [(row["task"], row["cell"], row["ran"]) for row in found] == [("square", "cell 2", 1), ("square", "cell 3", 1)]
+    assert [(row["task"], row["cell"], row["ran"]) for row in found] == [
+        ("square", "cell 2", 1),
+        ("square", "cell 3", 1),
+    ]
 
 
 def test_many_tasks_make_few_messages(cli: Cli, notebook: Book, tmp_path: Path) -> None:
@@ -246,7 +249,9 @@ comm = get_ipython().nbflow_reporter._comm
 send = comm.send
 comm.send = lambda data: (sent.append(len(data['rows'])), send(data))
 """
-    notebook(SETUP, count, "@task\ndef tiny(x):\n    return x\n\nfor n in range(10_000):\n    tiny(n)", "print(len(sent))")
+    notebook(
+        SETUP, count, "@task\ndef tiny(x):\n    return x\n\nfor n in range(10_000):\n    tiny(n)", "print(len(sent))"
+    )
     done = cli("run", "book.ipynb", "--json")
     assert tasks(done)["tiny"]["ran"] == 10_000
     seconds = json.loads(done.stdout)["took_s"]

@@ -1,7 +1,7 @@
 """A real kernel for tests: started by jupyter_client, fed cell by cell, its outputs collected by cell.
 
-`Kernel` runs a kernel in a folder of its own, so that nothing is shared with other tests but the code. `execute` waits for the kernel's own word
-that it is idle, never for time; every wait has a limit, so that a kernel that hangs fails the test.
+`Kernel` runs a kernel in a folder of its own, so that nothing is shared with other tests but the code. `run` waits for
+the kernel's own word that it is idle, never for time; every wait has a limit, so that a kernel that hangs fails.
 """
 
 from __future__ import annotations

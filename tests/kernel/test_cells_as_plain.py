@@ -111,9 +111,8 @@ def test_await_below_another_magic_is_refused_clearly(shared: Any) -> None:
 
 def test_a_session_opened_in_an_awaiting_cell_is_there_in_the_next(shared: Any) -> None:
     """The notebook's session lives on the shell, not in a context variable that the cell takes with it."""
-    shared.ok(
-        "%%task --no-cache\nimport asyncio\nawait asyncio.sleep(0)\nget_ipython().run_line_magic('session', '--backend thread')"
-    )
+    opening = "get_ipython().run_line_magic('session', '--backend thread')"
+    shared.ok(f"%%task --no-cache\nimport asyncio\nawait asyncio.sleep(0)\n{opening}")
     assert "backend   thread" in shared.ok("%session").stdout
     shared.ok("from nbflow.sessions import current_session")
     assert shared.value("current_session() is get_ipython().nbflow_state.session") is True

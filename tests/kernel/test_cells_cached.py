@@ -438,3 +438,56 @@ def test_large_arrays_come_back_writable(kernel: Any) -> None:
     kernel.ok("big[0] = 99")
     kernel.ok(cells[1])
     assert kernel.value("int(big[0]), int(big.sum())") == (0, 19999900000)
+
+
+def test_what_helpers_change_is_an_output(kernel: Any) -> None:
+    """A list that a helper appends to is an input and an output of the cell that calls the helper."""
+    cells = [
+        "log = []\ndef note(x):\n    log.append(x)\n    return x",
+        f"%%task\n_ = {COUNT.format('noted')}\nnoted = note(1) + note(2)",
+        "print(log, noted)",
+    ]
+    first = [kernel.ok(cell) for cell in cells]
+    second = [kernel.ok(cell) for cell in cells]
+    kernel.restart()
+    third = [kernel.ok(cell) for cell in cells]
+    assert first[2].stdout == second[2].stdout == third[2].stdout == "[1, 2] 3\n"
+    assert ran(kernel) == ["noted"]
+
+
+def test_a_computed_setting_of_a_module_is_not_cached(shared: Any) -> None:
+    """What cannot be brought back keeps the cell uncached, with a line that says what it is."""
+    shared.ok("import types\nsettings = types.ModuleType('settings')")
+    result = shared.ok("%%task\nsettings.level = max([1, 2])\nlevel = settings.level")
+    assert "not cached: it sets something in the module `settings`" in result.stderr
+
+
+def test_edited_classes_are_named(shared: Any) -> None:
+    """A class that a cell uses is named when it changes; another library function is another input."""
+    shared.ok("class Model:\n    def fit(self): return 1")
+    shared.ok("from textwrap import dedent as shape")
+    shared.ok("%%task fitted\nfitted = Model().fit(), shape(' x')")
+    shared.ok("class Model:\n    def fit(self): return 2")
+    assert "`Model.fit` changed" in shared.ok("%flow why fitted").stdout
+    shared.ok("class Model:\n    def fit(self): return 1")
+    assert "up to date" in shared.ok("%flow why fitted").stdout
+    shared.ok("from textwrap import indent as shape")
+    assert "`shape` changed" in shared.ok("%flow why fitted").stdout
+
+
+def test_no_value_is_kept_alive(shared: Any) -> None:
+    """Neither the session's records nor the graph hold on to values of a cell that has ended."""
+    shared.ok("import gc, weakref\nclass Big:\n    pass")
+    shared.ok("%%task\nbig = Big()\nheld = [big]")
+    shared.ok("seen = weakref.ref(big)\ndel big, held\n_ = gc.collect()")
+    assert shared.value("seen()") is None
+
+
+def test_tasks_inside_a_cell(shared: Any) -> None:
+    """A cell that maps a task over threads is one cached step; its tasks run within its call."""
+    shared.ok("from nbflow import task, map_tasks\n@task\ndef square(x):\n    print(f'square {x}\\n', end='')\n    return x * x")
+    cell = "%%task squares\nsquares = map_tasks(square, range(3), backend='thread')\nsquares"
+    first, second = shared.ok(cell), shared.ok(cell)
+    assert first.result == second.result == "[0, 1, 4]"
+    assert second.badges
+    assert sorted(second.stdout.splitlines()) == ["square 0", "square 1", "square 2"]

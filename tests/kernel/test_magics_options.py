@@ -126,7 +126,7 @@ def test_wrong_options_of_task(shared: Any, line: str, message: str) -> None:
     [
         ("%flow dance", "no such subcommand; use one of status, why, stale, run, clear"),
         ("%flow why", "which cell or task?"),
-        ("%flow why nobody", "nothing of that name has run"),
+        ("%flow why nobody", "nothing called 'nobody' has run"),
         ("%flow run nobody", "no task cell is called 'nobody'"),
         ("%flow run -j", "there is no such option"),
         ("%flow stale now", "takes nothing more"),

@@ -20,7 +20,8 @@ from nbflow._util import one_line, report
 from nbflow.core import events
 from nbflow.errors import SettingsError
 from nbflow.notebook.panel.faces import Face, HtmlFace, LineFace, Screen, WidgetFace
-from nbflow.notebook.panel.model import Item, MapSampled, Model
+from nbflow.notebook.panel.model import Model
+from nbflow.notebook.panel.rows import Item, MapSampled
 from nbflow.notebook.panel.words import is_all_cached
 from nbflow.notebook.tap import MessageTap, is_attended
 

@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from nbflow.notebook.panel import model as m
 from nbflow.notebook.panel.html import render_html
+from nbflow.notebook.panel.model import Model
 from nbflow.notebook.panel.text import TextFace, render_text
 from nbflow.notebook.panel.widget import MIME, LiveWidget, encode
 from nbflow.notebook.tap import MessageTap
@@ -26,15 +26,15 @@ ANSWER_WITHIN_S = 2.0
 class Face(Protocol):
     """One way to show a run; the panel calls it under its lock, from the timer's thread or the cell's."""
 
-    def frame(self, model: m.Model, now: float) -> None:
+    def frame(self, model: Model, now: float) -> None:
         """Show how things are at `now` (wall-clock seconds); the first call makes the face appear."""
         ...
 
-    def finish(self, model: m.Model, *, brief: bool = False) -> None:
+    def finish(self, model: Model, *, brief: bool = False) -> None:
         """Show how things ended, for good; `brief` where one line is enough."""
         ...
 
-    def show(self, model: m.Model, now: float | None) -> None:
+    def show(self, model: Model, now: float | None) -> None:
         """Show it once more where the user is now; `now` is None for a run that is over."""
         ...
 
@@ -60,7 +60,7 @@ class Screen:
         self._publish(data=bundle, metadata={}, transient={"display_id": display_id}, update=True)
 
 
-def _bundle(model: m.Model, now: float | None, *, brief: bool = False) -> dict[str, Any]:
+def _bundle(model: Model, now: float | None, *, brief: bool = False) -> dict[str, Any]:
     return {"text/html": render_html(model, now, brief=brief), "text/plain": render_text(model, now, brief=brief)}
 
 
@@ -70,15 +70,15 @@ class LineFace:
     def __init__(self, text: TextFace | None = None) -> None:
         self._text = text or TextFace()
 
-    def frame(self, model: m.Model, now: float) -> None:
+    def frame(self, model: Model, now: float) -> None:
         """Redraw the line, or tell a milestone."""
         self._text.frame(model, now)
 
-    def finish(self, model: m.Model, *, brief: bool = False) -> None:
+    def finish(self, model: Model, *, brief: bool = False) -> None:
         """Write the summary."""
         self._text.finish(render_text(model, brief=brief))
 
-    def show(self, model: m.Model, now: float | None) -> None:
+    def show(self, model: Model, now: float | None) -> None:
         """Write the state of things."""
         self._text.finish(render_text(model, now))
 
@@ -99,17 +99,17 @@ class HtmlFace:
         self._drawn_at = float("-inf")
         self._version = -1
 
-    def frame(self, model: m.Model, now: float) -> None:
+    def frame(self, model: Model, now: float) -> None:
         """Draw anew if something changed and a second has passed."""
         if self._live and model.version != self._version and now - self._drawn_at >= HTML_EVERY_S:
             self._version, self._drawn_at = model.version, now
             self._put(_bundle(model, now))
 
-    def finish(self, model: m.Model, *, brief: bool = False) -> None:
+    def finish(self, model: Model, *, brief: bool = False) -> None:
         """Leave the final state."""
         self._put(_bundle(model, None, brief=brief))
 
-    def show(self, model: m.Model, now: float | None) -> None:
+    def show(self, model: Model, now: float | None) -> None:
         """Display it once more; further updates go to all displays."""
         self._displays.append(self._screen.new(_bundle(model, now)))
 
@@ -143,7 +143,7 @@ class WidgetFace:
         self._born = 0.0
         self._greeted = False
 
-    def frame(self, model: m.Model, now: float) -> None:
+    def frame(self, model: Model, now: float) -> None:
         """Send what changed."""
         if self._widget is None:
             self._open(model, now)
@@ -161,7 +161,7 @@ class WidgetFace:
         if self._widget is not None:
             self._widget.send(encode(model, self._tap.way != "none"), now)
 
-    def finish(self, model: m.Model, *, brief: bool = False) -> None:
+    def finish(self, model: Model, *, brief: bool = False) -> None:
         """Put the static bundle in the widget's place, then close it."""
         HtmlFace(self._screen, displays=self._displays).finish(model, brief=brief)
         if self._widget is not None:
@@ -169,19 +169,19 @@ class WidgetFace:
             self._tap.ignore(widget.comm.comm_id)
             widget.close()
 
-    def show(self, model: m.Model, now: float | None) -> None:
+    def show(self, model: Model, now: float | None) -> None:
         """Display it once more: a second view of the widget, or the static end."""
         bundle = _bundle(model, None) if now is None or self._widget is None else self._live_bundle(model, now)
         self._displays.append(self._screen.new(bundle))
 
-    def _open(self, model: m.Model, now: float) -> None:
+    def _open(self, model: Model, now: float) -> None:
         self._widget = LiveWidget(self._heard)
         self._tap.listen(self._widget.comm, self._heard)
         self._born = now
         self._widget.send(encode(model, self._tap.way != "none"), now)
         self._displays.append(self._screen.new(self._live_bundle(model, now)))
 
-    def _live_bundle(self, model: m.Model, now: float) -> dict[str, Any]:
+    def _live_bundle(self, model: Model, now: float) -> dict[str, Any]:
         assert self._widget is not None
         return {**_bundle(model, now), MIME: self._widget.view}
 

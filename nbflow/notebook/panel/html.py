@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from html import escape
 
-from nbflow.notebook.panel import model as m
+from nbflow.notebook.panel import rows as r
 from nbflow.notebook.panel import words
+from nbflow.notebook.panel.model import Model
 
 __all__ = ["render_html"]
 
 _COLOURS = {
-    m.DONE: "var(--jp-success-color1,#2e7d32)",
-    m.CACHED: "var(--jp-info-color1,#0277a8)",
-    m.FAILED: "var(--jp-error-color1,#c62828)",
-    m.TIMED_OUT: "var(--jp-error-color1,#c62828)",
-    m.RUNNING: "var(--jp-brand-color1,#1976d2)",
-    m.RETRYING: "var(--jp-warn-color1,#b26a00)",
+    r.DONE: "var(--jp-success-color1,#2e7d32)",
+    r.CACHED: "var(--jp-info-color1,#0277a8)",
+    r.FAILED: "var(--jp-error-color1,#c62828)",
+    r.TIMED_OUT: "var(--jp-error-color1,#c62828)",
+    r.RUNNING: "var(--jp-brand-color1,#1976d2)",
+    r.RETRYING: "var(--jp-warn-color1,#b26a00)",
 }
 _BOX = "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5;margin:4px 0"
 _TABLE = "border-collapse:collapse;margin:2px 0 0;font-size:13px"
@@ -30,10 +31,10 @@ _NUMBER = "text-align:right;vertical-align:top;padding:1px 16px 1px 0"
 _QUIET = "opacity:0.72"
 _PRE = "margin:2px 0 6px;padding:6px 10px;font-size:12px;line-height:1.4;white-space:pre-wrap;border-left:3px solid"
 _MAX_TRACEBACKS = 3
-_BUDGET = 16_000
+_BUDGET = 14_000
 
 
-def render_html(model: m.Model, now: float | None = None, *, brief: bool = False, limit: int = 24) -> str:
+def render_html(model: Model, now: float | None = None, *, brief: bool = False, limit: int = 24) -> str:
     """Return the run as one `<div>`: the headline and a table of rows, or the headline alone if that says it all.
 
     Args:
@@ -49,9 +50,9 @@ def render_html(model: m.Model, now: float | None = None, *, brief: bool = False
     if not head:
         return ""
     view = model.view(limit)
-    lone = view.lines[0].row if len(view.lines) == 1 and view.lines[0].row.kind == m.CALL else None
+    lone = view.lines[0].row if len(view.lines) == 1 and view.lines[0].row.kind == r.CALL else None
     if brief or words.is_all_cached(model):
-        icon = m.CACHED if words.is_all_cached(model) else m.DONE
+        icon = r.CACHED if words.is_all_cached(model) else r.DONE
         return f'<div style="{_BOX}">{_state(icon, word=False)} {escape(head)}</div>'
     if lone is not None and not lone.traceback:
         rest = [words.progress(lone), words.elapsed(lone, now), *words.details(lone)]
@@ -76,7 +77,7 @@ def _state(state: str, *, word: bool = True) -> str:
     return f"<span{style}>{words.ICONS[state]}{' ' + state if word else ''}</span>"
 
 
-def _row(line: m.Line, now: float | None) -> str:
+def _row(line: r.Line, now: float | None) -> str:
     row = line.row
     indent = f";padding-left:{16 * line.depth}px" if line.depth else ""
     texts = [escape(words.short(text, 120)) for text in words.details(row)]
@@ -90,11 +91,11 @@ def _row(line: m.Line, now: float | None) -> str:
     )
 
 
-def _tracebacks(view: m.View) -> str:
+def _tracebacks(view: r.View) -> str:
     failed = [line.row for line in view.lines if line.row.traceback][:_MAX_TRACEBACKS]
     return "".join(
         f'<details style="margin:4px 0"><summary>Traceback of {escape(words.short(row.name, 80))}</summary>'
-        f'<pre style="{_PRE} {_COLOURS[m.FAILED]}">{escape(_tail(row.traceback))}</pre></details>'
+        f'<pre style="{_PRE} {_COLOURS[r.FAILED]}">{escape(_tail(row.traceback))}</pre></details>'
         for row in failed
     )
 

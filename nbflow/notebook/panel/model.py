@@ -5,6 +5,8 @@ tests replay whole runs by hand. Events may come late, twice, in any order or no
 
 * A terminal event wins: whatever arrives for that call afterwards only fills in what is still unknown.
 * Counters of a map come from `MapProgressed` samples, the newest by its time stamp; `MapEnded` is the last word.
+* Quick calls in a loop are merely counted in their task's row; one that is still running when somebody looks, fails, or
+  has something to tell gets a row of its own.
 * Memory is bounded: calls of one task under one parent are folded into one *task* row once there are more than a few,
   failures are kept one by one only up to a bound, and what runs beyond `MAX_ROWS` is merely counted.
 """
@@ -13,47 +15,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from nbflow.core import events
-
-__all__ = [
-    "CACHED",
-    "CALL",
-    "CANCELLED",
-    "DONE",
-    "FAILED",
-    "ITEM",
-    "LEFT",
-    "LIVE",
-    "MAP",
-    "QUEUED",
-    "RETRYING",
-    "RUNNING",
-    "TASK",
-    "TIMED_OUT",
-    "Counts",
-    "Item",
-    "Line",
-    "MapSampled",
-    "Model",
-    "Row",
-    "View",
-]
-
-QUEUED, RUNNING, RETRYING = "queued", "running", "retrying"
-DONE, CACHED, FAILED, CANCELLED, TIMED_OUT, LEFT = (
-    "done",
-    "cached",
-    "failed",
-    "cancelled",
-    "timed out",
-    "left running",
+from nbflow.notebook.panel.rows import (
+    BAD,
+    CACHED,
+    CALL,
+    CANCELLED,
+    DONE,
+    FAILED,
+    ITEM,
+    LEFT,
+    MAP,
+    QUEUED,
+    RETRYING,
+    ROOT,
+    RUNNING,
+    TASK,
+    TIMED_OUT,
+    Counts,
+    Line,
+    MapSampled,
+    Row,
+    View,
 )
-LIVE = frozenset({QUEUED, RUNNING, RETRYING})
-BAD = frozenset({FAILED, TIMED_OUT})
 
-CALL, MAP, TASK, ITEM = "call", "map", "task", "item"
+__all__ = ["FOLD_ABOVE", "MAX_FAILED", "MAX_ROWS", "Model"]
 
 FOLD_ABOVE = 5
 """So many finished calls of one task are shown one by one; from the next on they share a row."""
@@ -61,138 +50,12 @@ MAX_FAILED = 10
 """So many failures of one task or map are kept one by one."""
 MAX_ROWS = 400
 """With so many rows, further calls are only counted: in the row of their task, or in that of `OTHERS`."""
+MAX_PROMOTED = 10
+"""So many calls that are merely counted get rows of their own each time that somebody looks."""
 OTHERS = "other tasks"
 
-_ROOT = 0
 _TEXT = 240
 _TRACEBACK = 2500
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One running item of a map: `started` is wall-clock seconds."""
-
-    name: str
-    started: float
-    worker: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapSampled(events.MapProgressed):
-    """A map's counters together with some of its running items; made by the panel's timer."""
-
-    items: tuple[Item, ...] = ()
-
-
-@dataclass(slots=True)
-class Counts:
-    """How many calls are in which state; `done` were computed, `saved_s` are the seconds that hits saved."""
-
-    queued: int = 0
-    running: int = 0
-    done: int = 0
-    cached: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    left: int = 0
-    saved_s: float = 0.0
-
-    @property
-    def finished(self) -> int:
-        """Calls that came to an end."""
-        return self.done + self.cached + self.failed + self.cancelled
-
-    @property
-    def total(self) -> int:
-        """All calls."""
-        return self.finished + self.queued + self.running + self.left
-
-    def add(self, other: Counts) -> None:
-        """Add `other` to these."""
-        for name in _COUNTS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-_COUNTS = (
-    "queued",
-    "running",
-    "done",
-    "cached",
-    "failed",
-    "cancelled",
-    "left",
-    "saved_s",
-)
-_COUNTED_AS = {RETRYING: "running", TIMED_OUT: "failed", LEFT: "left"}
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """One line of the panel: a call, a map, the folded calls of one task, or a failed item of a map.
-
-    Times are wall-clock seconds. `counts` is what a map or a task row sums up, None for single calls. `total` and
-    `done` are the steps that a call reported. `of` says what a task row folds: calls or maps.
-    """
-
-    id: int
-    kind: str
-    name: str
-    state: str = QUEUED
-    task: str = ""
-    of: str = CALL
-    stream: bool = False
-    parent: int = _ROOT
-    counts: Counts | None = None
-    total: float | None = None
-    done: float = 0.0
-    label: str = ""
-    started: float | None = None
-    duration_s: float | None = None
-    expected_s: float | None = None
-    attempts: int = 0
-    retries: int = 0
-    saved_s: float = 0.0
-    worker: str = ""
-    backend: str = ""
-    cell: str = ""
-    line: str = ""
-    error: str = ""
-    traceback: str = ""
-    reason: str = ""
-    note: str = ""
-    items: tuple[Item, ...] = ()
-    progress_at: float = float("-inf")
-    line_at: float = float("-inf")
-
-    @property
-    def live(self) -> bool:
-        """Whether it has not come to an end yet."""
-        return self.state in LIVE
-
-    def sums(self) -> Counts:
-        """What this row adds to the totals; an item adds nothing, its map has counted it."""
-        if self.counts is not None:
-            return self.counts
-        counts = Counts(saved_s=self.saved_s)
-        if self.kind != ITEM:
-            setattr(counts, _COUNTED_AS.get(self.state, self.state), 1)
-        return counts
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A row as shown, `depth` levels in."""
-
-    row: Row
-    depth: int
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The lines to show, in order, and how many further ones there are."""
-
-    lines: tuple[Line, ...]
-    hidden: int
 
 
 class _IdSet:
@@ -248,7 +111,7 @@ class Model:
         self._retried = _IdSet()
         self._kids: dict[int, dict[int, None]] = {}
         self._families: dict[int, dict[tuple[str, str], _Family]] = {}
-        self._light: dict[int, Row] = {}
+        self._light: dict[int, tuple[Row, events.TaskStarted]] = {}
         self._groups = 0
 
     def apply(self, event: events.Event) -> None:
@@ -258,11 +121,15 @@ class Model:
             return
         handler(self, event)
         self.version += 1
-        self.started = event.time if self.started is None else min(self.started, event.time)
-        self.latest = event.time if self.latest is None else max(self.latest, event.time)
+        time = event.time
+        if self.started is None or time < self.started:
+            self.started = time
+        if self.latest is None or time > self.latest:
+            self.latest = time
 
     def close(self) -> None:
         """Nothing more will come: rows that never ended are marked as left running."""
+        self._light.clear()
         for row in self.rows.values():
             if not row.live:
                 continue
@@ -300,9 +167,12 @@ class Model:
     def view(self, limit: int = 40) -> View:
         """Choose at most `limit` lines: failed and live rows first, each with the rows that it is nested in.
 
-        Children follow their parent, siblings the order in which they started.
+        Children follow their parent, siblings the order in which they started. Calls that run long enough to be looked
+        at get rows of their own now.
         """
-        lines = list(self._walk(_ROOT, 0, set()))
+        for number in tuple(islice(self._light, MAX_PROMOTED if len(self.rows) < MAX_ROWS else 0)):
+            self._promote(number)
+        lines = list(self._walk(ROOT, 0, set()))
         if len(lines) <= limit:
             return View(tuple(lines), 0)
         chosen: set[int] = set()
@@ -319,7 +189,7 @@ class Model:
         )
 
     def _walk(self, parent: int, depth: int, seen: set[int]) -> Iterator[Line]:
-        if parent == _ROOT:
+        if parent == ROOT:
             rows = [row for row in self.rows.values() if row.parent not in self.rows]
         else:
             rows = [self.rows[number] for number in self._kids.get(parent, ())]
@@ -334,10 +204,12 @@ class Model:
     def _row(self, event: events.Event, kind: str = CALL) -> Row | None:
         """Return the row of a call, made where it is new; None if it is over and folded away, or only counted."""
         number = event.call_id
+        if number in self._light and len(self.rows) < MAX_ROWS:
+            self._promote(number)
         row = self.rows.get(number)
         if row is None and number not in self._light and number not in self._ended:
             row = self.rows[number] = Row(number, kind, event.name, task=event.name)
-            self._kids.setdefault(_ROOT, {})[number] = None
+            self._kids.setdefault(ROOT, {})[number] = None
         return row
 
     def _adopt(self, row: Row, parent: int | None) -> None:
@@ -357,37 +229,53 @@ class Model:
             row.backend = event.backend
 
     def _on_started(self, event: events.TaskStarted) -> None:
-        if event.map_id is not None:
+        number = event.call_id
+        if event.map_id is not None or number in self._light:
             return
-        if len(self.rows) >= MAX_ROWS and event.call_id not in self.rows:
-            self._count_only(event)
-            return
+        if number not in self.rows:
+            if number in self._ended:
+                return
+            if (group := self._group_for(event)) is not None:
+                self._light[number] = (group, event)
+                group.sums().running += 1
+                group.state = RUNNING
+                return
+        self._start(event, event.parent_id)
+
+    def _group_for(self, event: events.TaskStarted) -> Row | None:
+        """Return the task row in which a new call is merely counted, until it proves worth a row of its own."""
+        above = self._light.get(event.parent_id or ROOT)
+        parent = above[0].id if above is not None else event.parent_id
+        families = self._families.get(parent if parent in self.rows else ROOT)
+        family = families.get((CALL, event.task)) if families is not None else None
+        if family is not None and family.group is not None:
+            return family.group
+        return self._group(ROOT, CALL, OTHERS, event.time) if len(self.rows) >= MAX_ROWS else None
+
+    def _start(self, event: events.TaskStarted, parent: int | None) -> None:
         row = self._row(event)
         if row is None:
             return
-        row.task, row.backend, row.worker = (
-            event.task,
-            event.backend,
-            event.worker or "",
-        )
+        row.task, row.backend, row.worker = event.task, event.backend, event.worker or ""
         row.started, row.cell = event.time, event.cell or ""
         row.stream = "stream" in event.kind
         row.expected_s = self.history.get(event.task)
-        self._adopt(row, event.parent_id)
+        self._adopt(row, parent)
         if row.state == QUEUED:
             row.state = RUNNING
 
-    def _count_only(self, event: events.TaskStarted) -> None:
-        if event.call_id in self._ended or event.call_id in self._light:
-            return
-        family = self._family(_ROOT, CALL, event.task)
-        group = family.group or self._group(_ROOT, CALL, OTHERS, event.time)
-        assert group.counts is not None
-        group.counts.running += 1
-        group.state = RUNNING
-        self._light[event.call_id] = group
+    def _promote(self, number: int) -> None:
+        """Give a call that was merely counted a row of its own."""
+        group, event = self._light.pop(number)
+        counts = group.sums()
+        counts.running -= 1
+        group.state = _summed_state(counts)
+        in_group = event.parent_id is not None and event.parent_id not in self.rows and group.task == event.task
+        self._start(event, group.parent if in_group else event.parent_id)
 
     def _on_attempt(self, event: events.AttemptStarted) -> None:
+        if event.number == 1 and event.call_id in self._light:
+            return
         if event.map_id is None and (row := self._row(event)) is not None:
             row.attempts = max(row.attempts, event.number)
             if row.state in (QUEUED, RETRYING):
@@ -415,9 +303,10 @@ class Model:
 
     def _told(self, event: events.Event) -> Row | None:
         """Return the row where a remark on this call belongs: its map's, if it is an item."""
-        if event.map_id is not None:
-            return self.rows.get(event.map_id)
-        return self.rows.get(event.call_id)
+        number = event.call_id if event.map_id is None else event.map_id
+        if number in self._light and len(self.rows) < MAX_ROWS:
+            self._promote(number)
+        return self.rows.get(number)
 
     def _on_line(self, event: events.LogLine) -> None:
         row = self._told(event)
@@ -435,7 +324,7 @@ class Model:
 
     def _on_straggler(self, event: events.StragglerLeft) -> None:
         if (row := self._told(event)) is not None:
-            row.note = "its code could not be stopped and still runs"
+            row.note = "could not be stopped and ran on by itself"
 
     def _on_lost(self, event: events.WorkerLost) -> None:
         if (row := self._told(event)) is not None:
@@ -449,13 +338,15 @@ class Model:
             return
         if not self._ended.add(event.call_id):
             return
-        if (group := self._light.pop(event.call_id, None)) is not None:
-            self._count_end(group, event, state)
-            return
+        if event.call_id in self._light:
+            if state not in BAD or len(self.rows) >= MAX_ROWS:
+                self._count_end(self._light.pop(event.call_id)[0], event, state)
+                return
+            self._promote(event.call_id)
         row = self.rows.get(event.call_id)
         if row is None:
             row = self.rows[event.call_id] = Row(event.call_id, CALL, event.name, task=event.name)
-            self._kids.setdefault(_ROOT, {})[row.id] = None
+            self._kids.setdefault(ROOT, {})[row.id] = None
         self._finish(row, event, state)
         if row.state == DONE:
             self.history[row.task] = event.duration_s
@@ -483,11 +374,21 @@ class Model:
             row.error = _short(event.reason)
 
     def _count_end(self, group: Row, event: events.Terminal, state: str) -> None:
-        lone = Row(event.call_id, CALL, event.name, RUNNING)
-        self._finish(lone, event, state)
-        assert group.counts is not None
-        group.counts.running -= 1
-        self._sum_into(group, lone)
+        """End a call that never had a row: the common lot of quick calls in a loop, hence no detour."""
+        counts = group.sums()
+        counts.running -= 1
+        if isinstance(event, events.TaskCompleted) and event.cached:
+            counts.cached += 1
+            counts.saved_s += event.saved_s
+        elif state == DONE:
+            counts.done += 1
+            self.history[group.task] = event.duration_s
+        elif state == CANCELLED:
+            counts.cancelled += 1
+        else:
+            counts.failed += 1
+        group.duration_s = (group.duration_s or 0.0) + event.duration_s
+        group.state = _summed_state(counts)
 
     # -- maps -------------------------------------------------------------
 
@@ -496,7 +397,7 @@ class Model:
         if row is None:
             row = self.rows[number] = Row(number, MAP, name.partition("[")[0], RUNNING, counts=Counts())
             row.task = row.name
-            self._kids.setdefault(_ROOT, {})[number] = None
+            self._kids.setdefault(ROOT, {})[number] = None
         return row
 
     def _on_map_started(self, event: events.MapStarted) -> None:
@@ -547,7 +448,7 @@ class Model:
         if sum(self.rows[number].kind == ITEM for number in self._kids.get(event.map_id, ())) >= MAX_FAILED:
             return
         row = self.rows[event.call_id] = Row(event.call_id, ITEM, event.name, task=event.name)
-        self._kids.setdefault(_ROOT, {})[row.id] = None
+        self._kids.setdefault(ROOT, {})[row.id] = None
         self._adopt(row, event.map_id)
         self._finish(row, event, state)
 
@@ -574,17 +475,17 @@ class Model:
                 started=started,
             )
             family.group = self.rows[group.id] = group
-            self._kids.setdefault(_ROOT, {})[group.id] = None
+            self._kids.setdefault(ROOT, {})[group.id] = None
             self._adopt(group, parent)
         return family.group
 
     def _settle(self, row: Row) -> None:
         """Put a finished row among those of its task, and fold these once they are many."""
         if len(self.rows) > MAX_ROWS:
-            row.task = OTHERS if self._family(_ROOT, row.kind, row.task).group is None else row.task
-            self._fold(row, _ROOT)
+            row.task = OTHERS if self._family(ROOT, row.kind, row.task).group is None else row.task
+            self._fold(row, ROOT)
             return
-        parent = row.parent if row.parent in self.rows else _ROOT
+        parent = row.parent if row.parent in self.rows else ROOT
         family = self._family(parent, row.kind, row.task)
         if row.state in BAD:
             family.failed += 1

@@ -189,7 +189,7 @@ class RowView {
     setText(this.title, row.name);
     this.title.title = row.name;
     setText(this.line, row.line ?? "");
-    this.drawItems(row.items ?? []);
+    this.drawItems(row.items ?? [], row.others);
     this.bar.hidden = !row.bar;
     if (row.bar) {
       row.bar.forEach((share, index) => (this.parts[index].style.width = `${share}%`));
@@ -217,13 +217,19 @@ class RowView {
     this.tick();
   }
 
-  drawItems(items) {
-    while (this.items.children.length > items.length) this.items.lastChild.remove();
+  drawItems(items, others) {
+    const lines = items.length + (others ? 1 : 0);
+    while (this.items.children.length > lines) this.items.lastChild.remove();
     items.forEach(([name, since, worker], index) => {
       const node = this.items.children[index] ?? this.items.appendChild(element("div", "nbflow-item"));
       node.dataset.since = since;
-      node.dataset.text = worker && !worker.startsWith("MainThread") ? `${name} · ${worker}` : name;
+      node.dataset.text = worker ? `${name} · ${worker}` : name;
     });
+    if (others) {
+      const node = this.items.children[items.length] ?? this.items.appendChild(element("div", "nbflow-item"));
+      delete node.dataset.since;
+      setText(node, `… ${others.toLocaleString("en")} more running`);
+    }
   }
 
   tick() {
@@ -239,7 +245,7 @@ class RowView {
       if (left > 2) text += ` / ~${duration(ran + left)}`;
     }
     setText(this.time, text);
-    for (const node of this.items.children)
+    for (const node of this.items.querySelectorAll("[data-since]"))
       setText(node, `${node.dataset.text} · ${duration(Math.max(0, now - Number(node.dataset.since)))}`);
   }
 }
@@ -250,15 +256,16 @@ class View {
     Object.assign(this, { state, model, root, rows: new Map(), announcedAt: 0, announced: "" });
     root.className = "nbflow-panel";
     root.setAttribute("role", "region");
+    root.tabIndex = -1;
     root.setAttribute("aria-label", "nbflow: what this cell runs");
     const header = element("div", "nbflow-head");
-    this.brand = element("span", "nbflow-brand", { tabindex: "-1" });
-    this.brand.textContent = "nbflow";
+    const brand = element("span", "nbflow-brand");
+    brand.textContent = "nbflow";
     this.summary = element("span", "nbflow-summary");
     this.clock = element("span", "nbflow-clock");
     this.stop = element("button", "nbflow-button", { type: "button" });
     this.stop.addEventListener("click", () => state.click(model, "all"));
-    header.append(this.brand, this.summary, this.clock, this.stop);
+    header.append(brand, this.summary, this.clock, this.stop);
     this.hint = element("div", "nbflow-hint");
     this.table = element("div", "nbflow-rows", { role: "table", "aria-label": "tasks" });
     this.hidden = element("div", "nbflow-hidden");
@@ -270,10 +277,13 @@ class View {
   draw() {
     const { head, order, rows, pending } = this.state;
     setText(this.summary, head.text ?? "");
+    this.root.toggleAttribute("data-lone", order.length === 1 && rows[order[0]]?.lone === true);
     this.stop.hidden = !head.live;
     if (head.live) drawStop(this.stop, "Stop all", pending.get("all"), "tasks");
     else if (document.activeElement === this.stop) this.keepFocus();
-    setText(this.hint, head.live && head.hears === false ? "Buttons act when this cell ends; ■ stops it at once." : "");
+    const unheard = [...pending.values()].includes("unheard");
+    const deaf = head.live && head.hears === false ? "Buttons act when this cell ends; ■ stops it at once." : "";
+    setText(this.hint, unheard ? NOT_HEARD : deaf);
     for (const [id, view] of this.rows) {
       if (!rows[id] || !order.includes(id)) {
         if (view.node.contains(document.activeElement)) this.keepFocus();
@@ -314,7 +324,9 @@ class View {
 
   /* A button that goes away must not throw the keyboard user back to the top of the page. */
   keepFocus() {
-    (this.stop.hidden || this.stop.disabled ? this.brand : this.stop).focus({ preventScroll: true });
+    (this.stop.hidden || this.stop.disabled || !this.stop.offsetParent ? this.root : this.stop).focus({
+      preventScroll: true,
+    });
   }
 
   close() {

@@ -10,13 +10,14 @@ import shutil
 import sys
 from typing import TextIO
 
-from nbflow.notebook.panel import model as m
+from nbflow.notebook.panel import rows as r
 from nbflow.notebook.panel import words
+from nbflow.notebook.panel.model import Model
 
 __all__ = ["TextFace", "render_text"]
 
 
-def render_text(model: m.Model, now: float | None = None, *, brief: bool = False, limit: int = 20) -> str:
+def render_text(model: Model, now: float | None = None, *, brief: bool = False, limit: int = 12) -> str:
     """Return the run as lines of text: the headline, then a line for each row.
 
     Args:
@@ -32,7 +33,7 @@ def render_text(model: m.Model, now: float | None = None, *, brief: bool = False
     if not head or brief or words.is_all_cached(model):
         return head
     view = model.view(limit)
-    if len(view.lines) == 1 and not view.hidden and view.lines[0].row.kind == m.CALL:
+    if len(view.lines) == 1 and not view.hidden and view.lines[0].row.kind == r.CALL:
         return _line(view.lines[0], now, 0)
     width = max(len(line.row.name) + 2 * line.depth for line in view.lines)
     rows = ["  " + _line(line, now, min(width, 40)) for line in view.lines]
@@ -41,7 +42,7 @@ def render_text(model: m.Model, now: float | None = None, *, brief: bool = False
     return "\n".join([head, *rows])
 
 
-def _line(line: m.Line, now: float | None, width: int) -> str:
+def _line(line: r.Line, now: float | None, width: int) -> str:
     row = line.row
     name = words.short("  " * line.depth + row.name, 60)
     parts = [
@@ -71,7 +72,7 @@ class TextFace:
         self._tenths = 0
         self._drawn = ""
 
-    def frame(self, model: m.Model, now: float) -> None:
+    def frame(self, model: Model, now: float) -> None:
         """Show how far the run is: redraw the line of a terminal, or tell a milestone."""
         stream = self._stream or sys.stderr
         head = words.headline(model, now)

@@ -13,8 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nbflow.notebook.panel import model as m
+from nbflow.notebook.panel import rows as r
 from nbflow.notebook.panel import words
+from nbflow.notebook.panel.model import Model
 
 __all__ = ["MIME", "LiveWidget", "encode"]
 
@@ -25,7 +26,7 @@ SNAPSHOT_EVERY_S = 3.0
 _HERE = Path(__file__).parent
 
 
-def encode(model: m.Model, hears: bool) -> dict[str, Any]:
+def encode(model: Model, hears: bool) -> dict[str, Any]:
     """Return what the script needs to draw: head, order of ids, and a flat dict for each row (empty fields left out).
 
     Args:
@@ -53,7 +54,7 @@ def encode(model: m.Model, hears: bool) -> dict[str, Any]:
     return {"head": head, "order": list(rows), "rows": rows}
 
 
-def _encode_row(line: m.Line) -> dict[str, Any]:
+def _encode_row(line: r.Line) -> dict[str, Any]:
     row, counts = line.row, line.row.counts
     fields: dict[str, Any] = {
         "name": words.short(row.name, 120),
@@ -61,21 +62,28 @@ def _encode_row(line: m.Line) -> dict[str, Any]:
         "depth": line.depth,
         "progress": words.progress(row),
         "elapsed": words.elapsed(row),
-        "since": row.started if row.live and row.state != m.QUEUED else None,
+        "since": row.started if row.live and row.state != r.QUEUED else None,
         "expected": row.expected_s if row.live else None,
-        "worker": row.worker if row.live and row.worker != "MainThread" else "",
+        "worker": _worker(row.worker) if row.live else "",
         "more": [words.short(text, 200) for text in words.details(row)],
-        "line": row.line if row.live or row.state in m.BAD else "",
+        "line": row.line if row.live or row.state in r.BAD else "",
         "trace": row.traceback,
-        "stop": row.live and row.kind in (m.CALL, m.MAP),
-        "items": [[item.name, item.started, item.worker] for item in row.items],
+        "stop": row.live and row.kind in (r.CALL, r.MAP),
+        "items": [[item.name, item.started, _worker(item.worker)] for item in row.items],
+        "others": max(0, counts.running - len(row.items)) if counts is not None and row.items else 0,
+        "lone": row.kind == r.CALL and not line.depth,
     }
-    if counts is not None and row.kind == m.MAP and counts.total:
+    if counts is not None and row.kind == r.MAP and counts.total:
         shares = (counts.done, counts.cached, counts.failed, counts.cancelled + counts.left)
         fields["bar"] = [round(100 * share / counts.total, 1) for share in shares]
     elif row.total and row.live:
         fields["bar"] = [round(100 * min(1.0, row.done / row.total), 1), 0, 0, 0]
     return {key: value for key, value in fields.items() if value not in (None, "", [], False, 0)}
+
+
+def _worker(name: str) -> str:
+    """Return a worker's name as short as it can be; the main thread is nothing to tell."""
+    return "" if name == "MainThread" else name.removeprefix("nbflow-")
 
 
 class LiveWidget:

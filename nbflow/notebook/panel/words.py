@@ -8,7 +8,8 @@ at.
 from __future__ import annotations
 
 from nbflow._util import format_duration
-from nbflow.notebook.panel import model as m
+from nbflow.notebook.panel import rows as r
+from nbflow.notebook.panel.model import Model
 
 __all__ = [
     "ICONS",
@@ -21,18 +22,21 @@ __all__ = [
 ]
 
 ICONS = {
-    m.QUEUED: "○",
-    m.RUNNING: "▸",
-    m.RETRYING: "↻",
-    m.DONE: "✓",
-    m.CACHED: "◆",
-    m.FAILED: "✗",
-    m.CANCELLED: "⊘",
-    m.TIMED_OUT: "✗",
-    m.LEFT: "◌",
+    r.QUEUED: "○",
+    r.RUNNING: "▸",
+    r.RETRYING: "↻",
+    r.DONE: "✓",
+    r.CACHED: "◆",
+    r.FAILED: "✗",
+    r.CANCELLED: "⊘",
+    r.TIMED_OUT: "✗",
+    r.LEFT: "◌",
 }
 
 _CANCELLED_BY = {"panel": "from the panel", "interrupt": "interrupted", "cancelled": ""}
+
+_FIRST_TIME = "never run before"
+"""The reason of a miss that is nothing to tell."""
 
 _COUNTED = (
     ("running", "running"),
@@ -45,7 +49,7 @@ _COUNTED = (
 )
 
 
-def summary(model: m.Model) -> str:
+def summary(model: Model) -> str:
     """Return the totals of a run, such as `7 tasks · all cached · saved 3 min 12 s`; empty if nothing ran."""
     sums = model.totals()
     if not sums.total:
@@ -62,7 +66,7 @@ def summary(model: m.Model) -> str:
     return " · ".join(parts)
 
 
-def headline(model: m.Model, now: float | None = None) -> str:
+def headline(model: Model, now: float | None = None) -> str:
     """Return one line for a whole run: the totals and, unless everything came from the cache, how long it took.
 
     Args:
@@ -79,31 +83,31 @@ def headline(model: m.Model, now: float | None = None) -> str:
     return text
 
 
-def is_all_cached(model: m.Model) -> bool:
+def is_all_cached(model: Model) -> bool:
     """Whether every call was a hit, so that the headline says all there is."""
     sums = model.totals()
     return sums.cached == sums.total
 
 
-def progress(row: m.Row) -> str:
+def progress(row: r.Row) -> str:
     """Return `13/40` where a row counts something, else an empty string."""
-    if row.kind == m.TASK and row.counts is not None:
+    if row.kind == r.TASK and row.counts is not None:
         return f"{row.counts.finished:,}/{row.counts.total:,}" if row.live else f"× {row.counts.total:,}"
     if row.total is not None:
         return f"{row.done:,.6g}/{row.total:,.6g}"
     return f"{row.done:,.6g}" if row.done else ""
 
 
-def elapsed(row: m.Row, now: float | None = None) -> str:
+def elapsed(row: r.Row, now: float | None = None) -> str:
     """Return how long a row took, or has been running at `now`."""
     if row.duration_s is not None and not row.live:
-        return "" if row.state == m.CACHED else format_duration(row.duration_s)
-    if row.live and row.started is not None and now is not None and row.state != m.QUEUED:
+        return "" if row.state == r.CACHED else format_duration(row.duration_s)
+    if row.live and row.started is not None and now is not None and row.state != r.QUEUED:
         return format_duration(max(0.0, now - row.started))
     return ""
 
 
-def details(row: m.Row) -> list[str]:
+def details(row: r.Row) -> list[str]:
     """Return what else is worth knowing of a row, most important first."""
     parts: list[str] = []
     counts = row.counts
@@ -119,15 +123,15 @@ def details(row: m.Row) -> list[str]:
         parts.append(f"{row.retries:,} retr{'ies' if row.retries > 1 else 'y'}")
     elif row.attempts > 1:
         parts.append(f"attempt {row.attempts}")
-    error = _CANCELLED_BY.get(row.error, row.error) if row.state == m.CANCELLED else row.error
+    error = _CANCELLED_BY.get(row.error, row.error) if row.state == r.CANCELLED else row.error
     if error:
         parts.append(error)
     if row.note:
         parts.append(row.note)
-    if row.state == m.RUNNING and row.label:
+    if row.state == r.RUNNING and row.label:
         parts.append(row.label)
-    if row.reason and row.kind == m.CALL and row.state != m.CACHED:
-        parts.append(f"ran because {row.reason}")
+    if row.reason and row.reason != _FIRST_TIME and row.kind == r.CALL and row.state != r.CACHED:
+        parts.append(f"why: {row.reason}")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""Stand-ins for a session, a shell and the front end, so that the panel is tested without a kernel and without waiting."""
+"""Stand-ins for session, shell and front end, so that the panel is tested without a kernel and without waiting."""
 
 from __future__ import annotations
 
@@ -128,12 +128,14 @@ class Stage:
         self.shell = FakeShell(kernel) if shell == "" else shell
         self.tick_function: Callable[[], float | None] | None = None
         self.wakes = 0
+        self._due = 0.0
         self.panel = PanelController(self.session, mode, self.shell, clock=self.clock, ticker=self._start)
         self.do = Script(self.session.tell, self.clock)
 
     def _start(self, tick: Callable[[], float | None]) -> None:
         assert self.tick_function is None, "two timers at once"
         self.tick_function = tick
+        self._due = self.clock.monotonic()
         self.wakes += 1
 
     @property
@@ -143,14 +145,13 @@ class Stage:
     def after(self, seconds: float) -> None:
         """Let time pass, the timer ticking as often as it asks for."""
         end = self.clock.monotonic() + seconds
-        while self.tick_function is not None:
+        while self.tick_function is not None and self._due <= end + 1e-9:
+            self.clock.advance(max(0.0, self._due - self.clock.monotonic()))
             delay = self.tick_function()
             if delay is None:
                 self.tick_function = None
-            elif self.clock.monotonic() + delay > end + 1e-9:
-                break
             else:
-                self.clock.advance(delay)
+                self._due += delay
         self.clock.advance(max(0.0, end - self.clock.monotonic()))
 
 

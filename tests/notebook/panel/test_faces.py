@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nbflow.core import events
-from nbflow.notebook.panel import model as m
+from nbflow.notebook.panel import rows as r
 from nbflow.notebook.panel import widget
 from nbflow.notebook.panel.html import render_html
 from nbflow.notebook.panel.text import TextFace, render_text
@@ -233,6 +233,6 @@ def test_snapshot_is_synced_rarely_and_whole(played: Any, sent: Any) -> None:
 def test_script_knows_every_state() -> None:
     """Each state has an icon in the script, and the script imports nothing from anywhere."""
     script = (Path(widget.__file__).parent / "panel.js").read_text()
-    for state in (m.QUEUED, m.RUNNING, m.RETRYING, m.DONE, m.CACHED, m.FAILED, m.CANCELLED, m.TIMED_OUT, m.LEFT):
+    for state in (r.QUEUED, r.RUNNING, r.RETRYING, r.DONE, r.CACHED, r.FAILED, r.CANCELLED, r.TIMED_OUT, r.LEFT):
         assert re.search(rf'^\s*"?{re.escape(state)}"?: "M', script, re.MULTILINE), state
     assert not re.search(r"^\s*import\b|import\(|https?://(?!www\.w3\.org/2000/svg)", script, re.MULTILINE)

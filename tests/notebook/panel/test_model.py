@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from nbflow.core import events
-from nbflow.notebook.panel import model as m
+from nbflow.notebook.panel import rows as r
+from nbflow.notebook.panel.model import FOLD_ABOVE, MAX_FAILED, MAX_ROWS, Model
 
 
-def names(model: m.Model, limit: int = 40) -> list[tuple[int, str, str]]:
+def names(model: Model, limit: int = 40) -> list[tuple[int, str, str]]:
     """Return depth, name and state of the lines in view."""
     return [(line.depth, line.row.name, line.row.state) for line in model.view(limit).lines]
 
@@ -18,20 +19,20 @@ def names(model: m.Model, limit: int = 40) -> list[tuple[int, str, str]]:
 def test_call_goes_from_queued_over_running_to_done(played: Any) -> None:
     """A call is one row that changes its state."""
     played.do.tell(events.TaskQueued, 1, backend="thread")
-    assert names(played.model) == [(0, "fit", m.QUEUED)]
+    assert names(played.model) == [(0, "fit", r.QUEUED)]
     played.do.start(1)
-    assert names(played.model) == [(0, "fit", m.RUNNING)]
+    assert names(played.model) == [(0, "fit", r.RUNNING)]
     assert played.model.busy
     played.do.finish(1)
-    assert names(played.model) == [(0, "fit", m.DONE)]
+    assert names(played.model) == [(0, "fit", r.DONE)]
     assert not played.model.live
-    assert played.model.totals() == m.Counts(done=1)
+    assert played.model.totals() == r.Counts(done=1)
 
 
 def test_hit_counts_as_cached_with_its_seconds(played: Any) -> None:
     """A cached completion is no ordinary one."""
     played.do.hit(1, saved_s=12.5)
-    assert played.model.totals() == m.Counts(cached=1, saved_s=12.5)
+    assert played.model.totals() == r.Counts(cached=1, saved_s=12.5)
 
 
 def test_retry_shows_until_the_next_attempt(played: Any) -> None:
@@ -39,9 +40,9 @@ def test_retry_shows_until_the_next_attempt(played: Any) -> None:
     played.do.start(1)
     played.do.tell(events.AttemptFailed, 1, number=1, error="OSError: x")
     played.do.tell(events.RetryScheduled, 1, number=2, delay_s=1.0)
-    assert played.model.rows[1].state == m.RETRYING
+    assert played.model.rows[1].state == r.RETRYING
     played.do.tell(events.AttemptStarted, 1, number=2)
-    assert (played.model.rows[1].state, played.model.rows[1].attempts) == (m.RUNNING, 2)
+    assert (played.model.rows[1].state, played.model.rows[1].attempts) == (r.RUNNING, 2)
 
 
 def test_nested_calls_stand_under_their_parent(played: Any) -> None:
@@ -59,8 +60,8 @@ def test_repeated_calls_fold_into_one_row(played: Any) -> None:
         played.do.finish(number)
     played.do.start(101)
     model = played.model
-    assert names(model) == [(0, "fit", m.DONE), (0, "fit", m.RUNNING)]
-    assert model.totals() == m.Counts(done=100, running=1)
+    assert names(model) == [(0, "fit", r.DONE), (0, "fit", r.RUNNING)]
+    assert model.totals() == r.Counts(done=100, running=1)
 
 
 def test_folding_takes_what_is_nested_along(played: Any) -> None:
@@ -68,12 +69,38 @@ def test_folding_takes_what_is_nested_along(played: Any) -> None:
     for number in range(0, 400, 4):
         played.do.start(number + 1, "outer")
         played.do.start(number + 2, "inner", parent_id=number + 1)
-        played.do.finish(number + 2, "inner")
         played.do.start(number + 3, "deep", parent_id=number + 2)
         played.do.finish(number + 3, "deep")
+        played.do.finish(number + 2, "inner")
         played.do.finish(number + 1, "outer")
-    assert names(played.model) == [(0, "outer", m.DONE), (1, "inner", m.DONE), (2, "deep", m.DONE)]
-    assert played.model.totals() == m.Counts(done=300)
+    assert names(played.model) == [(0, "outer", r.DONE), (1, "inner", r.DONE), (2, "deep", r.DONE)]
+    assert played.model.totals() == r.Counts(done=300)
+
+
+def test_counted_call_gets_a_row_when_it_has_something_to_tell(played: Any) -> None:
+    """In a loop, calls are only counted; one that fails, retries, reports or is looked at gets a row."""
+    for number in range(1, 11):
+        played.do.start(number)
+        played.do.finish(number)
+    model = played.model
+    played.do.start(20)
+    assert 20 not in model.rows
+    assert model.totals() == r.Counts(done=10, running=1)
+    played.do.tell(events.ProgressMade, 20, done=1, total=2)
+    assert (model.rows[20].done, model.rows[20].state) == (1, r.RUNNING)
+    played.do.start(21)
+    played.do.fail(21)
+    assert model.rows[21].error == "ValueError: bad"
+    played.do.start(22)
+    played.do.tell(events.LogLine, 22, text="hello")
+    assert model.rows[22].line == "hello"
+    played.do.start(23)
+    assert (0, "fit", r.RUNNING) in names(model)
+    assert 23 in model.rows
+    assert model.totals() == r.Counts(done=10, running=3, failed=1)
+    for number in (20, 22, 23):
+        played.do.finish(number)
+    assert model.totals() == r.Counts(done=13, failed=1)
 
 
 def test_late_events_of_a_folded_call_do_not_bring_it_back(played: Any) -> None:
@@ -86,31 +113,31 @@ def test_late_events_of_a_folded_call_do_not_bring_it_back(played: Any) -> None:
     played.do.finish(3)
     played.do.fail(4)
     assert names(played.model) == before
-    assert played.model.totals() == m.Counts(done=20)
+    assert played.model.totals() == r.Counts(done=20)
 
 
 def test_map_shows_the_newest_sample(played: Any) -> None:
     """Samples that come out of order do not turn the clock back, and the end has the last word."""
     played.do.start_map(1, 10)
     counts = {"cached": 1, "failed": 1, "cancelled": 0, "running": 2, "total": 10}
-    newer = m.MapSampled(call_id=1, name="fit", time=20.0, completed=6, items=(m.Item("fit[7]", 1.0),), **counts)
-    older = m.MapSampled(call_id=1, name="fit", time=10.0, completed=2, **counts)
+    newer = r.MapSampled(call_id=1, name="fit", time=20.0, completed=6, items=(r.Item("fit[7]", 1.0),), **counts)
+    older = r.MapSampled(call_id=1, name="fit", time=10.0, completed=2, **counts)
     played.model.apply(newer)
     played.model.apply(older)
     row = played.model.rows[1]
-    assert row.counts == m.Counts(queued=1, running=2, done=5, cached=1, failed=1)
+    assert row.counts == r.Counts(queued=1, running=2, done=5, cached=1, failed=1)
     assert [item.name for item in row.items] == ["fit[7]"]
     played.do.end_map(1, 10, completed=9, failed=1)
     played.model.apply(newer)
-    assert played.model.rows[1].counts == m.Counts(done=9, failed=1)
-    assert (played.model.rows[1].state, played.model.rows[1].items) == (m.FAILED, ())
+    assert played.model.rows[1].counts == r.Counts(done=9, failed=1)
+    assert (played.model.rows[1].state, played.model.rows[1].items) == (r.FAILED, ())
 
 
 def test_items_that_never_started_count_as_cancelled(played: Any) -> None:
     """A map that ended early accounts for every item."""
     played.do.start_map(1, 10)
     played.do.end_map(1, 10, completed=3, failed=1)
-    assert played.model.totals() == m.Counts(done=3, failed=1, cancelled=6)
+    assert played.model.totals() == r.Counts(done=3, failed=1, cancelled=6)
 
 
 def test_failed_items_stand_under_their_map_but_count_once(played: Any) -> None:
@@ -119,8 +146,8 @@ def test_failed_items_stand_under_their_map_but_count_once(played: Any) -> None:
     played.do.start(2, "fit[0]", map_id=1)
     played.do.fail(2, "fit[0]", map_id=1)
     played.do.end_map(1, 3, completed=2, failed=1)
-    assert names(played.model) == [(0, "fit", m.FAILED), (1, "fit[0]", m.FAILED)]
-    assert played.model.totals() == m.Counts(done=2, failed=1)
+    assert names(played.model) == [(0, "fit", r.FAILED), (1, "fit[0]", r.FAILED)]
+    assert played.model.totals() == r.Counts(done=2, failed=1)
 
 
 def test_failures_are_kept_one_by_one_up_to_a_bound(played: Any) -> None:
@@ -131,7 +158,7 @@ def test_failures_are_kept_one_by_one_up_to_a_bound(played: Any) -> None:
     for number in range(2000, 3000):
         played.do.start(number, "g")
         played.do.fail(number, "g")
-    assert len(played.model.rows) == 1 + m.MAX_FAILED + m.MAX_FAILED + 1
+    assert len(played.model.rows) == 1 + MAX_FAILED + MAX_FAILED + 1
     assert played.model.totals().failed == 1000
 
 
@@ -153,15 +180,15 @@ def test_memory_stays_bounded(played: Any, many: str) -> None:
         played.do.start(number, f"task{number}" if many == "many tasks" else "fit")
         if many != "all at once":
             played.do.finish(number, f"task{number}" if many == "many tasks" else "fit")
-    assert len(played.model.rows) <= m.MAX_ROWS + 2
+    assert len(played.model.rows) <= MAX_ROWS + 2
     assert played.model.totals().total == 10_000
     if many == "all at once":
         assert played.model.totals().running == 10_000
         for number in range(1, 10_001):
             played.do.finish(number)
         assert not played.model.live
-        assert len(played.model.rows) <= m.FOLD_ABOVE + 2
-    assert played.model.totals() == m.Counts(done=10_000)
+        assert len(played.model.rows) <= FOLD_ABOVE + 2
+    assert played.model.totals() == r.Counts(done=10_000)
 
 
 def test_view_prefers_what_failed_and_what_runs(played: Any) -> None:
@@ -188,8 +215,8 @@ def test_close_marks_what_never_ended(played: Any) -> None:
     assert not played.model.busy
     played.do.start_map(2, 5)
     played.model.close()
-    assert [row.state for row in played.model.rows.values()] == [m.LEFT, m.LEFT]
-    assert played.model.totals() == m.Counts(left=6)
+    assert [row.state for row in played.model.rows.values()] == [r.LEFT, r.LEFT]
+    assert played.model.totals() == r.Counts(left=6)
     assert not played.model.live
 
 

@@ -1,0 +1,166 @@
+"""The pool of threads: growth, limits, detached workers."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import pytest
+
+from nbflow.backends import BackendContext, ThreadBackend
+from nbflow.settings import load_settings
+
+_LIMIT_S = 60.0
+variable: ContextVar[str] = ContextVar("variable", default="default")
+
+
+class Holder:
+    """Stands in for a session: settings and an id are all that a backend wants."""
+
+    session_id = "s"
+
+    def __init__(self, threads: int) -> None:
+        self.settings = load_settings(max_backend_threads=threads)
+
+
+@pytest.fixture
+def two() -> Iterator[ThreadBackend]:
+    """Return a pool of at most two threads."""
+    backend = ThreadBackend()
+    backend.start(Holder(2))
+    yield backend
+    backend.stop()
+
+
+def names() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("nbflow-thread")}
+
+
+def test_starts_no_thread_before_the_first_job(two: ThreadBackend) -> None:
+    """An unused pool costs nothing."""
+    assert names() == set()
+    assert two.workers() == 2
+
+
+def test_reuses_an_idle_worker(two: ThreadBackend) -> None:
+    """One job after the other needs one thread only."""
+    ran = {two.submit(lambda: threading.current_thread().name).result(_LIMIT_S) for _ in range(1)}
+    # The worker counts as idle a moment after its future is done; a second job may start one more, a third none.
+    for _ in range(20):
+        ran.add(two.submit(lambda: threading.current_thread().name).result(_LIMIT_S))
+    assert len(ran) <= 2
+
+
+def test_keeps_to_its_limit(two: ThreadBackend) -> None:
+    """However many jobs wait, there are never more workers than the limit."""
+    free = threading.Event()
+    futures = [two.submit(free.wait, (_LIMIT_S,)) for _ in range(10)]
+    assert len(names()) == 2
+    free.set()
+    assert all(future.result(_LIMIT_S) for future in futures)
+
+
+def test_workers_are_daemons(two: ThreadBackend) -> None:
+    """A stuck worker cannot keep the interpreter from ending."""
+    assert two.submit(lambda: threading.current_thread().daemon).result(_LIMIT_S)
+
+
+def test_sees_the_submitters_context(two: ThreadBackend) -> None:
+    """A job runs in a copy of the submitter's context: it sees it and cannot change it."""
+    token = variable.set("submitter")
+    try:
+        assert two.submit(variable.get).result(_LIMIT_S) == "submitter"
+        two.submit(variable.set, ("worker",)).result(_LIMIT_S)
+        assert variable.get() == "submitter"
+    finally:
+        variable.reset(token)
+
+
+def test_knows_its_own_workers(two: ThreadBackend) -> None:
+    """`inside` is true in its own workers and nowhere else."""
+    assert not two.inside()
+    assert two.submit(two.inside).result(_LIMIT_S)
+    other = ThreadBackend()
+    other.start(Holder(1))
+    try:
+        assert not other.submit(two.inside).result(_LIMIT_S)
+    finally:
+        other.stop()
+
+
+def test_idle_workers_keep_nothing_alive(two: ThreadBackend) -> None:
+    """A result can be freed as soon as its future is."""
+
+    class Big:
+        pass
+
+    future = two.submit(Big)
+    alive = weakref.ref(future.result(_LIMIT_S))
+    freed = threading.Event()
+    weakref.finalize(future.result(), freed.set)
+    del future
+    gc.collect()
+    assert freed.wait(_LIMIT_S)
+    assert alive() is None
+
+
+def test_detached_worker_is_replaced(two: ThreadBackend) -> None:
+    """Jobs that wait are taken up by a new worker when a stuck one is given up, and that one ends with its code."""
+    free = threading.Event()
+    stuck = [two.submit(lambda: (threading.current_thread(), free.wait(_LIMIT_S))) for _ in range(2)]
+    waiting = two.submit(lambda: "ran")
+    for name in sorted(names()):
+        two.detach(name)
+    assert waiting.result(_LIMIT_S) == "ran"
+    free.set()
+    for future in stuck:
+        thread, _ = future.result(_LIMIT_S)
+        thread.join(_LIMIT_S)
+        assert not thread.is_alive()
+    assert two.submit(lambda: "goes on").result(_LIMIT_S) == "goes on"
+
+
+def test_detaching_an_unknown_worker_is_harmless(two: ThreadBackend) -> None:
+    """A name that is no worker of this pool is ignored."""
+    two.detach("MainThread")
+    assert two.submit(lambda: 1).result(_LIMIT_S) == 1
+
+
+def test_lending_replaces_a_waiting_worker(two: ThreadBackend) -> None:
+    """A worker that lends its place lets one more run meanwhile; the pool shrinks again afterwards."""
+    free = threading.Event()
+
+    def lender() -> str:
+        with two.lend():
+            return two.submit(lambda: "stand-in").result(_LIMIT_S)
+
+    blocked = two.submit(free.wait, (_LIMIT_S,))
+    assert two.submit(lender).result(_LIMIT_S) == "stand-in"
+    free.set()
+    blocked.result(_LIMIT_S)
+    assert two.workers() == 2
+
+
+def test_stop_withdraws_what_waits() -> None:
+    """Jobs that no worker took up are cancelled; `stop` does not wait for what runs."""
+    backend = ThreadBackend()
+    backend.start(Holder(1))
+    free, begun = threading.Event(), threading.Event()
+    running = backend.submit(lambda: (begun.set(), free.wait(_LIMIT_S), "ended")[-1])
+    waiting = backend.submit(lambda: "never")
+    assert begun.wait(_LIMIT_S)
+    backend.stop()
+    assert waiting.cancelled()
+    assert not running.done()
+    free.set()
+    assert running.result(_LIMIT_S) == "ended"
+
+
+def test_takes_its_limit_from_the_settings() -> None:
+    """`max_backend_threads` of the session counts."""
+    backend = ThreadBackend()
+    backend._start(context=BackendContext(name="thread", settings=load_settings(max_backend_threads=7)))
+    assert backend.workers() == 7
