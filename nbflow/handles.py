@@ -355,8 +355,9 @@ class as_completed(Generic[T]):  # noqa: N801 - a function to its users, as in c
             handle.add_done_callback(tell)
         deadline = None if self._timeout is None else here.time() + self._timeout
         for left in range(len(set(self._handles)), 0, -1):
+            waiting = next((handle for handle in self._handles if not handle.done()), self._handles[0])
             try:
-                with self._handles[0]._lent():
+                with waiting._lent():
                     async with asyncio.timeout_at(deadline):
                         found = await ended.get()
             except TimeoutError:

@@ -53,7 +53,7 @@ class SessionContext:
         parent: The session around it, or None.
         settings: Its settings.
         records: The most recent finished calls, oldest first.
-        active: Running maps (always) and calls (while somebody listens), by id.
+        active: Running maps and calls by id (plain calls only while somebody listens).
         label: Function that names the current cell, or returns None; set by the notebook.
     """
 
@@ -338,7 +338,7 @@ class SessionContext:
         return [found for found in list(self.active.values()) if not isinstance(found, Call)]
 
     def live_calls(self) -> list[Call]:
-        """Return the calls that run now, oldest first (kept track of while somebody listens)."""
+        """Return the calls that run now, oldest first (plain ones are only kept track of while somebody listens)."""
         return [found for found in list(self.active.values()) if isinstance(found, Call)]
 
     def cancel(self, call_id: int, reason: str = "panel") -> bool:
@@ -519,15 +519,24 @@ def session(
     if context.outer_frame is None and ambient.session is not None:
         context.opener = _opener()
         _roots.append(context)
-    token = current.enter(context)
+    current.enter(context)
     try:
         context.open()
         yield context
     finally:
-        current.restore(token)
+        _leave(context)
         if context in _roots:
             _roots.remove(context)
         context.close()
+
+
+def _leave(context: SessionContext) -> None:
+    """Make what was current before `context` current again, unless it was closed elsewhere or before one inside it."""
+    if current.frame() is context:
+        found = context.outer_frame
+        while isinstance(found, SessionContext) and found.closed:
+            found = found.outer_frame
+        current.enter(found)
 
 
 @asynccontextmanager

@@ -8,7 +8,14 @@ import pickle
 import pytest
 
 from nbflow import errors
-from nbflow.errors import DatasetNotFoundError, DefinitionError, NbflowError, ParameterError, TaskError, TaskTimeoutError
+from nbflow.errors import (
+    DatasetNotFoundError,
+    DefinitionError,
+    NbflowError,
+    ParameterError,
+    TaskError,
+    TaskTimeoutError,
+)
 
 ALL = [getattr(errors, name) for name in errors.__all__]
 

@@ -117,13 +117,17 @@ def test_bad_values_name_their_source(field: str, value: Any, advice: str, tmp_p
     assert advice in argument
     assert "\n" not in argument
     if isinstance(value, str):
-        assert said(environ={f"NBFLOW_{field.upper()}": value}).startswith(f"environment variable NBFLOW_{field.upper()}: ")
+        assert said(environ={f"NBFLOW_{field.upper()}": value}).startswith(
+            f"environment variable NBFLOW_{field.upper()}: "
+        )
     text = {True: "true"}.get(value) if value is True else repr(value)
     file = write(tmp_path, f"[tool.nbflow]\n{field} = {text}\n")
     assert said().startswith(f"[tool.nbflow] {field} in {file}: {value!r}" if value == value else "[tool.nbflow]")
 
 
-@pytest.mark.parametrize(("text", "said"), [("[tool.nbflow]\nx = ", "cannot be read"), ("[tool]\nnbflow = 3", "must be a table")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("[tool.nbflow]\nx = ", "cannot be read"), ("[tool]\nnbflow = 3", "must be a table")]
+)
 def test_bad_files(text: str, said: str, tmp_path: Path) -> None:
     """A file that cannot be read is named."""
     file = write(tmp_path, text)
@@ -198,5 +202,8 @@ def test_what_is_no_settings_object() -> None:
     """Something else is refused where settings are wanted."""
     with pytest.raises(SettingsError, match="'fast' is not a Settings object; build one with"):
         set_global_settings("fast")  # type: ignore[arg-type]
-    with pytest.raises(DefinitionError, match="settings='fast' is not a Settings object; use"), session(settings="fast"):  # type: ignore[arg-type]
+    with (
+        pytest.raises(DefinitionError, match="settings='fast' is not a Settings object; use"),
+        session(settings="fast"),
+    ):  # type: ignore[arg-type]
         pass

@@ -294,10 +294,10 @@ def test_odd_signatures() -> None:
         return self, func, args, spec, options
 
     expected = (1, 2, (3,), 4, {"self": 5, "call": 6})
-    assert odd(1, 2, 3, spec=4, **{"self": 5, "call": 6}) == expected
+    assert odd(1, 2, 3, spec=4, self=5, call=6) == expected
     with session() as context:
         context.add_observer(lambda event: None)
-        assert odd(1, 2, 3, spec=4, **{"self": 5, "call": 6}) == expected
+        assert odd(1, 2, 3, spec=4, self=5, call=6) == expected
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"retry_delay": "1"}, "retry_delay='1' must be a number ≥ 0."),
     ({"backoff": 0}, "backoff=0 must be a number ≥ 1."),
     ({"jitter": -1}, "jitter=-1 must be a number ≥ 0."),
-    ({"retry_on": KeyboardInterrupt}, "retry_on=<class 'KeyboardInterrupt'> is not an Exception type; give one or a tuple"),
+    (
+        {"retry_on": KeyboardInterrupt},
+        "retry_on=<class 'KeyboardInterrupt'> is not an Exception type; give one or a tuple",
+    ),
     ({"retry_on": [OSError]}, "retry_on=[<class 'OSError'>] is not an Exception type"),
     ({"timeout": 0}, "timeout=0 must be a number > 0."),
     ({"timeout": "1 s"}, "timeout='1 s' must be a number > 0."),
@@ -359,7 +362,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"cache": True, "depends": 3}, "depends=3 must be a list"),
     ({"dataset": ""}, "dataset='' must be a non-empty string, such as"),
     ({"dataset": 3}, "dataset=3 must be a non-empty string"),
-    ({"dataset": "{y}.pkl"}, "dataset='{y}.pkl' uses y, which is no parameter of the function. Available: map_index, x."),
+    (
+        {"dataset": "{y}.pkl"},
+        "dataset='{y}.pkl' uses y, which is no parameter of the function. Available: map_index, x.",
+    ),
     ({"dataset": "a.pkl", "dataset_store": 3}, "dataset_store=3 is no dataset store; give a path"),
     ({"dataset": "a.pkl", "dataset_format": 3}, "dataset_format=3 must be the name of a format, such as 'csv'."),
     ({"dataset_format": "csv"}, "dataset_format has no effect without"),
@@ -380,7 +386,9 @@ def test_bad_options(options: dict[str, Any], said: str) -> None:
     assert isinstance(caught.value, ValueError)
 
 
-@pytest.mark.parametrize(("options", "said"), [({"retries": 1}, "retries"), ({"timeout": 1}, "timeout"), ({"cache": True}, "cache")])
+@pytest.mark.parametrize(
+    ("options", "said"), [({"retries": 1}, "retries"), ({"timeout": 1}, "timeout"), ({"cache": True}, "cache")]
+)
 @pytest.mark.parametrize("func", [stream.func, async_stream.func])
 def test_what_a_stream_cannot_honour(options: dict[str, Any], said: str, func: Any) -> None:
     """Options that a stream cannot honour are an error, never ignored."""
@@ -415,7 +423,9 @@ def test_names(name: str | None, expected: str, recorder: EventRecorder) -> None
     assert {event.name for event in recorder.events if event.call_id} == {expected}
 
 
-@pytest.mark.parametrize(("name", "expected"), [("i_{x}", ["i_5[0]", "i_6[1]"]), ("i_{map_index:02d}", ["i_00", "i_01"])])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("i_{x}", ["i_5[0]", "i_6[1]"]), ("i_{map_index:02d}", ["i_00", "i_01"])]
+)
 def test_names_of_items(name: str, expected: list[str], recorder: EventRecorder) -> None:
     """Items of a map have their index in the name, where the template puts it or at the end."""
 
@@ -617,7 +627,10 @@ def test_timeout_on_the_main_thread(recorder: EventRecorder) -> None:
     def item() -> None:
         threading.Event().wait()
 
-    with session(observers=[recorder]), pytest.raises(TaskTimeoutError, match="Task 'item' passed its timeout of 0.05 s") as caught:
+    with (
+        session(observers=[recorder]),
+        pytest.raises(TaskTimeoutError, match="Task 'item' passed its timeout of 0.05 s") as caught,
+    ):
         item()
     assert (caught.value.task, caught.value.timeout_s, caught.value.stopped) == ("item", 0.05, True)  # type: ignore[attr-defined]
     assert isinstance(caught.value, TimeoutError)

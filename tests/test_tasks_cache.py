@@ -17,7 +17,6 @@ from nbflow.settings import get_global_settings, load_settings
 from nbflow.tasks import Task
 from nbflow.testing import EventRecorder, FakeClock
 
-
 _RUNS: dict[str, int] = {}  # how often functions ran; kept outside of them, since what they capture is input
 
 

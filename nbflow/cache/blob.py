@@ -90,8 +90,9 @@ def pack(value: Any) -> Packed:
     except Exception:  # pickle itself names many types of errors here
         import cloudpickle
 
+        by_value: Any = cloudpickle.dumps  # its annotations differ between implementations of Python
         buffers.clear()
-        head = cloudpickle.dumps(value, protocol=5, buffer_callback=keep)
+        head = by_value(value, protocol=5, buffer_callback=keep)
     return Packed(head, tuple(buffers))
 
 

@@ -192,7 +192,7 @@ class Walk:
         made = b"" if maker in (copyreg.__newobj__, copyreg._reconstructor) else self.encode(maker)  # type: ignore[attr-defined]
         if made == b"" and args and args[0] is kind:
             args = args[1:]
-        pieces = [self.code(kind), made, self.encode((*args,)), self._state(state)]
+        pieces = [self.code(kind), made, self.encode((*(args or ()),)), self._state(state)]
         pieces.append(self.sequence([*items]) if items is not None else b"")
         if pairs is not None and isinstance(value, OrderedDict):
             pieces.append(self.sequence([part for pair in pairs for part in pair]))
@@ -476,12 +476,12 @@ def _protocol(walk: Walk, value: Any) -> bytes:
 
 def task_function(value: Any) -> Any:
     """Return the function inside a task object, or None where `value` is no task."""
-    spec = (
-        getattr(value, "spec", None) if "spec" in dir(type(value)) or "spec" in getattr(value, "__dict__", ()) else None
-    )
-    if spec is None:
+    if "spec" not in getattr(value, "__dict__", ()) and not any("spec" in vars(base) for base in type(value).__mro__):
+        return None  # asking a stranger for an attribute may have effects
+    inner = getattr(getattr(value, "spec", None), "func", None)
+    if not callable(inner):
         return None
-    for function in (getattr(value, "func", None), getattr(value, "__wrapped__", None), getattr(spec, "func", None)):
+    for function in (getattr(value, "func", None), getattr(value, "__wrapped__", None)):
         if callable(function):
             return function
     return None

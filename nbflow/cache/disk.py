@@ -273,7 +273,8 @@ class DiskTier:
             name = self._index.file_of(key)
             if name is None:
                 self._quarantine(
-                    sealed if isinstance(sealed, bytes) else repr(sealed).encode(), f"{xxh3_64_hexdigest(key.encode('utf-8', 'surrogatepass'))}.row"
+                    sealed if isinstance(sealed, bytes) else repr(sealed).encode(),
+                    f"{xxh3_64_hexdigest(key.encode('utf-8', 'surrogatepass'))}.row",
                 )
             elif len(name) == 32 and name.isalnum():
                 self._quarantine(self._blob(name), f"{name}.blob")

@@ -7,7 +7,6 @@ recognised in a fraction of a microsecond.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -94,7 +93,8 @@ def _plain_walk() -> Walk:
 
 # --- the doors ----------------------------------------------------------------------------------------------------
 
-_snapshots: weakref.WeakKeyDictionary[Any, Snapshot] = weakref.WeakKeyDictionary()
+_KEPT = 256  # snapshots that `fingerprint` remembers; each keeps its function alive, so they are few
+_snapshots: dict[int, tuple[Any, Snapshot]] = {}
 
 
 def snapshot(root: Any, depends: tuple[Any, ...] = ()) -> Snapshot:
@@ -116,15 +116,15 @@ def fingerprint(obj: Any) -> Fingerprint:
         Its digest and parts. Where something it captured cannot be digested, `notes` says what, and the digest is only
         good for this session.
     """
-    try:
-        known = _snapshots.get(obj)
-    except TypeError:  # cannot be referenced weakly, or not hashed
-        return snapshot(obj).fingerprint
-    if known is None or not known.holds():
-        known = snapshot(obj)
-        if isinstance(obj, (FunctionType, type)):
-            _snapshots[obj] = known
-    return known.fingerprint
+    known = _snapshots.get(id(obj))
+    if known is not None and known[1].holds():
+        return known[1].fingerprint
+    found = snapshot(obj)
+    if isinstance(obj, (FunctionType, type)):
+        if len(_snapshots) >= _KEPT:
+            _snapshots.clear()
+        _snapshots[id(obj)] = (obj, found)
+    return found.fingerprint
 
 
 def _code_bytes(value: Any) -> bytes:

@@ -46,8 +46,10 @@ __all__ = ["ABSENT", "Graph", "is_constant"]
 
 ABSENT = object()
 _IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
-_SYNC = frozenset(
+_TOOLS = frozenset(
     {
+        "IPython.core.interactiveshell.InteractiveShell",
+        "logging.Logger",
         "_thread.lock",
         "_thread.RLock",
         "threading.Condition",
@@ -81,7 +83,7 @@ class Graph:
     """Walks the code that `add` is given, and all that it reaches."""
 
     def __init__(self) -> None:
-        self.names: list[tuple[Callable[..., Any], str, Any]] = []
+        self.names: list[tuple[Callable[..., Any], Any, Any]] = []
         self.attributes: list[tuple[Any, str, Any]] = []
         self.contents: list[tuple[Any, bytes]] = []
         self.notes: list[str] = []
@@ -101,6 +103,9 @@ class Graph:
 
     def add(self, root: Any, kind: str = "code") -> None:
         """Walk from `root`; its own part gets `kind`."""
+        root = task_function(root) or root
+        if isinstance(root, MethodType):
+            self._root = self._root or self.label(root.__func__, kind)
         label = self.label(root, kind)
         self._root = self._root or label
         self._drain()
@@ -173,15 +178,16 @@ class Graph:
         return name if count == 1 else f"{name}#{count}"
 
     def _method_label(self, value: MethodType, kind: str | None) -> str:
-        label = self.label(value.__func__, kind)
-        owner = value.__self__
-        if not isinstance(owner, type):
-            name = f"{label}.__self__"
-            self._values[(id(owner), name)] = ("closure", name, owner)
-        else:
-            self.label(owner)
+        """Name a bound method after its function and the object that it is bound to."""
+        inner, owner = self.label(value.__func__, kind), value.__self__
         self.attributes.append((value, "__func__", value.__func__))
-        return label
+        if isinstance(owner, type):
+            return f"{inner} of {self.label(owner)}"
+        key = (id(owner), inner)
+        if key not in self._values:
+            self._values[key] = ("closure", self._unique(f"{inner}.__self__"), owner)
+            self._alive.append(owner)
+        return self._values[key][1]
 
     def _describe(self, value: Any) -> tuple[Callable[..., None] | None, str, str]:
         """Return who digests this node, how it is called, and of what kind it is."""
@@ -201,19 +207,19 @@ class Graph:
         if isinstance(value, ModuleType):
             name = value.__name__
             if is_local(name):
-                return self._module, name, "module"
+                return self._module, _module_key(name), "module"
             self._package(name)
-            return None, name, "module"
+            return None, _module_key(name), "module"
         if isinstance(value, partial):
             return self._partial, "partial", "helper"
         owner = getattr(value, "__objclass__", None)  # of a method that is written in C
         module = str(getattr(value, "__module__", None) or getattr(owner, "__module__", ""))
-        name = getattr(value, "__qualname__", getattr(value, "__name__", None))
+        title = getattr(value, "__qualname__", getattr(value, "__name__", None))
         wrapped = getattr(value, "__wrapped__", None)
-        if callable(wrapped) or name is None or (is_local(module) and not _is_native(value)):
+        if callable(wrapped) or title is None or (is_local(module) and not _is_native(value)):
             return self._object, self._qualified(type(value).__module__, type(value).__qualname__), "helper"
         self._package(module)
-        return None, f"{module}.{name}", "helper"
+        return None, f"{module}.{title}", "helper"
 
     @staticmethod
     def _qualified(module: str, name: str) -> str:
@@ -223,11 +229,11 @@ class Graph:
     def _package(self, module: str) -> None:
         """Note the version of an installed package; Python's own modules have none."""
         top = module.partition(".")[0]
-        if not top or top == "__main__" or is_standard(top) or top in self._parts:
+        if not top or top == "__main__" or top == "nbflow" or is_standard(top):
             return
-        version = "" if top == "nbflow" else package_version(top)
-        if top != "nbflow":
-            self._parts[top] = KeyPart("module", top, _hex(hashed(b"pv", version.encode())), version)
+        if _module_key(top) not in self._parts:
+            version = package_version(top)
+            self._parts[_module_key(top)] = KeyPart("module", top, _hex(hashed(b"pv", version.encode())), version)
 
     def _watch(self, owner: Any, *names: str) -> None:
         for name in names:
@@ -327,10 +333,10 @@ class Graph:
             return framed(text.encode()) + b"absent"
         if _is_code(value) or isinstance(value, partial):
             return framed(text.encode()) + text_bytes(self.label(value))
-        key = (owner, where if kind != "global" else where.rpartition(".")[2])
+        key = (owner, where.rpartition(".")[2])
         known = self._values.get(key)
         if known is None:
-            known = self._values[key] = (kind, self._unique(where) if where in self._parts else where, value)
+            known = self._values[key] = (kind, self._unique(where), value)
             self._alive.append(value)
         return framed(text.encode()) + text_bytes("=" + known[1])
 
@@ -354,16 +360,16 @@ class Graph:
     def _module_label(self, name: str) -> str:
         if not is_local(name):
             self._package(name)
-        elif name not in self._parts:
-            self._module_file(name, name)
-        return name
+        elif _module_key(name) not in self._parts:
+            self._module_file(name)
+        return _module_key(name)
 
     def _module(self, module: ModuleType, label: str, kind: str) -> None:
-        self._module_file(module.__name__, label)
+        self._module_label(module.__name__)
 
-    def _module_file(self, name: str, label: str) -> None:
+    def _module_file(self, name: str) -> None:
         """Digest a local module by the text of its file and of the local modules it imports."""
-        self._parts[label] = KeyPart("module", label, "")  # ends cycles of imports
+        self._parts[_module_key(name)] = KeyPart("module", name, "")  # ends cycles of imports
         file = module_file(name)
         pieces: list[bytes] = []
         try:
@@ -380,7 +386,8 @@ class Graph:
         for other, level, taken in imports:
             pieces.append(self._import(other, level, taken, package))
         self.solid = False  # the file may be edited while we live
-        self._part("module", label, pieces, where=where_of(file or ""))
+        digest = _hex(hashed(b"nd", *pieces))
+        self._parts[_module_key(name)] = KeyPart("module", name, digest, "", where_of(file or ""))
 
     def _installed_function(self, function: FunctionType, label: str, kind: str) -> None:
         """Note package and version, and what a decorator of the package has captured."""
@@ -460,10 +467,10 @@ class Graph:
                 elif role:
                     pieces.append(framed(tag) + self._lenient(piece))
                 else:
-                    member = f"{label}.{name}"
+                    member = self._unique(f"{label}.{name}")
                     self._values[(id(cls), name)] = ("class", member, piece)
                     pieces.append(framed(tag) + text_bytes("=" + member))
-        self._alive.append(space)
+        self.names.append((_count_members, cls, len(space)))
         for function in vars(cls).values():
             self._class_state(function, cls)
         where = next((where_of(m.__code__.co_filename) for _, m, _w in members if isinstance(m, FunctionType)), "")
@@ -486,8 +493,8 @@ class Graph:
 
     def _value_part(self, kind: str, name: str, value: Any) -> None:
         """Digest a captured value by content."""
-        if f"{type(value).__module__}.{type(value).__qualname__}" in _SYNC:
-            self._part(kind, name, [type(value).__qualname__.encode()])  # guards data, holds none
+        if any(f"{base.__module__}.{base.__qualname__}" in _TOOLS for base in type(value).__mro__):
+            self._part(kind, name, [type(value).__qualname__.encode()])  # a means, not data
             return
         self._coded = False
         try:
@@ -503,8 +510,17 @@ class Graph:
         self._parts[name] = KeyPart(kind, name, _hex(encoded), short_text(value))
 
 
+def _module_key(name: str) -> str:
+    """Return what a module is called among the labels; a function may have the same name."""
+    return f"module {name}"
+
+
 def _is_native(value: Any) -> bool:
     return isinstance(value, BuiltinFunctionType) or type(value).__module__ == "builtins"
+
+
+def _count_members(cls: Any, _: object) -> int:
+    return len(cls.__dict__)
 
 
 def _accessors(value: Any) -> list[tuple[str, Any]]:

@@ -108,6 +108,7 @@ class Index:
             if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
                 raise sqlite3.OperationalError("this file system cannot share a database")
             connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA cache_size=-16384")  # KiB: the inner pages of some 100,000 entries
             if connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'totals'").fetchone()[0] == 0:
                 connection.executescript(_SCHEMA)
         except sqlite3.OperationalError as error:

@@ -58,8 +58,9 @@ def _workflow(target: str) -> str:
 
 
 def _notebook(target: str) -> str:
-    # nbformat takes a second to import; describing a workflow should not wait for it.
-    from nbflow.cli import notebooks
+    # nbformat takes a while to import; describing a workflow should not wait for it.
+    with console.without_uri_grammar():
+        from nbflow.cli import notebooks
 
     notebook = notebooks.read(Path(target))
     cells = len(notebooks.executable_cells(notebook))

@@ -12,8 +12,6 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of `nbflow run`."""
     add = parser.add_argument
     parser.description = (
-        "Run FILE.ipynb in a fresh kernel, or the workflow MODULE:NAME in this process. Results of tasks come from "
-        "the cache where nothing changed, so a run that failed or was killed goes on where it stopped."
+        "Run FILE.ipynb in a fresh kernel, or the workflow MODULE:NAME in this process.\n"
+        "Results of tasks come from the cache where nothing changed, so a run that failed\n"
+        "or was killed goes on where it stopped."
     )
     add("target", metavar="FILE.ipynb|MODULE:NAME", help="a notebook, or a workflow such as pipeline:train")
     add("-p", "--param", metavar="NAME=VALUE", action="append", default=[], help="set a parameter (may be repeated)")
@@ -95,20 +94,6 @@ class _Paths:
     cwd: Path
 
 
-@contextmanager
-def _without_uri_grammar() -> Iterator[None]:
-    """Keep jsonschema (imported by nbformat) from building a grammar for a URI format that no notebook uses: 1.7 s."""
-    name = "rfc3987_syntax"
-    hidden = name not in sys.modules
-    if hidden:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if hidden:
-            del sys.modules[name]
-
-
 def _paths(arguments: argparse.Namespace) -> _Paths:
     """Return where to read, write and work; what cannot be is said before anything runs."""
     source = Path(arguments.target)
@@ -138,7 +123,7 @@ def _run_notebook(arguments: argparse.Namespace) -> int:
     given = split_pairs(arguments.param)
     paths = _paths(arguments)
     # nbclient and nbformat take a while to import; bad arguments should not wait for that.
-    with _without_uri_grammar():
+    with console.without_uri_grammar():
         from nbflow.cli import notebooks
         from nbflow.cli.runner import Outcome, Runner, Status
 

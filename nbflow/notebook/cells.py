@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import CO_COROUTINE
+from itertools import islice
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,7 +25,7 @@ from nbflow.cache.digest import task_function
 from nbflow.cache.fingerprint import Snapshot, snapshot
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.cache.source import module_facts
-from nbflow.notebook.names import Effects, find_effects
+from nbflow.notebook.names import BRANCH, Effects, find_effects
 from nbflow.runtime import current
 
 __all__ = ["SEEDS", "SHELL_NAMES", "Cell", "CellKeyer", "CellOptions", "compile_body", "read_cell"]
@@ -35,6 +36,7 @@ SHELL_NAMES = frozenset(
 """Names that belong to the shell: never inputs, whatever they hold."""
 
 _MISSING = object()
+_LONG_NAME = 30
 LOOP_MARK = "__nbflow_loop_{}__"
 _FUTURE = 0
 for _feature in __future__.all_feature_names:
@@ -107,14 +109,15 @@ class Cell:
         return any(code is not None and code.co_flags & CO_COROUTINE for code in (self.main, self.last))
 
     def default_name(self) -> str:
-        """A name that stays the same as long as the cell makes the same things: its first output, or its label."""
+        """A name that stays the same as long as the cell makes the same things: its first output, or its first line."""
         data = [name for name in self.effects.outputs if name not in self.defined and not name.startswith("_")]
         made = [
             each.name
             for each in self.definitions
             if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
         ]
-        return (data or made or [self.label])[0]
+        text = self.shown.strip().partition("\n")[0]
+        return (data or made or [text if len(text) <= _LONG_NAME else text[: _LONG_NAME - 1] + "…"])[0]
 
     def definition_codes(self) -> tuple[list[CodeType], list[CodeType]]:
         """The definitions as code: those to run before the data is restored, and those that need the data."""
@@ -167,7 +170,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         rest = [each for each in tree.body if id(each) not in again]
         others = find_effects(rest)
         bound = find_effects(definitions, star_names=_star_names, bodies=False).outputs
-        loops = frozenset().union(*effects.doubtful.values()) if effects.doubtful else frozenset()
+        loops = frozenset(line for lines in effects.doubtful.values() for line in lines) - {BRANCH}
         runnable = shell.transform_ast(_with_marks(tree, loops))
         main, last = _compile(shell, runnable, filename)
         flags = shell.compile.flags | main.co_flags & _FUTURE
@@ -394,6 +397,15 @@ class CellKeyer:
             names = [*effects.inputs, *(name for name in effects.builtin_reads if name in self.namespace)]
         return [name for name in names if name not in SHELL_NAMES and name not in self.options.ignore]
 
+    def drawing_on(self) -> str | None:
+        """Return the first input that is part of a matplotlib figure, or None.
+
+        Such objects all refer to each other, are changed by nearly every call, and have no content to compare; a cell
+        that draws on them runs as a plain cell does.
+        """
+        found = (name for name in self.input_names() if _is_artist(self.namespace.get(name)))
+        return next(found, None)
+
     def quick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Cells have no short way to their key."""
         return None
@@ -445,6 +457,19 @@ class CellKeyer:
                 builder.add_digest(*place, part.digest, part.text, part.where)
         builder.add_code(Fingerprint("", (), found.fingerprint.notes))
         state.update(dict.fromkeys(found.state))
+
+
+def _is_artist(value: Any, depth: int = 1) -> bool:
+    """Whether `value` is a part of a matplotlib figure, or a container of such."""
+    if any(kind.__module__ == "matplotlib.artist" for kind in type(value).__mro__):
+        return True
+    if depth and isinstance(value, (list, tuple, dict)):
+        members = islice(value.values() if isinstance(value, dict) else value, 100)
+    elif depth and type(value).__name__ == "ndarray" and value.dtype == object:
+        members = islice(value.flat, 100)
+    else:
+        return False
+    return any(_is_artist(member, depth - 1) for member in members)
 
 
 _snapshots: WeakKeyDictionary[Any, Snapshot] = WeakKeyDictionary()

@@ -144,7 +144,7 @@ class Flow:
         graph = self.state.graph
         stale = graph.stale(self.state.key_now)
         rows, total = [], 0.0
-        for node in sorted(graph.nodes.values(), key=lambda each: each.order):
+        for node in sorted(graph.nodes.values(), key=lambda each: each.position):
             state = "failed" if node.state == "failed" else "stale" if node.name in stale else node.state
             rows.append(
                 (
@@ -298,13 +298,17 @@ class Flow:
             raise _usage(
                 f"%flow run: no task cell is called {unknown[0]!r}; known: {', '.join(sorted(graph.nodes)) or 'none'}."
             )
-        wanted = names or list(graph.nodes)
-        if not force and not any(name in graph.stale(self.state.key_now) for name in wanted):
+        stale = graph.stale(self.state.key_now)
+        wanted = [name for name in (names or graph.nodes) if force or name in stale]
+        if not wanted:
             print("Nothing is stale.")
             return
-        for node in graph.in_order(wanted):
-            # Asked again at each turn: a cell whose sources came out as before need not run.
-            if force or graph.reason(node, self.state.key_now) is not None:
+        nodes, for_others = graph.plan(wanted)
+        for node in nodes:
+            if node.name in for_others:
+                yield node, False
+            # Asked again at its turn: a cell whose sources came out as before need not run.
+            elif force or graph.reason(node, self.state.key_now) is not None:
                 yield node, force
 
     def _announce(self, node: CellNode) -> None:

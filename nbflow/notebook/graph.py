@@ -1,7 +1,7 @@
 """The cells of a notebook as a graph through the names they read and write.
 
-An edge leads from the cell that writes a name to the cell that reads it; where several cells write it, the one that
-was executed last before the reader counts. A cell is *stale* when its key would differ from that of its last run, or
+An edge leads from the cell that writes a name to the cell that reads it; where several cells write it, the last one
+before the reader counts. A cell is *stale* when its key would differ from that of its last run, or
 when a cell that it reads from is stale. The graph holds no values: keys as of now come in from outside.
 """
 
@@ -25,7 +25,8 @@ class CellNode:
     Attributes:
         name: What it is kept under; `label` says where ("cell 4"); `cell_id` is the front end's own id, if any.
         state: fresh (computed), cached (restored), uncached (computed, cannot be or is not to be stored), failed.
-        order: Position in the order of execution, growing.
+        position: Place among the cells in the order in which they were first executed.
+        seen: Keys of the cells from which the last run read its inputs, by name of the input.
         last_run: Wall-clock time of the end of the last run, seconds since the epoch.
         duration_s: Seconds it took.
         saved_s: Seconds that the cache saved so far; `runs` counts runs and restores.
@@ -40,7 +41,8 @@ class CellNode:
     options: CellOptions
     cell_id: str | None = None
     state: str = "fresh"
-    order: int = 0
+    position: int = 0
+    seen: dict[str, str] = field(default_factory=dict)
     last_run: float = 0.0
     duration_s: float = 0.0
     saved_s: float = 0.0
@@ -56,13 +58,11 @@ class CellNode:
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """Names it binds or changes."""
-        outputs = self.cell.effects.outputs
-        return (
-            outputs
-            if self.options.outputs is None
-            else tuple(dict.fromkeys((*self.options.outputs, *self.cell.defined)))
-        )
+        """Names it binds or changes, those included that it was only seen to change."""
+        outputs: tuple[str, ...] = self.cell.effects.outputs
+        if self.options.outputs is not None:
+            outputs = (*self.options.outputs, *self.cell.defined)
+        return tuple(dict.fromkeys((*outputs, *self.after)))
 
 
 class Graph:
@@ -71,13 +71,18 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: dict[str, CellNode] = {}
         self.writers: dict[str, str] = {}
-        self._order = 0
+        self._positions = 0
 
     def ran(self, node: CellNode) -> None:
-        """Note that `node` was executed (or restored) just now, in place of an older one of that name."""
-        self._order += 1
-        node.order = self._order
+        """Note that `node` was executed (or restored) just now; it takes the place of its older self."""
+        older = [each for each in self.nodes.values() if each.name == node.name or _same_id(each, node)]
+        for each in older:
+            del self.nodes[each.name]
+        self._positions += 1
+        node.position = min((each.position for each in older), default=self._positions)
         self.nodes[node.name] = node
+        sources = {name: self.source(node, name) for name in node.reads}
+        node.seen = {name: _key_of(source) for name, source in sources.items() if source is not None}
         self.wrote(node.label, node.writes)
 
     def wrote(self, label: str, names: Iterable[str]) -> None:
@@ -85,19 +90,19 @@ class Graph:
         for name in names:
             self.writers[name] = label
 
+    def source(self, node: CellNode, name: str) -> CellNode | None:
+        """Return the cell from which `node` reads `name`: the last writer before it, else the last of all."""
+        writers = [each for each in self.nodes.values() if each is not node and name in each.writes]
+        before = [each for each in writers if each.position < node.position]
+        return max(before or writers, key=lambda each: each.position, default=None)
+
     def sources(self, node: CellNode) -> list[CellNode]:
-        """Return the cells that `node` reads from, each once."""
-        found: dict[str, CellNode] = {}
-        for name in node.reads:
-            writers = [each for each in self.nodes.values() if each is not node and name in each.writes]
-            earlier = [each for each in writers if each.order < node.order]
-            if writers:
-                writer = max(earlier or writers, key=lambda each: each.order)
-                found[writer.name] = writer
-        return list(found.values())
+        """Return the cells that `node` reads from, each once, first ones first."""
+        found = {id(source): source for name in node.reads if (source := self.source(node, name)) is not None}
+        return sorted(found.values(), key=lambda each: each.position)
 
     def in_order(self, names: Iterable[str] | None = None) -> list[CellNode]:
-        """Return cells so that each comes after those it reads from, otherwise in the order of execution.
+        """Return cells so that each comes after those it reads from, otherwise in the order of the notebook.
 
         Args:
             names: Which cells; None for all.
@@ -109,14 +114,19 @@ class Graph:
         def visit(node: CellNode) -> None:
             if node.name in done or node.name in visiting:
                 return
-            visiting.add(node.name)  # a cycle is cut where it was entered first: at the cell executed first
-            for source in sorted(self.sources(node), key=lambda each: each.order):
+            visiting.add(node.name)  # a cycle is cut where it was entered first: at its first cell
+            for source in self.sources(node):
                 visit(source)
             done[node.name] = node
 
-        for node in sorted(self.nodes.values(), key=lambda each: each.order):
+        for node in sorted(self.nodes.values(), key=lambda each: each.position):
             visit(node)
         return [node for node in done.values() if node.name in wanted]
+
+    def overtaken(self, node: CellNode) -> list[str]:
+        """Return the inputs of `node` that a later cell has changed since: their present values tell nothing."""
+        labels = {each.label: each.position for each in self.nodes.values()}
+        return [name for name in node.reads if labels.get(self.writers.get(name, ""), 0) > node.position]
 
     def stale(self, key_now: Callable[[CellNode], CacheKey | None]) -> dict[str, str]:
         """Return the stale cells with the reason for each, in dependency order.
@@ -126,11 +136,10 @@ class Graph:
         """
         found: dict[str, str] = {}
         for node in self.in_order():
+            stale = [source for source in self.sources(node) if source.name in found]
             reason = self.reason(node, key_now)
-            if reason is None:
-                reason = next(
-                    (f"reads from stale `{s.name}` ({s.label})" for s in self.sources(node) if s.name in found), None
-                )
+            if reason is None and stale:
+                reason = f"reads from stale `{stale[0].name}` ({stale[0].label})"
             if reason is not None:
                 found[node.name] = reason
         return found
@@ -139,13 +148,47 @@ class Graph:
         """Return why `node` itself would run again, or None if nothing it depends on has changed."""
         if node.state == "failed":
             return "failed"
-        if node.key is None:
+        overtaken = self.overtaken(node)
+        for name in overtaken:
+            source = self.source(node, name)
+            if source is not None and node.seen.get(name, "") != _key_of(source):
+                return f"reads `{name}` from `{source.name}`, which has run anew ({source.label})"
+        now = key_now(node) if node.key is not None else None
+        if node.key is None or now is None:
             return None
-        now = key_now(node)
-        if now is None:
-            return None
-        changes = describe_changes(node.key.parts, now.parts, node.after)
+        changes = describe_changes(node.key.parts, now.parts, node.after | dict.fromkeys(overtaken))
         return "; ".join(changes) if changes else None
+
+    def plan(self, names: Iterable[str]) -> tuple[list[CellNode], set[str]]:
+        """Return what to run so that `names` run on the values that they read, in order.
+
+        Some inputs are no longer what they were: cells further down, or the cell itself, have changed them in place.
+        Then the cells that make them run first (restored from the cache as a rule), and all that change them after run
+        once more.
+
+        Returns:
+            All cells concerned, and the names of those that are there only for the values of others.
+        """
+        wanted = set(names)
+        chosen: set[str] = set(wanted)
+        while True:
+            more: set[str] = set()
+            for node in [self.nodes[name] for name in chosen]:
+                moved = {*self.overtaken(node), *(name for name in node.reads if name in node.writes)}
+                more.update(source.name for name in moved if (source := self.source(node, name)) is not None)
+                later = [each for each in self.nodes.values() if each.position > node.position]
+                more.update(each.name for each in later if not set(node.writes).isdisjoint(each.writes))
+            if more <= chosen:
+                return self.in_order(chosen), chosen - wanted
+            chosen |= more
+
+
+def _same_id(one: CellNode, other: CellNode) -> bool:
+    return one.cell_id is not None and one.cell_id == other.cell_id
+
+
+def _key_of(node: CellNode) -> str:
+    return "" if node.key is None else node.key.digest
 
 
 def describe_changes(
@@ -170,12 +213,21 @@ def describe_changes(
 
 
 def name_for(cell: Cell, options: CellOptions, cell_id: str | None, nodes: Mapping[str, Any]) -> str:
-    """Return the name to keep a cell under: as given, or its own, numbered if another cell has that already."""
+    """Return the name to keep a cell under: as given, or its own, numbered if another cell has that already.
+
+    Cells are told apart by the front end's ids; where there are none, by what they bind.
+    """
     if options.name is not None:
         return options.name
     base = cell.default_name()
     name, number = base, 1
-    while (known := nodes.get(name)) is not None and cell_id is not None and known.cell_id not in (None, cell_id):
+    while (known := nodes.get(name)) is not None:
+        if cell_id is None or known.cell_id is None:
+            same = known.cell.effects.outputs == cell.effects.outputs
+        else:
+            same = known.cell_id == cell_id
+        if same:
+            break
         number += 1
         name = f"{base} ({number})"
     return name

@@ -6,8 +6,9 @@ comprehensions changed with Python 3.12; the result is the same on every version
 
 * A branch binds for certain what all of its arms bind; an arm that ends in `raise`, `return`, `break` or `continue`
   does not count.
-* A loop over something unknown may run zero times: what only its body binds is *doubtful*, and reading it later is
-  noted with the loop.
+* What only some arms bind, or the body of a loop that may run zero times, is *doubtful*: reading it later is noted with
+  the loops (or `BRANCH`), so that who runs the code can see whether the old value was read. Where that would not be
+  possible to see (inside a loop, or if the name is bound again afterwards) the name is an input.
 * The body of a function is read when its name is first used, or else at the end; a class body is read at once.
 * `x.attr = …`, `x[k] = …`, `x += …`, `x.append(…)` and other well-known methods that change an object *mutate* `x`.
 """
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-__all__ = ["MUTATORS", "Effects", "find_effects", "function_reads"]
+__all__ = ["BRANCH", "MUTATORS", "Effects", "find_effects", "function_reads"]
 
 MUTATORS = frozenset(
     "__delitem__ __setattr__ __setitem__ add append appendleft clear difference_update discard extend extendleft fill "
@@ -37,6 +38,10 @@ _Names: TypeAlias = dict[str, None]  # a set that remembers the order
 _Bound: TypeAlias = dict[str, frozenset[int]]  # bound names, with the lines of loops that must have run for it
 _CERTAIN: frozenset[int] = frozenset()
 
+BRANCH = 0
+"""Stands among the lines of loops for a branch that may not have been taken."""
+_MAYBE = frozenset({BRANCH})
+
 
 @dataclass(frozen=True, slots=True)
 class Effects:
@@ -44,7 +49,8 @@ class Effects:
 
     `inputs` are free names read before they are bound, `outputs` names bound or visibly mutated; `mutated`, `deleted`
     and `certain` (bound at the end, whatever happens) are subsets of the outputs. `doubtful` gives, for names read
-    after loops that may not have run, the lines of those loops. `builtin_reads` are inputs where they are shadowed.
+    after loops or branches that may not have run, the lines of those loops, or `BRANCH`. `builtin_reads` are inputs
+    where they are shadowed.
     """
 
     inputs: tuple[str, ...] = ()
@@ -406,9 +412,9 @@ class _CellWalk(_Walk):
 
     def read(self, name: str) -> None:
         if self.bound is not None:
-            if name not in self.bound:
+            if name not in self.bound or (BRANCH in (lines := self.bound[name]) and self.loops):
                 self.inputs[name] = None
-            elif lines := self.bound[name]:
+            elif lines:
                 self.doubted[name] = self.doubted.get(name, _CERTAIN) | lines
         for body in self.bodies.pop(name, ()):
             self.call(body)
@@ -431,6 +437,8 @@ class _CellWalk(_Walk):
     def bind(self, name: str) -> None:
         self.outputs.setdefault(name)
         self.deleted.discard(name)
+        if BRANCH in self.doubted.get(name, _CERTAIN):
+            self.inputs[name] = None
         if self.bound is not None:
             self.bound[name] = _CERTAIN
 
@@ -611,10 +619,12 @@ def _copy(bound: _Bound | None) -> _Bound | None:
 
 
 def _join(one: _Bound | None, other: _Bound | None) -> _Bound | None:
-    """What is bound for certain after either of two ways; None stands for a way that is never taken."""
-    if one is None:
-        return other
-    return one if other is None else {name: one[name] | other[name] for name in one if name in other}
+    """What is bound after either of two ways; None stands for a way that is never taken."""
+    if one is None or other is None:
+        return other if one is None else one
+    return {
+        name: one.get(name, _MAYBE) | other.get(name, _MAYBE) for name in [*one, *(n for n in other if n not in one)]
+    }
 
 
 def _is_never_empty(node: ast.expr) -> bool:

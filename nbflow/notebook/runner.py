@@ -23,6 +23,7 @@ from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.notebook import output
 from nbflow.notebook.cells import Cell, CellKeyer, CellOptions
+from nbflow.notebook.names import BRANCH
 from nbflow.notebook.replay import (
     LiveOutputs,
     Record,
@@ -65,6 +66,7 @@ class CellRun:
         call: The runtime's record of the call, once there is one.
         record: What the cell left behind, once it has ended well.
         restored: Whether that came from the cache.
+        refused: Why this cell takes no part in caching although it should.
     """
 
     def __init__(
@@ -90,6 +92,9 @@ class CellRun:
         self.call: Any = None
         self.record: Record | None = None
         self.restored = False
+        self.refused: str | None = None
+        if options.cache != "off" and (name_drawn := self.keyer.drawing_on()) is not None:
+            self.refused = f"it draws on `{name_drawn}`, which has no content to compare"
         self._force = options.force
         self._before: dict[str, Any] = {}
         self._random: dict[str, Any] = {}
@@ -118,7 +123,7 @@ class CellRun:
     @property
     def caching(self) -> bool:
         """Whether this run takes part in caching."""
-        return self.options.cache != "off" and self.session.cache_store is not None
+        return self.options.cache != "off" and self.refused is None and self.session.cache_store is not None
 
     def _spec(self, body: Callable[[], Any], kind: TaskKind) -> TaskSpec:
         options = self.options
@@ -206,7 +211,8 @@ class CellRun:
         if not self.cell.seeds:
             record.random_before = {name: self._random[name] for name in record.random if name in self._random}
         for name, lines in self.cell.effects.doubtful.items():
-            if not lines.isdisjoint(self._idle_loops):
+            unbound = BRANCH in lines and self.shell.user_ns.get(name) is self._before.get(name)
+            if name in self._before and (unbound or not lines.isdisjoint(self._idle_loops)):
                 record.conditions[name] = condition_of(self._before, name)
         record.live = self._outputs
         return record
@@ -326,10 +332,15 @@ class CellRun:
         return "fresh" if self.caching and self.record is not None and self.record.packed is not None else "uncached"
 
     @property
+    def unstored(self) -> str | None:
+        """Why the result could not be stored, or None."""
+        return self.refused or (self.record.refused if self.record is not None else None)
+
+    @property
     def reason(self) -> str | None:
         """Why the result is not stored, or why the body ran."""
-        if self.record is not None and self.record.refused is not None:
-            return self.record.refused
+        if self.unstored is not None:
+            return self.unstored
         if self.restored or self.call is None:
             return None
         return "forced" if self.options.force else self.call.reason
@@ -342,8 +353,8 @@ class CellRun:
 
     def say_how_it_went(self) -> None:
         """Say in one line what could not be stored; with `--verbose`, also what was done and why."""
-        if self.record is not None and self.record.refused is not None:
-            self._tell(f"not cached: {self.record.refused}")
+        if self.unstored is not None:
+            self._tell(f"not cached: {self.unstored}")
         if not self.options.verbose or self.call is None:
             return
         call, effects = self.call, self.cell.effects

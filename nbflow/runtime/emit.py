@@ -65,8 +65,7 @@ def emit(call: Call, fact: str, data: dict[str, Any], value: Any = None) -> bool
     if fact == "TaskStarted":
         call.started = session.clock.monotonic()
         call.worker = threading.current_thread().name
-        if listening:
-            session.active[call.id] = call
+        session.active[call.id] = call  # so that it can be cancelled
     if hooks is not None:
         _call_hooks(call, hooks.call, fact, data, value)
     if fact == "AttemptStarted":

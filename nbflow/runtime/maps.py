@@ -397,11 +397,10 @@ def _pull_together(
             _stop_item(state, pullers[0].slot[0], pullers[0].region)
 
     state.on_stop = stop
-    for puller in pullers[1:] if helping else pullers:
-        future = backend.submit(puller.pull_stoppable)
-        future.add_done_callback(lambda _: changed.set())
-        futures.append((future, puller))
     try:
+        for puller in pullers[1:] if helping else pullers:
+            futures.append(backend.submit(puller.pull_stoppable))
+            futures[-1].add_done_callback(lambda _: changed.set())
         if helping:
             with pullers[0].region:
                 pullers[0].pull()
@@ -412,7 +411,9 @@ def _pull_together(
             changed.wait()
     except BaseException as error:
         _stopped_while_waiting(state, error)
-    _end_pullers(state, backend, futures)
+    for future in futures:
+        future.cancel()
+    _end_pullers(state, backend, pullers)
 
 
 def _all_taken(futures: list[Any]) -> bool:
@@ -420,12 +421,12 @@ def _all_taken(futures: list[Any]) -> bool:
 
     True if none of the others still runs.
     """
-    return all(future.cancel() or future.done() for future, _ in futures)
+    return all(future.cancel() or future.done() for future in futures)
 
 
-def _end_pullers(state: MapState, backend: Any, futures: list[Any]) -> None:
-    """Withdraw what waits, stop what runs, and leave behind what does not end in time."""
-    running = [puller for future, puller in futures if not future.cancel() and not puller.over.is_set()]
+def _end_pullers(state: MapState, backend: Any, pullers: list[_Puller]) -> None:
+    """Stop what runs, and leave behind what does not end in time; one that starts now finds the map stopped."""
+    running = [puller for puller in pullers if puller.slot[2] and not puller.over.is_set()]
     for puller in running:
         _stop_item(state, puller.slot[0], puller.region)
     deadline = time.monotonic() + GRACE_S
@@ -435,7 +436,7 @@ def _end_pullers(state: MapState, backend: Any, futures: list[Any]) -> None:
 
 
 def _call_of(state: MapState, index: int | None) -> Call | None:
-    """Return the call that runs item `index`, where calls are kept track of (somebody listens)."""
+    """Return the call that runs item `index`, unless it is a plain one that nobody listens to."""
     for call in list(state.session.active.values()):
         if isinstance(call, Call) and call.map is state and call.index == index:
             return call

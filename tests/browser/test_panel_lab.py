@@ -20,11 +20,19 @@ NO_SUBSHELLS = {"@jupyterlab/apputils-extension:kernels-settings": {"commsOverSu
 SETUP = """
 %load_ext nbflow
 import time
-from nbflow import map_tasks, task
+from pathlib import Path
+from nbflow import map_tasks, submit, task
+
+def hold(name):
+    while Path(name).exists():
+        time.sleep(0.05)
 
 @task
 def fit(depth):
-    time.sleep(0.25)
+    if depth >= 40:
+        hold("second")
+    elif depth >= 20:
+        hold("first")
     if depth == 4:
         raise ValueError("depth 4 is too deep")
     return depth
@@ -33,6 +41,11 @@ def fit(depth):
 def block(seconds):
     time.sleep(seconds)
     return "slept"
+
+@task
+def wait_for(name):
+    hold(name)
+    return "released"
 """
 
 
@@ -51,15 +64,19 @@ def count(page: Any, total: int) -> int:
 def test_map_moves_while_the_cell_blocks_and_ends_static(lab: Any) -> None:
     """The count grows while the main thread waits for the map; the saved file has a summary and no widget."""
     page = lab.open([SETUP, "results = map_tasks(fit, range(60), backend='thread', on_error='collect'); len(results)"])
+    first, second = (lab.root / name for name in ("first", "second"))
+    first.touch()
+    second.touch()
     page.run_all()
-    page.wait(lambda: 0 < count(page, 60) < 50, 30, "no progress seen")
-    first = count(page, 60)
-    page.wait(lambda: first < count(page, 60) < 60, 30, "the panel does not move")
+    page.wait(lambda: count(page, 60) == 20, 30, "no progress seen")
+    first.unlink()
+    page.wait(lambda: count(page, 60) == 40, 30, "the panel does not move")
     page.wait_text("depth 4 is too deep")
     shoot(page, "map-running")
     page.click("Traceback")
     page.wait_text('raise ValueError("depth 4 is too deep")')
     shoot(page, "map-traceback")
+    second.unlink()
     page.wait_idle()
     shoot(page, "map-finished")
     bundles = [output["data"] for output in page.outputs(1) if "data" in output]
@@ -103,10 +120,17 @@ def test_stop_all_ends_a_map_on_threads(lab: Any) -> None:
 
 def test_submitted_work_keeps_its_panel_when_the_cell_is_over(lab: Any) -> None:
     """A handle's task stays live under its own cell while the next one runs, then its panel becomes static."""
-    page = lab.open([SETUP, "from nbflow import submit\nhandle = submit(block, 4)", "block(1.0)", "handle.get()"])
+    page = lab.open([SETUP, "handle = submit(wait_for, 'first')", "wait_for('second')", "handle.get()"])
+    first, second = (lab.root / name for name in ("first", "second"))
+    first.touch()
+    second.touch()
     page.run_all()
-    page.wait(lambda: "Cancel" in page.texts()[1] and "Cancel" in page.texts()[2], 30, "two live panels")
+    page.wait(lambda: all("Cancel" in page.texts()[cell] for cell in (1, 2)), 30, "not two live panels")
     shoot(page, "submitted")
+    second.unlink()
+    page.wait(lambda: "done" in page.texts()[2], 30, "the cell's own panel did not end")
+    assert "Cancel" in page.texts()[1]
+    first.unlink()
     page.wait_idle()
     assert "done" in page.texts()[1]
     assert "Cancel" not in page.texts()[1]
@@ -116,7 +140,7 @@ def test_submitted_work_keeps_its_panel_when_the_cell_is_over(lab: Any) -> None:
 
 def test_saved_notebook_shows_the_summary_without_a_kernel(lab: Any) -> None:
     """Reopened with no kernel, the notebook shows the final summary and no widget that waits for one."""
-    page = lab.open([SETUP, "results = map_tasks(fit, range(12), backend='thread', on_error='collect')"])
+    page = lab.open([SETUP, "results = map_tasks(fit, range(12), backend='thread', on_error='collect')\nblock(0.5)"])
     page.run_all()
     page.wait_idle()
     file = page.save()
@@ -126,6 +150,6 @@ def test_saved_notebook_shows_the_summary_without_a_kernel(lab: Any) -> None:
     notebook.metadata["kernelspec"] = {"name": "no-such-kernel", "display_name": "None", "language": "python"}
     nbformat.write(notebook, lab.root / "reopened.ipynb")
     reopened = lab.open(name="reopened.ipynb")
-    reopened.wait_text("12 tasks · 11 done · 1 failed")
+    reopened.wait_text("13 tasks · 12 done · 1 failed")
     shoot(reopened, "reopened")
     assert [text for text in reopened.texts() if "Loading widget" in text] == []

@@ -50,37 +50,54 @@ Pair = collections.namedtuple("Pair", "a b")
 
 UTC = dt.UTC
 DISTINCT = [
-    None, ..., NotImplemented, True, False, 1, 0, -1, 1.0, 0.0, -0.0, float("nan"), float("inf"), 1j, complex(0, -0.0), 2**63, 2**200,
-    -(2**200), "1", "", "a", "None", b"1", b"", bytearray(b"1"), memoryview(b"1"), (), [], set(), frozenset(), {}, (1,), [1], {1},
-    frozenset({1}), {1: None}, [[1]], [(1,)], ((1,),), [1, 2], (1, 2), {1, 2}, {1: 2}, [(1, 2)], {"a": 1}, [("a", 1)], {"a": {"b": 1}},
-    ["ab", "c"], ["a", "bc"], ["a-b", "c"], ["a", "b-c"], "ab", ["ab"], [1.0], [True], [0.0] * 8, [-0.0] * 8, [0] * 8, [False] * 8,
-    [""] * 8, [""] * 9, ["a" * 8], list("a" * 8), [b"a"] * 8, list(range(8)), list(range(9)), tuple(range(8)), [2**70] * 8, range(3), range(0, 3, 2),
-    slice(1, 2), slice(1, 2, 1), decimal.Decimal("1"), decimal.Decimal("1.0"), fractions.Fraction(1), fractions.Fraction(1, 2),
-    dt.date(2020, 1, 1), dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1, tzinfo=UTC), dt.datetime(2020, 1, 1, fold=1),
-    dt.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("UTC")), dt.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
-    dt.time(1), dt.time(1, tzinfo=UTC), dt.timedelta(1), dt.timedelta(seconds=1), UTC, dt.timezone(dt.timedelta(hours=1)),
-    pathlib.PurePosixPath("a"), pathlib.PurePosixPath("b"), pathlib.Path("a"), uuid.UUID(int=1), uuid.UUID(int=2),
-    re.compile("a"), re.compile("a", re.I), re.compile(b"a"), Colour.RED, Colour.BLUE, Point(1), Point(1, 1), Bag(x=1, y=0), Bag(), Pair(1, 2), Pair(2, 1),
-    collections.OrderedDict(a=1, b=2), collections.OrderedDict(b=2, a=1), collections.deque([1, 2]), collections.deque([1, 2], 5),
-    collections.Counter("ab"), collections.defaultdict(list, a=1), int, float, Point, Colour, len, print, list[int], dict[str, int], int | str,
-    functools.partial(print, 1), functools.partial(print, 2), lambda x: x, lambda x: x + 1, "x".join, "y".join, ValueError("a"), ValueError("b"), sys, re,
-    np.float64(1), np.float32(1), np.int64(1), np.bool_(True), np.str_("1"), np.datetime64("2020-01-01"), np.datetime64("2020-01-01", "s"), np.dtype("f8"), np.dtype("f4"),
-    np.array(1.0), np.array([1.0]), np.array([[1.0]]), np.array([1.0], "f4"), np.array([1]), np.array([True]), np.array(["1"]), np.array([b"1"]), np.array([1.0, 2.0]),
-    np.array([[1.0, 2.0]]), np.array([[1.0], [2.0]]), np.array([1, "a"], object), np.array([0.0]), np.array([-0.0]), np.zeros((0, 3)), np.zeros((3, 0)), np.array([1.0], ">f8"),
-    np.array([(1, 2.0)], [("a", "i8"), ("b", "f8")]), np.array([(1, 2.0)], [("b", "i8"), ("a", "f8")]), np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 2], mask=[0, 0]),
-    np.array(["2020"], "M8[D]"), np.array(["2020"], "M8[s]"), np.random.default_rng(1), np.random.default_rng(2), np.sin, np.cos, np.matrix([[1.0]]),
-    pd.Series([1, 2]), pd.Series([1, 2], name="a"), pd.Series([1, 2], index=[1, 2]), pd.Series([1, 2], index=["0", "1"]), pd.Series([1.0, 2.0]), pd.Series([1, 2], dtype="Int64"),
-    pd.Series(["a-b", "c"]), pd.Series(["a", "b-c"]), pd.Series(["a-b", "c"], dtype=object), pd.Series(["a", "b-c"], dtype=object), pd.Series(["a", "b"], dtype="category"),
-    pd.Series(["a", "b"], dtype=pd.CategoricalDtype(["b", "a"])), pd.Series(["a", "b"], dtype=pd.CategoricalDtype(["a", "b"], ordered=True)), pd.Series([1, None], dtype="Int64"),
-    pd.DataFrame({"a": [1, 2]}), pd.DataFrame({"b": [1, 2]}), pd.DataFrame({"a": [1, 2], "b": [1, 2]}), pd.DataFrame({"b": [1, 2], "a": [1, 2]}), pd.DataFrame(), pd.DataFrame(index=[1]),
-    pd.DataFrame(columns=["a"]), pd.DataFrame({"a": [1.0, 2.0]}), pd.DataFrame([[1, 2]]), pd.DataFrame([[1], [2]]), pd.Index([1, 2]), pd.Index([1, 2], name="n"), pd.RangeIndex(1, 3),
-    pd.MultiIndex.from_tuples([(1, "a")]), pd.MultiIndex.from_tuples([(1, "a")], names=["x", "y"]), pd.date_range("2020", periods=2), pd.date_range("2020", periods=2, tz="UTC"),
-    pd.date_range("2020", periods=2, tz="Europe/Berlin"), pd.Timestamp("2020"), pd.Timestamp("2020", tz="UTC"), pd.Timestamp("2020-01-01 00:00:00.000000001"), pd.Timedelta(1), pd.Timedelta(2),
-    pd.NaT, pd.NA, pd.Period("2020-01"), pd.Period("2020", "Y"), pd.Interval(0, 1), pd.Interval(0, 1, "left"), pd.array([0, 0, 1]), pd.arrays.SparseArray([0, 0, 1]),
-    pa.array([1]), pa.array([1], "int8"), pa.array([1, None]), pa.array([None, 1]), pa.array(["a", "bc"]), pa.array(["ab", "c"]), pa.array(["a", "bc"], "large_string"), pa.array([True]), pa.array([[1], [2]]),
-    pa.array([[1, 2]]), pa.table({"a": [1]}), pa.table({"b": [1]}), pa.table({"a": [1.0]}), pa.scalar(1), pa.int8(), pa.int64(), pa.array(["a"]).dictionary_encode(), pa.array([{"a": 1}]), pa.array([{"b": 1}]),
-    pl.Series("a", [1]), pl.Series("b", [1]), pl.Series("a", [1.0]), pl.Series("a", ["x"]), pl.Series("a", ["x"], dtype=pl.Categorical), pl.DataFrame({"a": [1]}), pl.DataFrame({"b": [1]}), pl.DataFrame({"a": [1], "b": [1]}),
-    sp.csr_matrix([[1, 0], [0, 1]]), sp.csc_matrix([[1, 0], [0, 1]]), sp.csr_array([[1, 0], [0, 1]]), sp.csr_matrix([[0, 1], [1, 0]]), sp.csr_matrix([[1.0, 0], [0, 1]]), sp.coo_matrix((2, 3)), sp.coo_matrix((3, 2)),
+    None, ..., NotImplemented, True, False, 1, 0, -1, 1.0, 0.0, -0.0, float("nan"), float("inf"), 1j,
+    complex(0, -0.0), 2**63, 2**200, -(2**200), "1", "", "a", "None", b"1", b"", bytearray(b"1"), memoryview(b"1"),
+    (), [], set(), frozenset(), {}, (1,), [1], {1}, frozenset({1}), {1: None}, [[1]], [(1,)], ((1,),), [1, 2], (1, 2),
+    {1, 2}, {1: 2}, [(1, 2)], {"a": 1}, [("a", 1)], {"a": {"b": 1}}, ["ab", "c"], ["a", "bc"], ["a-b", "c"],
+    ["a", "b-c"], "ab", ["ab"], [1.0], [True], [0.0] * 8, [-0.0] * 8, [0] * 8, [False] * 8, [""] * 8, [""] * 9,
+    ["a" * 8], list("a" * 8), [b"a"] * 8, list(range(8)), list(range(9)), tuple(range(8)), [2**70] * 8, range(3),
+    range(0, 3, 2), slice(1, 2), slice(1, 2, 1), decimal.Decimal("1"), decimal.Decimal("1.0"), fractions.Fraction(1),
+    fractions.Fraction(1, 2), dt.date(2020, 1, 1), dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1, tzinfo=UTC),
+    dt.datetime(2020, 1, 1, fold=1), dt.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("UTC")),
+    dt.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")), dt.time(1), dt.time(1, tzinfo=UTC),
+    dt.timedelta(1), dt.timedelta(seconds=1), UTC, dt.timezone(dt.timedelta(hours=1)), pathlib.PurePosixPath("a"),
+    pathlib.PurePosixPath("b"), pathlib.Path("a"), uuid.UUID(int=1), uuid.UUID(int=2), re.compile("a"),
+    re.compile("a", re.I), re.compile(b"a"), Colour.RED, Colour.BLUE, Point(1), Point(1, 1), Bag(x=1, y=0), Bag(),
+    Pair(1, 2), Pair(2, 1), collections.OrderedDict(a=1, b=2), collections.OrderedDict(b=2, a=1),
+    collections.deque([1, 2]), collections.deque([1, 2], 5), collections.Counter("ab"),
+    collections.defaultdict(list, a=1), int, float, Point, Colour, len, print, list[int], dict[str, int], int | str,
+    functools.partial(print, 1), functools.partial(print, 2), lambda x: x, lambda x: x + 1, "x".join, "y".join,
+    ValueError("a"), ValueError("b"), sys, re, np.float64(1), np.float32(1), np.int64(1), np.bool_(True),
+    np.str_("1"), np.datetime64("2020-01-01"), np.datetime64("2020-01-01", "s"), np.dtype("f8"), np.dtype("f4"),
+    np.array(1.0), np.array([1.0]), np.array([[1.0]]), np.array([1.0], "f4"), np.array([1]), np.array([True]),
+    np.array(["1"]), np.array([b"1"]), np.array([1.0, 2.0]), np.array([[1.0, 2.0]]), np.array([[1.0], [2.0]]),
+    np.array([1, "a"], object), np.array([0.0]), np.array([-0.0]), np.zeros((0, 3)), np.zeros((3, 0)),
+    np.array([1.0], ">f8"), np.array([(1, 2.0)], [("a", "i8"), ("b", "f8")]),
+    np.array([(1, 2.0)], [("b", "i8"), ("a", "f8")]), np.ma.array([1, 2], mask=[0, 1]),
+    np.ma.array([1, 2], mask=[0, 0]), np.array(["2020"], "M8[D]"), np.array(["2020"], "M8[s]"),
+    np.random.default_rng(1), np.random.default_rng(2), np.sin, np.cos, np.matrix([[1.0]]), pd.Series([1, 2]),
+    pd.Series([1, 2], name="a"), pd.Series([1, 2], index=[1, 2]), pd.Series([1, 2], index=["0", "1"]),
+    pd.Series([1.0, 2.0]), pd.Series([1, 2], dtype="Int64"), pd.Series(["a-b", "c"]), pd.Series(["a", "b-c"]),
+    pd.Series(["a-b", "c"], dtype=object), pd.Series(["a", "b-c"], dtype=object),
+    pd.Series(["a", "b"], dtype="category"), pd.Series(["a", "b"], dtype=pd.CategoricalDtype(["b", "a"])),
+    pd.Series(["a", "b"], dtype=pd.CategoricalDtype(["a", "b"], ordered=True)), pd.Series([1, None], dtype="Int64"),
+    pd.DataFrame({"a": [1, 2]}), pd.DataFrame({"b": [1, 2]}), pd.DataFrame({"a": [1, 2], "b": [1, 2]}),
+    pd.DataFrame({"b": [1, 2], "a": [1, 2]}), pd.DataFrame(), pd.DataFrame(index=[1]), pd.DataFrame(columns=["a"]),
+    pd.DataFrame({"a": [1.0, 2.0]}), pd.DataFrame([[1, 2]]), pd.DataFrame([[1], [2]]), pd.Index([1, 2]),
+    pd.Index([1, 2], name="n"), pd.RangeIndex(1, 3), pd.MultiIndex.from_tuples([(1, "a")]),
+    pd.MultiIndex.from_tuples([(1, "a")], names=["x", "y"]), pd.date_range("2020", periods=2),
+    pd.date_range("2020", periods=2, tz="UTC"), pd.date_range("2020", periods=2, tz="Europe/Berlin"),
+    pd.Timestamp("2020"), pd.Timestamp("2020", tz="UTC"), pd.Timestamp("2020-01-01 00:00:00.000000001"),
+    pd.Timedelta(1), pd.Timedelta(2), pd.NaT, pd.NA, pd.Period("2020-01"), pd.Period("2020", "Y"), pd.Interval(0, 1),
+    pd.Interval(0, 1, "left"), pd.array([0, 0, 1]), pd.arrays.SparseArray([0, 0, 1]), pa.array([1]),
+    pa.array([1], "int8"), pa.array([1, None]), pa.array([None, 1]), pa.array(["a", "bc"]), pa.array(["ab", "c"]),
+    pa.array(["a", "bc"], "large_string"), pa.array([True]), pa.array([[1], [2]]), pa.array([[1, 2]]),
+    pa.table({"a": [1]}), pa.table({"b": [1]}), pa.table({"a": [1.0]}), pa.scalar(1), pa.int8(), pa.int64(),
+    pa.array(["a"]).dictionary_encode(), pa.array([{"a": 1}]), pa.array([{"b": 1}]), pl.Series("a", [1]),
+    pl.Series("b", [1]), pl.Series("a", [1.0]), pl.Series("a", ["x"]), pl.Series("a", ["x"], dtype=pl.Categorical),
+    pl.DataFrame({"a": [1]}), pl.DataFrame({"b": [1]}), pl.DataFrame({"a": [1], "b": [1]}),
+    sp.csr_matrix([[1, 0], [0, 1]]), sp.csc_matrix([[1, 0], [0, 1]]), sp.csr_array([[1, 0], [0, 1]]),
+    sp.csr_matrix([[0, 1], [1, 0]]), sp.csr_matrix([[1.0, 0], [0, 1]]), sp.coo_matrix((2, 3)), sp.coo_matrix((3, 2)),
 ]  # fmt: skip
 
 
@@ -300,10 +317,13 @@ def make(n):
     return inner
 def fib(n): return n if n < 2 else fib(n - 1) + other(n)
 def other(n): return fib(n - 2)
-values = [{{"x", "y", "z"}}, frozenset("abcdef"), {{"k": {{1, "1"}}}}, Point(1, {{"a"}}), Colour.RED, Plain({{"n", "m"}}), [Colour.BLUE] * 9,
-          functools.partial(make(3), 1), lambda x: x + len(LIMIT), datetime.datetime(2020, 1, 1), pathlib.PurePosixPath("a/b"),
-          collections.Counter("hello"), Point, Colour, Plain, make, {{Point: 1, Colour: 2}}, f"{{1}}" "a"]
-print([digest(v) for v in values] + [fingerprint(f).digest for f in (helper, make(3), fib, other, Plain.size, Plain([]).size)])
+values = [
+    {{"x", "y", "z"}}, frozenset("abcdef"), {{"k": {{1, "1"}}}}, Point(1, {{"a"}}), Colour.RED, Plain({{"n", "m"}}),
+    [Colour.BLUE] * 9, functools.partial(make(3), 1), lambda x: x + len(LIMIT), datetime.datetime(2020, 1, 1),
+    pathlib.PurePosixPath("a/b"), collections.Counter("hello"), Point, Colour, Plain, make, {{Point: 1, Colour: 2}},
+]
+codes = helper, make(3), fib, other, Plain.size, Plain([]).size
+print([digest(v) for v in values] + [fingerprint(f).digest for f in codes])
 """
 
 
@@ -335,6 +355,7 @@ def test_nothing_heavy_is_imported(tmp_path: Any) -> None:
     text = (
         f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parents[2])!r})\n"
         "import nbflow.cache as c; c.digest([1, {'a': 2}]); c.CacheStore('/nowhere/at/all')\n"
-        "print([m for m in ('numpy', 'pandas', 'sqlite3', 'cloudpickle', 'asyncio', 'IPython', 'fsspec', 'decimal', 'hashlib') if m in sys.modules])"
+        "heavy = 'numpy pandas sqlite3 cloudpickle asyncio IPython fsspec decimal hashlib'.split()\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
     assert run_apart(text, "0", folder=tmp_path).strip() == "[]"

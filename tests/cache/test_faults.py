@@ -106,7 +106,15 @@ def test_every_flipped_bit_of_a_row_is_noticed(filled: Path) -> None:
         broken[place] ^= 4
         changes.append(("seal = ?", (bytes(broken),)))
     changes += [("seal = ?", (data[:size],)) for size in (0, 10, 40, 100, len(data) - 1)]
-    changes += [(change, ()) for change in ("seal = NULL", "seal = 'text'", "seal = 5", "seal = (SELECT seal FROM entries WHERE key = 'large')")]
+    changes += [
+        (change, ())
+        for change in (
+            "seal = NULL",
+            "seal = 'text'",
+            "seal = 5",
+            "seal = (SELECT seal FROM entries WHERE key = 'large')",
+        )
+    ]
     for change, values in changes:
         connection.execute(f"UPDATE entries SET {change} WHERE key = 'small'", values)
         connection.commit()
@@ -127,9 +135,7 @@ def test_results_cannot_be_swapped(filled: Path) -> None:
     one, other = (filled / "blobs" / names[key][:2] / names[key][2:] for key in ("large", "other"))
     shutil.copy(other, one)
     check(filled, large=False).close()
-    connection.execute(
-        "UPDATE entries SET seal = (SELECT seal FROM entries WHERE key = 'other') WHERE key = 'large'"
-    )
+    connection.execute("UPDATE entries SET seal = (SELECT seal FROM entries WHERE key = 'other') WHERE key = 'large'")
     connection.commit()
     connection.close()
     check(filled, large=False).close()
@@ -243,7 +249,7 @@ def test_a_deleted_file(filled: Path) -> None:
 
 
 def test_a_large_file_changed_in_place_is_noticed_although_it_was_signed(folder: Path) -> None:
-    """Beyond 64 MiB a file is compared only when it has changed since; a changed one is, though its time is put back."""
+    """Beyond 64 MiB a file is compared only when it has changed since; a changed one is, whatever its time says."""
     value = np.zeros(9 * 1024**2)
     store = CacheStore(folder)
     store.save("large", value)

@@ -141,7 +141,13 @@ def f(x): return run(x)
 def test_closures_of_one_factory_differ(notebook: Any) -> None:
     """Functions of one factory with different captured values never share a key; nor do lambdas on one line."""
     notebook.run(
-        "def make(n):\n    def f(x): return x + n\n    return f\na, b, c = make(1), make(100), make(1)\np, q = lambda x: x + 1, lambda x: x + 2"
+        """
+def make(n):
+    def f(x): return x + n
+    return f
+a, b, c = make(1), make(100), make(1)
+p, q = lambda x: x + 1, lambda x: x + 2
+"""
     )
     a, b, c, p, q = (fingerprint(notebook[name]).digest for name in "abcpq")
     assert a == c
@@ -237,15 +243,58 @@ def test_a_task_as_helper_is_its_function(notebook: Any) -> None:
 def test_bound_methods_count_their_object(notebook: Any) -> None:
     """A method of one object is another task than the same method of an object with other content."""
     notebook.run(
-        "class Model:\n    def __init__(self, n): self.n = n\n    def run(self, x): return x + self.n\na, b, c = Model(1), Model(2), Model(1)"
+        """
+class Model:
+    def __init__(self, n): self.n = n
+    def run(self, x): return x + self.n
+a, b, c = Model(1), Model(2), Model(1)
+"""
     )
     a, b, c = (content_key(notebook[name].run, {"x": 1}) for name in "abc")
     assert a == c != b
     notebook.run(
-        "class Model:\n    def __init__(self, n): self.n = n\n    def __call__(self, x): return x + self.n\na, b, c = Model(1), Model(2), Model(1)"
+        """
+class Model:
+    def __init__(self, n): self.n = n
+    def __call__(self, x): return x + self.n
+a, b, c = Model(1), Model(2), Model(1)
+"""
     )
     a, b, c = (content_key(notebook[name], {"x": 1}) for name in "abc")
     assert a == c != b
+
+
+def test_names_that_meet_do_not_hide_each_other(notebook: Any) -> None:
+    """A closure variable, a global of a helper, a function and a module of one name are all seen, each by itself."""
+    text = """
+n = 1
+def low(x): return x + n
+def make(n):
+    def f(x): return low(x) * n
+    return f
+f = make(5)
+class Model:
+    def __init__(self, n): self.n = n
+    def run(self, x): return x + self.n
+one, two = Model(1).run, Model(2).run
+def g(x): return one(x) - two(x)
+class textwrap: pass
+textwrap.dedent = n
+def h(x):
+    import textwrap as other
+    return other, textwrap.dedent
+"""
+    for name, edits in {
+        "f": ["n = 1=>n = 2", "make(5)=>make(6)"],
+        "g": ["Model(1)=>Model(3)", "Model(2)=>Model(3)", "one(x) - two(x)=>two(x) - one(x)"],
+        "h": ["n = 1=>n = 2"],
+    }.items():
+        before = notebook.run(text).key(name, x=1)
+        assert notebook.run(text).key(name, x=1) == before
+        for edit in edits:
+            old, new = edit.split("=>")
+            assert old in text
+            assert notebook.run(text.replace(old, new)).key(name, x=1) != before, edit
 
 
 # --- state --------------------------------------------------------------------------------------------------------
@@ -265,7 +314,16 @@ def test_bound_methods_count_their_object(notebook: Any) -> None:
 )
 def test_what_the_function_mutates_is_no_input(notebook: Any, body: str) -> None:
     """A captured list that the function itself changes is its state: runs do not change the key."""
-    text = f"def make():\n    calls = [0]\n    def f(x):\n        {'nonlocal calls; ' if '+=' in body and '[' not in body.partition('+=')[0] else ''}{body}\n        return x\n    return f\nf = make()"
+    rebinds = "nonlocal calls; " if body.startswith("calls +=") else ""
+    text = f"""
+def make():
+    calls = [0]
+    def f(x):
+        {rebinds}{body}
+        return x
+    return f
+f = make()
+"""
     notebook.run(text)
     keep = keyer(notebook["f"])
     before = keep.key({"x": 1}, (1,)).digest
@@ -292,7 +350,16 @@ def test_rebound_names_and_helpers_state(notebook: Any) -> None:
 def test_class_attributes_that_methods_change_are_state(notebook: Any) -> None:
     """A counter or cache that a class keeps for itself does not make its instances new values."""
     notebook.run(
-        "class Model:\n    made = 0\n    cache = {}\n    def __init__(self, n):\n        self.n = n\n        Model.made += 1\n        self.cache[n] = n\ndef f(x): return Model(x).n"
+        """
+class Model:
+    made = 0
+    cache = {}
+    def __init__(self, n):
+        self.n = n
+        Model.made += 1
+        self.cache[n] = n
+def f(x): return Model(x).n
+"""
     )
     before = notebook.key(x=1), digest(notebook["Model"](3))
     notebook["f"](5)
@@ -343,7 +410,7 @@ IMPORTS = {
 
 @pytest.mark.parametrize("how", IMPORTS)
 def test_local_modules_count_by_what_is_reached(notebook: Any, module: Any, how: str) -> None:
-    """However a local module is imported, an edit of what it does is seen, also one in a module that it imports itself."""
+    """However a local module is imported, an edit is seen, also one in a module that it imports itself."""
     a, b = "import local_b\ndef use(x): return local_b.low(x)\n", "K = 1\ndef low(x): return x + K\n"
     module("local_b", b), module("local_a", a)
     before = notebook.run(IMPORTS[how]).key(x=1)

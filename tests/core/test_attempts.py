@@ -15,7 +15,6 @@ from nbflow.core.attempts import (
     Publish,
     Raised,
     Returned,
-    Save,
     Wait,
     attempts,
     ending,
@@ -26,7 +25,12 @@ from nbflow.errors import DatasetError, TaskCancelledError, TaskTimeoutError
 
 
 def feed(
-    life: Generator[Any, Any, Any], *, outcomes: Sequence[Any] = (), hit: Any = None, published: Any = None, waited: Any = None
+    life: Generator[Any, Any, Any],
+    *,
+    outcomes: Sequence[Any] = (),
+    hit: Any = None,
+    published: Any = None,
+    waited: Any = None,
 ) -> tuple[list[str], Any]:
     """Answer every step and return the trace of steps and the outcome."""
     left = list(outcomes)
@@ -156,7 +160,15 @@ def test_steps_carry_numbers_and_delays() -> None:
         steps.append(life.send(Raised(OOPS) if isinstance(steps[-1], Call) else None))
     assert [step.number for step in steps if isinstance(step, Call)] == [1, 2, 3]
     assert [step.delay_s for step in steps if isinstance(step, Wait)] == [1.0, 3.0]
-    assert [step.data["number"] for step in steps if isinstance(step, Emit) and "number" in step.data] == [1, 1, 2, 2, 2, 3, 3]
+    assert [step.data["number"] for step in steps if isinstance(step, Emit) and "number" in step.data] == [
+        1,
+        1,
+        2,
+        2,
+        2,
+        3,
+        3,
+    ]
 
 
 def test_jitter_takes_its_numbers_from_outside() -> None:
@@ -185,7 +197,8 @@ def test_endings(error: BaseException, timeout: float | None, fact: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("make", "is_one"), [(KeyboardInterrupt, True), (ValueError, False), (TaskCancelledError, True), (TimeoutError, False)]
+    ("make", "is_one"),
+    [(KeyboardInterrupt, True), (ValueError, False), (TaskCancelledError, True), (TimeoutError, False)],
 )
 def test_is_cancellation(make: Callable[[], BaseException], is_one: bool) -> None:
     """What is no `Exception`, and `TaskCancelledError`, mean that somebody stopped the call."""

@@ -247,7 +247,9 @@ def test_nested_call(plugin: Everything, around: SessionContext) -> None:
         inner()
 
     map_tasks(outer, [0])
-    seen = {arguments["metadata"].name: arguments["metadata"] for name, arguments in plugin.heard if "before_node" in name}
+    seen = {
+        arguments["metadata"].name: arguments["metadata"] for name, arguments in plugin.heard if "before_node" in name
+    }
     assert seen["inner"].parent_id == seen["outer[0]"].id
     assert seen["inner"].map_index is None
 
@@ -261,7 +263,12 @@ def test_datasets(plugin: Everything, around: SessionContext) -> None:
         load_dataset("a_{x}.pkl", list)
 
     item(7)
-    assert plugin.names[1:5] == ["before_dataset_save", "after_dataset_save", "before_dataset_load", "after_dataset_load"]
+    assert plugin.names[1:5] == [
+        "before_dataset_save",
+        "after_dataset_save",
+        "before_dataset_load",
+        "after_dataset_load",
+    ]
     saved = plugin.arguments("after_dataset_save")
     assert (saved["key"], saved["value"], saved["format"], saved["options"]) == ("a_7.pkl", [7], None, None)
     assert saved["metadata"].name == "item"

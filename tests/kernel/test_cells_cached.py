@@ -303,6 +303,21 @@ def test_a_name_that_is_only_sometimes_bound(shared: Any) -> None:
     assert shared.value("maybe") == 7
 
 
+def test_reading_what_a_branch_may_have_bound(shared: Any) -> None:
+    """Where the branch was taken the cell is cached at once; where it was not, the old value counts."""
+    cell = f"%%task\n_ = {COUNT.format('branch')}\nif taken:\n    branch = 1\ncopied = branch"
+    ran(shared)
+    shared.ok("taken = True")
+    for _ in range(2):
+        shared.ok(cell)
+    assert ran(shared) == ["branch"]
+    for old in (8, 9, 9):
+        shared.ok(f"taken = False\nbranch = {old}")
+        shared.ok(cell)
+        assert shared.value("copied") == old
+    assert ran(shared) == ["branch", "branch"]
+
+
 def test_a_loop_that_does_not_run(shared: Any) -> None:
     """What a loop over nothing leaves unbound is an input after all."""
     cell = f"%%task\n_ = {COUNT.format('loop')}\nfor row in rows:\n    newest = row\nseen = newest"
@@ -485,9 +500,21 @@ def test_no_value_is_kept_alive(shared: Any) -> None:
 
 def test_tasks_inside_a_cell(shared: Any) -> None:
     """A cell that maps a task over threads is one cached step; its tasks run within its call."""
-    shared.ok("from nbflow import task, map_tasks\n@task\ndef square(x):\n    print(f'square {x}\\n', end='')\n    return x * x")
+    shared.ok(
+        "from nbflow import task, map_tasks\n"
+        "@task\ndef square(x):\n    print(f'square {x}\\n', end='')\n    return x * x"
+    )
     cell = "%%task squares\nsquares = map_tasks(square, range(3), backend='thread')\nsquares"
     first, second = shared.ok(cell), shared.ok(cell)
     assert first.result == second.result == "[0, 1, 4]"
     assert second.badges
     assert sorted(second.stdout.splitlines()) == ["square 0", "square 1", "square 2"]
+
+
+def test_cells_that_draw_on_figures_of_others_run_plainly(shared: Any) -> None:
+    """A cell that reads a figure of another cell is not cached, and says so; the cell that makes the figure is."""
+    shared.ok("%%task\nimport matplotlib.pyplot as plt\nfigure, axes = plt.subplots(1, 2)\nplt.close(figure)")
+    result = shared.ok("%%task drawn_on\naxes[0].plot([1, 2])\nlines = len(axes[0].lines)")
+    assert "not cached: it draws on `axes`" in result.stderr
+    shared.ok("%%task drawn_on\naxes[0].plot([1, 2])\nlines = len(axes[0].lines)")
+    assert shared.value("lines") == 2

@@ -258,3 +258,17 @@ def test_nothing_is_created_on_disk_before_it_is_needed(kernel: Any) -> None:
     """Loading nbflow and running plain cells makes no folder."""
     kernel.ok("x = 1")
     assert not (kernel.folder / ".nbflow").exists()
+
+
+def test_flow_run_with_values_changed_in_place(kernel: Any) -> None:
+    """A cell between the one that makes a list and the one that grows it sees the list as it was then."""
+    kernel.ok("def size(x): return len(x)")
+    kernel.ok("%%task made\nmade = [1, 2]")
+    kernel.ok("%%task counted\ncounted = size(made)")
+    kernel.ok("%%task grown\nmade.append(3)")
+    kernel.ok("%%task summed\nsummed = sum(made)")
+    assert kernel.ok("%flow stale").result == "Nothing is stale."
+    kernel.ok("def size(x): return len(x) * 10")
+    kernel.ok("%flow run")
+    assert kernel.value("counted, made, summed") == (20, [1, 2, 3], 6)
+    assert kernel.ok("%flow stale").result == "Nothing is stale."

@@ -123,7 +123,9 @@ def test_prints_of_tasks_on_threads_land_in_their_own_cell(ready: Any) -> None:
 @pytest.mark.kernel
 def test_closures_helpers_globals_and_types_never_share_a_result(kernel: Any) -> None:
     """The wrong answers of other caches: equal closures, edited helpers, edited globals, equal-looking arguments."""
-    kernel.ok("from nbflow import task\ndef make(n):\n    @task(cache=True)\n    def add(x): return x + n\n    return add")
+    kernel.ok(
+        "from nbflow import task\ndef make(n):\n    @task(cache=True)\n    def add(x): return x + n\n    return add"
+    )
     assert kernel.value("make(1)(1), make(100)(1)") == (2, 101)
     kernel.ok("def helper(x): return x + 1\nLIMIT = 5\n@task(cache=True)\ndef use(x): return helper(x) * LIMIT")
     assert kernel.value("use(1)") == 10

@@ -52,7 +52,7 @@ def test_edges_lead_from_the_last_writer_before_the_reader() -> None:
 
 
 def test_order_follows_edges_and_then_execution() -> None:
-    """A cell comes after those it reads from even if it was executed before them; cycles are cut."""
+    """A cell comes after those it reads from even if it was first executed before them; cycles are cut."""
     graph = graph_of(node("last", "z = y"), node("other", "o = 1"), node("middle", "y = x"), node("first", "x = 1"))
     assert names(graph.in_order()) == "first middle last other"
     assert names(graph.in_order(["last", "first"])) == "first last"
@@ -117,9 +117,45 @@ def test_names_of_cells() -> None:
     one = cell("_ = 1\nmade = 2", "cell 7")
     assert name_for(one, CellOptions(name="given"), None, {}) == "given"
     assert name_for(one, CellOptions(), None, {}) == "made"
-    assert name_for(cell("print(1)", "cell 7"), CellOptions(), None, {}) == "cell 7"
+    assert name_for(cell("print(1)", "cell 7"), CellOptions(), None, {}) == "print(1)"
     known = {"made": node("made", "made = 1")}
     known["made"].cell_id = "id-1"
     assert name_for(one, CellOptions(), "id-1", known) == "made"
     assert name_for(one, CellOptions(), "id-2", known) == "made (2)"
-    assert name_for(one, CellOptions(), None, known) == "made"
+    assert name_for(one, CellOptions(), None, known) == "made (2)", "it binds other names, so it is another cell"
+    assert name_for(cell("made = 9"), CellOptions(), None, known) == "made"
+
+
+def test_an_edited_cell_replaces_itself() -> None:
+    """A cell of the same id under another name takes the place of the old one."""
+    before, after = node("x", "x = 1"), node("y", "y = 1")
+    before.cell_id = after.cell_id = "id"
+    assert list(graph_of(before, after).nodes) == ["y"]
+
+
+def test_what_cells_further_down_changed_is_no_reason() -> None:
+    """A value that a later cell changed in place makes no earlier reader stale; a new run of its source does."""
+    make, read, change = node("make", "df = load()"), node("read", "y = df", df=1), node("change", "df['x'] = 1", df=1)
+    change.after = {"df": "2"}
+    graph = graph_of(make, read, change)
+    now = {"make": key(), "read": key(df=2), "change": key(df=2)}
+    assert graph.overtaken(read) == ["df"]
+    assert graph.stale(lambda each: now[each.name]) == {}
+    anew = node("make", "df = load()", path="other")
+    graph.ran(anew)
+    now["make"] = key(path="other")
+    graph.ran(change)
+    reasons = graph.stale(lambda each: now[each.name])
+    assert reasons == {"read": "reads `df` from `make`, which has run anew (cell of make)"}
+
+
+def test_a_plan_brings_values_back_first() -> None:
+    """To run a reader of a value that was changed since, its source runs first and the change again after."""
+    graph = graph_of(
+        node("make", "df = 1"), node("read", "y = df"), node("change", "df['x'] = 1"), node("other", "z = 1")
+    )
+    nodes, for_others = graph.plan(["read"])
+    assert names(nodes) == "make read change"
+    assert for_others == {"make", "change"}
+    nodes, for_others = graph.plan(["other"])
+    assert (names(nodes), for_others) == ("other", set())

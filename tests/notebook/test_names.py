@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from nbflow.notebook.names import Effects, find_effects, function_reads
+from nbflow.notebook.names import BRANCH, Effects, find_effects, function_reads
 
 
 def effects(source: str, **options: object) -> Effects:
@@ -118,8 +118,18 @@ def test_function_bodies_are_read_when_used() -> None:
     ],
 )
 def test_bound_for_certain(source: str, reads_x: bool) -> None:
-    """A name is an input exactly where its old value may be read."""
-    assert ("x" in effects(source).inputs) is reads_x
+    """Where the old value of a name may be read it is an input, or doubtful; elsewhere it is neither."""
+    found = effects(source)
+    assert ("x" in found.inputs or BRANCH in found.doubtful.get("x", ())) is reads_x
+
+
+def test_branches_leave_doubt_where_it_can_be_settled() -> None:
+    """After the run one can see whether a branch bound the name, unless a loop or a later binding hides it."""
+    assert effects("if c: x = 1\nx").doubtful == {"x": frozenset({BRANCH})}
+    assert effects("if c: x = 1\nx").inputs == ("c",)
+    assert effects("if c: x = 1\ny = x\nx = 2").inputs == ("c", "x")
+    assert effects("for i in xs:\n    if c: x = i\n    x").inputs == ("xs", "c", "x")
+    assert effects("for i in xs:\n    if c: x = i\nx").doubtful == {"x": frozenset({1, BRANCH})}
 
 
 def test_loops_over_something_unknown_leave_doubt() -> None:

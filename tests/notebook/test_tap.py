@@ -153,10 +153,13 @@ def test_taps_chain_and_close_in_any_order() -> None:
     assert all(ear.came.wait(10) for ear in ears)
     taps[0].close()
     kernel.receive(message(kernel.session, comm="comm0"))
+    ears[1].came.clear()
+    kernel.receive(message(kernel.session, comm="comm1"))
+    assert ears[1].came.wait(10)
     taps[1].close()
     kernel.receive(message(kernel.session, comm="comm1"))
     assert len(kernel.passed) == 2
-    assert [len(ear.heard) for ear in ears] == [1, 1]
+    assert [len(ear.heard) for ear in ears] == [1, 2]
 
 
 def test_tap_can_be_used_again_after_close(tapped: Any) -> None:

@@ -14,10 +14,9 @@ from hypothesis.extra import numpy as hnp
 
 from nbflow.cache import digest
 
-SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.complex_numbers(), st.text(), st.binary(), st.decimals(allow_nan=False), st.fractions(),
-    st.datetimes(timezones=st.none() | st.timezones()), st.dates(), st.times(), st.timedeltas(), st.uuids(),
-)  # fmt: skip
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text() | st.binary()
+TIMES = st.datetimes(timezones=st.none() | st.timezones()) | st.dates() | st.times() | st.timedeltas()
+SCALARS = PLAIN | TIMES | st.decimals(allow_nan=False) | st.fractions() | st.uuids()
 HASHABLE = st.recursive(SCALARS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=4), max_leaves=6)
 VALUES = st.recursive(
     HASHABLE,

@@ -14,10 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from nbflow.cache import CacheKey, CacheStore
 
 KEYS = st.sampled_from([f"{number:032x}" for number in range(6)])
-VALUES = st.one_of(
-    st.none(), st.integers(), st.text(max_size=5), st.lists(st.integers(), max_size=3), st.binary(max_size=20).map(lambda data: data * 4000),
-    st.dictionaries(st.text(max_size=3), st.integers(), max_size=3),
-)  # fmt: skip
+LARGE = st.binary(max_size=20).map(lambda data: data * 4000)
+SMALL = (
+    st.none() | st.integers() | st.text(max_size=5) | st.dictionaries(st.text(max_size=3), st.integers(), max_size=3)
+)
+VALUES = SMALL | LARGE | st.lists(st.integers(), max_size=3)
 
 
 class Clock:

@@ -19,7 +19,7 @@ from nbflow._clock import SYSTEM_CLOCK, Clock
 from nbflow._util import one_line, report
 from nbflow.core import events
 from nbflow.errors import SettingsError
-from nbflow.notebook.panel.faces import Face, HtmlFace, LineFace, Screen, WidgetFace
+from nbflow.notebook.panel.faces import Face, HtmlFace, LineFace, NoFace, Screen, WidgetFace
 from nbflow.notebook.panel.model import Model
 from nbflow.notebook.panel.rows import Item, MapSampled
 from nbflow.notebook.panel.words import is_all_cached
@@ -153,7 +153,10 @@ class PanelController:
                 self._current.badged = True
 
     def pump(self) -> None:
-        """Handle clicks where only the main thread can, between steps of the user's code (ipykernel 6)."""
+        """Handle clicks where only the main thread can, between steps of the user's code (ipykernel 6).
+
+        Reported progress does this by itself; call it from other places where a click may take effect.
+        """
         self._tap.pump()
 
     def show(self, on: bool = True) -> None:
@@ -185,8 +188,11 @@ class PanelController:
 
     def _observe(self, event: events.Event) -> None:
         self._inbox.append(event)
-        if not self._ticking and type(event) in _BEGINNINGS:
+        kind = type(event)
+        if not self._ticking and kind in _BEGINNINGS:
             self._wake()
+        elif kind is events.ProgressMade:
+            self._tap.pump()  # told from within the user's code, hence the place to hear clicks on ipykernel 6
 
     def _wake(self) -> None:
         with self._lock:
@@ -290,11 +296,13 @@ class PanelController:
             self._finish(run)
 
     def _guard(self, run: _Run, draw: Callable[[], None]) -> None:
-        """A face that fails must not touch the run: it is replaced by silence, and says so once."""
+        """Draw; a face that fails never touches the run: it is told once, and a simpler one takes its place."""
         try:
             run.context.copy().run(draw)
         except Exception as error:
-            run.face = _Silent()
+            simpler = HtmlFace(self._screen()) if isinstance(run.face, WidgetFace) else NoFace()
+            failed, run.face = run.face, simpler
+            failed.close()
             report(f"The nbflow panel could not be drawn: {one_line(error)}. Try NBFLOW_PROGRESS=html or text.")
 
     # -- which face -------------------------------------------------------
@@ -303,10 +311,12 @@ class PanelController:
         mode = self._mode if self._mode != "auto" else self._evidence()
         if mode == "text" or self._shell is None:
             return LineFace()
-        screen = Screen(self._shell.display_pub.publish)
         if mode == "widget":
-            return WidgetFace(screen, self._tap, self._cancel)
-        return HtmlFace(screen, live=not os.environ.get("NBFLOW_REPORT"))
+            return WidgetFace(self._screen(), self._tap, self._cancel)
+        return HtmlFace(self._screen(), live=not os.environ.get("NBFLOW_REPORT"))
+
+    def _screen(self) -> Screen:
+        return Screen(self._shell.display_pub.publish)
 
     def _evidence(self) -> str:
         kernel = getattr(self._shell, "kernel", None)
@@ -320,19 +330,6 @@ class PanelController:
         if number is None:
             return bool(self._session.cancel_all("panel"))
         return bool(self._session.cancel(number, "panel"))
-
-
-class _Silent:
-    """Shows nothing."""
-
-    def frame(self, model: Model, now: float) -> None:
-        """Nothing."""
-
-    def finish(self, model: Model, *, brief: bool = False) -> None:
-        """Nothing."""
-
-    def show(self, model: Model, now: float | None) -> None:
-        """Nothing."""
 
 
 def _pace(age_s: float) -> float:

@@ -17,10 +17,12 @@ from nbflow.notebook.panel.text import TextFace, render_text
 from nbflow.notebook.panel.widget import MIME, LiveWidget, encode
 from nbflow.notebook.tap import MessageTap
 
-__all__ = ["Face", "HtmlFace", "LineFace", "Screen", "WidgetFace"]
+__all__ = ["Face", "HtmlFace", "LineFace", "NoFace", "Screen", "WidgetFace"]
 
 HTML_EVERY_S = 1.0
 ANSWER_WITHIN_S = 2.0
+# By this the recorder of a cell's outputs knows what not to keep: a panel is drawn anew when the cell is replayed.
+_OURS = {"nbflow": "panel"}
 
 
 class Face(Protocol):
@@ -38,6 +40,10 @@ class Face(Protocol):
         """Show it once more where the user is now; `now` is None for a run that is over."""
         ...
 
+    def close(self) -> None:
+        """Let go of what it holds, without drawing."""
+        ...
+
 
 class Screen:
     """Displays bundles in the notebook and updates them later, from any thread.
@@ -52,16 +58,32 @@ class Screen:
     def new(self, bundle: dict[str, Any]) -> str:
         """Display `bundle`; returns the id by which it can be updated."""
         display_id = f"nbflow-{uuid.uuid4().hex}"
-        self._publish(data=bundle, metadata={}, transient={"display_id": display_id}, update=False)
+        self._publish(data=bundle, metadata=dict(_OURS), transient={"display_id": display_id}, update=False)
         return display_id
 
     def update(self, display_id: str, bundle: dict[str, Any]) -> None:
         """Replace what is displayed under `display_id`, in whatever cell that is."""
-        self._publish(data=bundle, metadata={}, transient={"display_id": display_id}, update=True)
+        self._publish(data=bundle, metadata=dict(_OURS), transient={"display_id": display_id}, update=True)
 
 
 def _bundle(model: Model, now: float | None, *, brief: bool = False) -> dict[str, Any]:
     return {"text/html": render_html(model, now, brief=brief), "text/plain": render_text(model, now, brief=brief)}
+
+
+class NoFace:
+    """Shows nothing: what is left when drawing failed."""
+
+    def frame(self, model: Model, now: float) -> None:
+        """Nothing."""
+
+    def finish(self, model: Model, *, brief: bool = False) -> None:
+        """Nothing."""
+
+    def show(self, model: Model, now: float | None) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 class LineFace:
@@ -81,6 +103,9 @@ class LineFace:
     def show(self, model: Model, now: float | None) -> None:
         """Write the state of things."""
         self._text.finish(render_text(model, now))
+
+    def close(self) -> None:
+        """It holds nothing."""
 
 
 class HtmlFace:
@@ -112,6 +137,9 @@ class HtmlFace:
     def show(self, model: Model, now: float | None) -> None:
         """Display it once more; further updates go to all displays."""
         self._displays.append(self._screen.new(_bundle(model, now)))
+
+    def close(self) -> None:
+        """It holds nothing."""
 
     def _put(self, bundle: dict[str, Any]) -> None:
         if not self._displays:
@@ -163,16 +191,22 @@ class WidgetFace:
 
     def finish(self, model: Model, *, brief: bool = False) -> None:
         """Put the static bundle in the widget's place, then close it."""
-        HtmlFace(self._screen, displays=self._displays).finish(model, brief=brief)
-        if self._widget is not None:
-            widget, self._widget = self._widget, None
-            self._tap.ignore(widget.comm.comm_id)
-            widget.close()
+        try:
+            HtmlFace(self._screen, displays=self._displays).finish(model, brief=brief)
+        finally:
+            self.close()
 
     def show(self, model: Model, now: float | None) -> None:
         """Display it once more: a second view of the widget, or the static end."""
         bundle = _bundle(model, None) if now is None or self._widget is None else self._live_bundle(model, now)
         self._displays.append(self._screen.new(bundle))
+
+    def close(self) -> None:
+        """Close the widget."""
+        if self._widget is not None:
+            widget, self._widget = self._widget, None
+            self._tap.ignore(widget.comm.comm_id)
+            widget.close()
 
     def _open(self, model: Model, now: float) -> None:
         self._widget = LiveWidget(self._heard)

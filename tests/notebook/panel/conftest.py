@@ -110,6 +110,7 @@ class FakeShell:
         self.display_pub = SimpleNamespace(publish=self._publish)
 
     def _publish(self, *, data: Any, metadata: Any, transient: dict[str, str], update: bool) -> None:
+        assert metadata == {"nbflow": "panel"}
         assert update == (transient["display_id"] in self.shown)
         self.shown[transient["display_id"]] = data
         self.updates += 1

@@ -12,7 +12,7 @@ import pytest
 import nbflow.notebook.panel as panel_module
 from nbflow.core import events
 from nbflow.errors import SettingsError
-from nbflow.notebook.panel import PanelController
+from nbflow.notebook.panel import PanelController, faces
 from nbflow.notebook.panel.widget import MIME
 
 
@@ -301,6 +301,20 @@ def test_clicks_cancel_one_or_all_and_are_answered(make_stage: Any) -> None:
     stage.panel.cell_finished()
 
 
+def test_reported_progress_is_a_place_to_hear_clicks(make_stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On ipykernel 6 messages are only read where user code calls us: when it reports progress."""
+    stage = make_stage("html")
+    pumped: list[int] = []
+    monkeypatch.setattr(stage.panel._tap, "pump", lambda: pumped.append(1))
+    stage.do.start(1)
+    assert pumped == []
+    stage.do.tell(events.ProgressMade, 1, done=1, total=2)
+    assert pumped == [1]
+    stage.panel.pump()
+    assert pumped == [1, 1]
+    stage.do.finish(1)
+
+
 def test_at_most_twelve_messages_a_second_and_none_for_no_change(make_stage: Any) -> None:
     """Ten seconds of constant change send a hundred frames and a few snapshots; silence sends nothing."""
     stage = make_stage("widget", kernel=attended())
@@ -356,6 +370,19 @@ def test_face_that_fails_does_not_touch_the_run(make_stage: Any) -> None:
         stage.after(0.5)
     stage.do.finish(1)
     stage.panel.cell_finished()
+
+
+def test_widget_that_cannot_be_made_gives_way_to_html(make_stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If anywidget fails, the run is still shown."""
+    monkeypatch.setattr(faces, "LiveWidget", lambda on_message: 1 / 0)
+    stage = make_stage("widget", kernel=attended())
+    stage.panel.cell_started()
+    stage.do.start(1)
+    with pytest.warns(RuntimeWarning, match="could not be drawn"):
+        stage.after(1.0)
+    stage.do.finish(1)
+    stage.panel.cell_finished()
+    assert [bundle["text/plain"] for bundle in stage.shell.bundles] == ["✓ fit · done · 1.0 s"]
 
 
 def test_real_timer_thread_ends_by_itself() -> None:

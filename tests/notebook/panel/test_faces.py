@@ -187,14 +187,13 @@ def test_frames_add_up_to_the_whole(played: Any, sent: Any) -> None:
     messages, live = sent
     seen = {"head": {}, "order": [], "rows": {}}
     for step in range(30):
-        number = step + 1
-        played.do.start(number, f"task{step % 7}")
-        if step % 3 == 0:
-            played.do.tell(events.ProgressMade, number, done=step, total=40.0)
-        elif step % 5 == 0:
-            played.do.fail(number, f"task{step % 7}")
-        else:
-            played.do.finish(number, f"task{step % 7}")
+        number, name, before = step + 1, f"task{step % 7}", f"task{(step - 1) % 7}"
+        played.do.start(number, name, worker="worker-1")
+        played.do.tell(events.ProgressMade, number, name, done=step, total=40.0)
+        if step % 5 == 3:
+            played.do.fail(step, before)
+        elif step % 3:
+            played.do.finish(step, before)
         state = encode(played.model, hears=True)
         assert live.send(state, now=float(step))
         assert not live.send(encode(played.model, hears=True), now=float(step))

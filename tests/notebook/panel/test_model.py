@@ -220,6 +220,17 @@ def test_close_marks_what_never_ended(played: Any) -> None:
     assert not played.model.live
 
 
+def test_close_takes_counted_calls_along(played: Any) -> None:
+    """Also a call that never got a row is left running, not live, when the model is closed."""
+    for number in range(1, 11):
+        played.do.start(number)
+        played.do.finish(number)
+    played.do.start(11)
+    played.model.close()
+    assert not played.model.live
+    assert played.model.totals() == r.Counts(done=10, left=1)
+
+
 def test_history_gives_the_expected_time(played: Any) -> None:
     """The next call of a task knows how long the last computed one took."""
     played.do.start(1)
