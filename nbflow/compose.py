@@ -203,7 +203,7 @@ def _backend_name(session: SessionContext, task: Task[..., Any], backend: str | 
     backends = session.backends
     chosen = backend if backend is not None else task.spec.backend
     call = current.current_call()
-    name = backends.resolve(chosen if chosen is not None else session.backend)
+    name: str = backends.resolve(chosen if chosen is not None else session.backend)
     if chosen is None and call is not None:
         return "inline"
     if name != "inline" and not backends.get(name).abilities.pulls:

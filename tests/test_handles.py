@@ -620,7 +620,7 @@ def test_async_as_completed() -> None:
             order.append(handle)
             gates[0].free.set()
         assert order == [handles[1], handles[0]]
-        assert [handle async for handle in as_completed(handles)] != None
+        assert {handle async for handle in as_completed(handles)} == set(handles)
         assert [handle async for handle in as_completed([])] == []
 
     with session(settings=load_settings(max_backend_threads=2)):

@@ -956,7 +956,7 @@ def test_wrapped_async_errors() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"retries": 1}, {"timeout": _LIMIT_S}])
 def test_tracebacks_hide_our_frames(options: dict[str, Any]) -> None:
-    """Every frame of ours between the caller and the function is marked as hidden, and the text for events lacks them."""
+    """Every frame of ours between caller and function is marked as hidden, and the text in events lacks them."""
 
     @task(**options)
     def item() -> None:

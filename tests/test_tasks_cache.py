@@ -300,7 +300,7 @@ class Unstorable:
 
 @pytest.mark.parametrize("listening", [True, False])
 def test_what_cannot_be_stored(listening: bool, recorder: EventRecorder) -> None:
-    """A result that cannot be stored is returned all the same; the record and an event say why, and nothing is re-run."""
+    """A result that cannot be stored is returned all the same; record and event say why, nothing is re-run."""
 
     @task(cache=True, retries=3)
     def item() -> Any:

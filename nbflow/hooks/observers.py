@@ -35,6 +35,9 @@ _ROUTINE = frozenset(
 )
 
 
+_DETAIL = frozenset({"AttemptStarted", "ItemYielded"})
+
+
 class Fanout:
     """The observers of one session, chained to those of the session around it.
 
@@ -73,9 +76,21 @@ class Fanout:
         """Whether anybody would get the routine events of single items of a map."""
         return any(items for _, items in self._observers) or (self.outer is not None and self.outer.wants_items)
 
+    def wants(self, fact: str, of_item: bool) -> bool:
+        """Whether anybody would get an event of the class named `fact`, about an item of a map or not."""
+        routine = fact in _DETAIL or (of_item and fact in _ROUTINE)
+        fanout: Fanout | None = self
+        while fanout is not None:
+            for _, items in fanout._observers:
+                if items or not routine:
+                    return True
+            fanout = fanout.outer
+        return False
+
     def emit(self, event: events.Event) -> None:
         """Hand `event` to every observer, here and in the enclosing sessions."""
-        routine = event.map_id is not None and type(event).__name__ in _ROUTINE
+        fact = type(event).__name__
+        routine = fact in _DETAIL or (event.map_id is not None and fact in _ROUTINE)
         fanout: Fanout | None = self
         while fanout is not None:
             for observer, items in fanout._observers:

@@ -2,8 +2,8 @@
 
 `read_cell` turns the body of a `%%task` cell into a `Cell`: transformed as IPython does, parsed, walked for names,
 and compiled under the name of the cell, so that line numbers, tracebacks and the debugger are those of a plain cell.
-`CellKeyer` makes its key from code and inputs. On a hit only the *definitions* of a cell run again (imports,
-functions, classes, and settings of imported modules), which keeps identities right; the rest is restored.
+On a hit only the *definitions* of a cell run again (imports, functions, classes, and settings of imported modules),
+which keeps identities right; the rest is restored.
 """
 
 from __future__ import annotations
@@ -14,28 +14,16 @@ import copy
 import importlib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from inspect import CO_COROUTINE
-from itertools import islice
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from nbflow.cache.digest import task_function
-from nbflow.cache.fingerprint import Snapshot, snapshot
-from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.cache.source import module_facts
 from nbflow.notebook.names import BRANCH, Effects, find_effects
-from nbflow.runtime import current
 
-__all__ = ["SEEDS", "SHELL_NAMES", "Cell", "CellKeyer", "CellOptions", "compile_body", "read_cell"]
+__all__ = ["SEEDS", "Cell", "CellOptions", "compile_body", "read_cell"]
 
-SHELL_NAMES = frozenset(
-    "get_ipython exit quit open display In Out _ih _oh _dh _sh __name__ __doc__ __builtins__".split()
-)
-"""Names that belong to the shell: never inputs, whatever they hold."""
-
-_MISSING = object()
 _LONG_NAME = 30
 LOOP_MARK = "__nbflow_loop_{}__"
 _FUTURE = 0
@@ -359,125 +347,3 @@ def _configured(node: ast.stmt) -> str | None:
     while isinstance(target, (ast.Attribute, ast.Subscript)):
         target = target.value
     return target.id if isinstance(target, ast.Name) else None
-
-
-class CellKeyer:
-    """Makes the cache key of a cell: its code, its inputs by content, and what the options add.
-
-    Args:
-        cell: The cell.
-        name: The name it is kept under.
-        namespace: The notebook's.
-        options: The options of the magic.
-        where: Which cell last bound a name, in words, or "".
-    """
-
-    def __init__(
-        self,
-        cell: Cell,
-        name: str,
-        namespace: Mapping[str, Any],
-        options: CellOptions,
-        where: Callable[[str], str] = lambda name: "",
-    ) -> None:
-        self.cell = cell
-        self.name = name
-        self.namespace = namespace
-        self.options = options
-        self.where = where
-        self.last: CacheKey | None = None
-        self.call: Any = None
-
-    def input_names(self) -> list[str]:
-        """Names that the key depends on, in order."""
-        effects = self.cell.effects
-        if self.options.inputs is not None:
-            names: list[str] = list(self.options.inputs)
-        else:
-            names = [*effects.inputs, *(name for name in effects.builtin_reads if name in self.namespace)]
-        return [name for name in names if name not in SHELL_NAMES and name not in self.options.ignore]
-
-    def drawing_on(self) -> str | None:
-        """Return the first input that is part of a matplotlib figure, or None.
-
-        Such objects all refer to each other, are changed by nearly every call, and have no content to compare; a cell
-        that draws on them runs as a plain cell does.
-        """
-        found = (name for name in self.input_names() if _is_artist(self.namespace.get(name)))
-        return next(found, None)
-
-    def quick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-        """Cells have no short way to their key."""
-        return None
-
-    def key(
-        self, inputs: Mapping[str, Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> CacheKey:
-        """Return the key as of now; a name that is missing is a part as well, so that the body may fail naturally."""
-        self.call = current.frame()
-        options = self.options
-        builder = KeyBuilder(self.name)
-        builder.add_digest("code", self.name, self.cell.digest, where=self.cell.label)
-        seen: set[tuple[str, str]] = set()
-        state: dict[str, None] = {}
-        names = self.input_names()
-        for name in names:
-            self._add(builder, "input", name, seen, state)
-        for name in options.depends:
-            self._add(builder, "depends", name, seen, state)
-        for name in sorted(set(state) - set(names)):  # what its functions change: for the cell it is input and output
-            if name in self.namespace and name not in options.ignore:
-                builder.add("input", name, self.namespace[name])
-        if options.version is not None:
-            builder.add("version", "version", options.version)
-        if options.outputs is not None:
-            builder.add("format", "outputs", options.outputs)
-        key = builder.build()
-        parts = (part if part.where else replace(part, where=self.where(part.name)) for part in key.parts)
-        self.last = replace(key, parts=tuple(parts))
-        return self.last
-
-    def _add(
-        self, builder: KeyBuilder, kind: str, name: str, seen: set[tuple[str, str]], state: dict[str, None]
-    ) -> None:
-        """Add one name: code by all that it reaches, so that an edit can be named; data by content."""
-        value = self.namespace.get(name, _MISSING)
-        if value is _MISSING:
-            builder.add_digest(kind, name, "missing", text="missing")
-            return
-        if not isinstance(value, (FunctionType, type)) and task_function(value) is None:
-            builder.add(kind, name, value)
-            return
-        found = _snapshot_of(value)
-        for part in found.fingerprint.parts:
-            root = ("class" if isinstance(value, type) else "helper", name)
-            place = root if part.kind == "code" else (part.kind, part.name)
-            if place not in seen:
-                seen.add(place)
-                builder.add_digest(*place, part.digest, part.text, part.where)
-        builder.add_code(Fingerprint("", (), found.fingerprint.notes))
-        state.update(dict.fromkeys(found.state))
-
-
-def _is_artist(value: Any, depth: int = 1) -> bool:
-    """Whether `value` is a part of a matplotlib figure, or a container of such."""
-    if any(kind.__module__ == "matplotlib.artist" for kind in type(value).__mro__):
-        return True
-    if depth and isinstance(value, (list, tuple, dict)):
-        members = islice(value.values() if isinstance(value, dict) else value, 100)
-    elif depth and type(value).__name__ == "ndarray" and value.dtype == object:
-        members = islice(value.flat, 100)
-    else:
-        return False
-    return any(_is_artist(member, depth - 1) for member in members)
-
-
-_snapshots: WeakKeyDictionary[Any, Snapshot] = WeakKeyDictionary()
-
-
-def _snapshot_of(value: Any) -> Snapshot:
-    """Return the graph of a piece of code; the last one where nothing in it has changed since."""
-    known = _snapshots.get(value)
-    if known is None or not known.holds():
-        known = _snapshots[value] = snapshot(value)
-    return known

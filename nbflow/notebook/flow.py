@@ -17,7 +17,7 @@ from nbflow.cache.digest import task_function
 from nbflow.cache.fingerprint import fingerprint
 from nbflow.cache.places import where_of
 from nbflow.errors import DefinitionError
-from nbflow.notebook.cells import CellKeyer
+from nbflow.notebook.cellkey import CellKeyer
 from nbflow.notebook.graph import CellNode, describe_changes
 from nbflow.notebook.runner import ForcedKeyer
 from nbflow.sessions import session_or_default

@@ -24,7 +24,8 @@ from nbflow.cache.parts import CacheKey
 from nbflow.cache.places import set_where
 from nbflow.errors import SessionError
 from nbflow.notebook import report
-from nbflow.notebook.cells import SEEDS, Cell, CellKeyer, CellOptions, compile_body, read_cell
+from nbflow.notebook.cellkey import CellKeyer
+from nbflow.notebook.cells import SEEDS, Cell, CellOptions, compile_body, read_cell
 from nbflow.notebook.flow import Flow
 from nbflow.notebook.graph import CellNode, Graph, name_for
 from nbflow.notebook.magics import NbflowMagics, completion_matcher, parse_task_line

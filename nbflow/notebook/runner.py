@@ -9,11 +9,9 @@ where that fails the body runs after all.
 from __future__ import annotations
 
 import inspect
-import signal
 import sys
-import threading
 import types
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -22,19 +20,12 @@ from nbflow.cache.key import KeyBuilder
 from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.notebook import output
-from nbflow.notebook.cells import Cell, CellKeyer, CellOptions
+from nbflow.notebook.cellkey import CellKeyer
+from nbflow.notebook.cells import Cell, CellOptions
+from nbflow.notebook.interrupts import Interrupts
 from nbflow.notebook.names import BRANCH
-from nbflow.notebook.replay import (
-    LiveOutputs,
-    Record,
-    Recorder,
-    Unstorable,
-    badge,
-    drawn,
-    random_states,
-    replay,
-    set_random_states,
-)
+from nbflow.notebook.recorder import Recorder, badge, replay
+from nbflow.notebook.replay import LiveOutputs, Record, Unstorable, drawn, random_states, set_random_states
 from nbflow.runtime import current
 from nbflow.runtime.drivers import run_async, run_sync
 from nbflow.runtime.loop import bridged, heartbeat
@@ -156,7 +147,7 @@ class CellRun:
 
     async def _body_async(self) -> Record:
         __tracebackhide__ = True
-        with self._recording() as recorder, _Interrupts() as interrupts:
+        with self._recording() as recorder, Interrupts() as interrupts:
             value = await bridged(lambda: interrupts.drive(self._execute_async()))
             self._flush(recorder)
         return self._made(recorder, value)
@@ -425,60 +416,3 @@ UNKNOWN = "unknown"
 def condition_of(namespace: Mapping[str, Any], name: str) -> str:
     """Return what a record's condition says of a name: its digest, `MISSING`, or `UNKNOWN` (which no state meets)."""
     return (digest_or_none(namespace[name]) or UNKNOWN) if name in namespace else MISSING
-
-
-class _Interrupts:
-    """SIGINT while an awaiting cell runs: at once where its synchronous code runs, as the kernel wants it elsewhere.
-
-    ipykernel turns the signal into a cancellation of the cell, which cannot reach code that does not await. Used as a
-    context manager on the main thread; on others it does nothing.
-    """
-
-    def __init__(self) -> None:
-        self._stepping: Any = None
-        self._before: Any = None
-        self._main = threading.current_thread() is threading.main_thread()
-
-    def __enter__(self) -> _Interrupts:
-        if self._main:
-            self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._main and self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _handle(self, signum: int, frame: Any) -> Any:
-        import greenlet
-
-        if self._stepping is not None and greenlet.getcurrent() is self._stepping:
-            return signal.default_int_handler(signum, frame)
-        if callable(self._before):
-            return self._before(signum, frame)
-        return signal.default_int_handler(signum, frame)
-
-    async def drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Await `coroutine`, noting whenever its own code runs."""
-        __tracebackhide__ = True
-        return await self._steps(coroutine)
-
-    @types.coroutine
-    def _steps(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        __tracebackhide__ = True
-        import greenlet
-
-        mine = greenlet.getcurrent()
-        sent: Any = None
-        error: BaseException | None = None
-        while True:
-            self._stepping = mine
-            try:
-                wanted = coroutine.send(sent) if error is None else coroutine.throw(error)
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                self._stepping = None
-            try:
-                sent, error = (yield wanted), None
-            except BaseException as raised:
-                sent, error = None, raised

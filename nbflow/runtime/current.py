@@ -113,7 +113,7 @@ class Call:
     ended: float | None
     flag: Flag | None
     key: Any
-    notes: list[str]
+    notes: tuple[str, ...]
     reason: str | None
     saved_s: float
     started: float | None
@@ -144,17 +144,13 @@ class Call:
         self.map = map
         self.state = RUNNING
         self.cached = False
+        self.saved_s = 0.0
+        self.attempts = 0
         self.error: BaseException | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        # Slots that most calls never touch stay unset; this keeps making a call cheap. Reading one must not set it: it
-        # would undo what another thread (one that cancels, say) sets at that moment.
-        if name == "notes":
-            self.notes = []
-            return self.notes
-        if name in _LATE:
-            return _LATE[name]
-        raise AttributeError(name)
+        self.started = self.ended = self.key = self.reason = self.worker = None
+        self.alarm = self.flag = self.stop = None
+        self.notes = ()
+        self._cancel_reason = self._name = self._pool = None
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -253,23 +249,6 @@ class Call:
         """Let go of arguments and of the calls around, so that a record keeps nothing alive."""
         self.args = self.kwargs = self.parent = self.stop = None
 
-
-_LATE: dict[str, Any] = {
-    "_cancel_reason": None,
-    "_name": None,
-    "_pool": None,
-    "alarm": None,
-    "attempts": 0,
-    "ended": None,
-    "flag": None,
-    "key": None,
-    "notes": None,
-    "reason": None,
-    "saved_s": 0.0,
-    "started": None,
-    "stop": None,
-    "worker": None,
-}
 
 _cancelling = Lock()
 _frame: ContextVar[Any] = ContextVar("nbflow_frame", default=None)

@@ -72,9 +72,13 @@ def drive_sync(call: Call) -> Any:
     try:
         step = steps.begin()
         while step is not None:
-            if type(step) is CallStep:
+            kind = type(step)
+            if kind is Emit:
+                emit(call, step.fact, step.data, step.value)
+                step = steps.send(None)
+            elif kind is CallStep:
                 step = steps.send(_attempt(call))
-            elif type(step) is Wait:
+            elif kind is Wait:
                 step = steps.send(_wait(call, step.delay_s))
             else:
                 step = steps.send(steps.perform(step))
@@ -210,7 +214,7 @@ async def run_async_stream(
                     with _cancellable(call, asyncio):
                         item = await anext(source, _END)
                 except BaseException as error:
-                    if hasattr(source, "aclose"):
+                    if source is not None and hasattr(source, "aclose"):
                         await source.aclose()
                     out = Raised(as_failure(call, error))
                     break

@@ -59,7 +59,6 @@ def emit(call: Call, fact: str, data: dict[str, Any], value: Any = None) -> bool
     session = call.session
     ending = _ENDINGS.get(fact)
     hooks = session.hooks
-    listening = session.fanout.listening
     if ending is not None:
         return _end(call, ending, fact, data, value)
     if fact == "TaskStarted":
@@ -70,7 +69,7 @@ def emit(call: Call, fact: str, data: dict[str, Any], value: Any = None) -> bool
         _call_hooks(call, hooks.call, fact, data, value)
     if fact == "AttemptStarted":
         call.attempts = data["number"]  # not before: a wrapper may have refused it
-    if listening:
+    if session.fanout.wants(fact, call.map is not None):
         session.fanout.emit(_event(call, fact, data))
     return True
 
@@ -91,7 +90,9 @@ def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) ->
             else:
                 failed = raised
                 state, fact, data = current.FAILED, "TaskFailed", {"error": raised}
-    name = call.name if session.fanout.listening else ""
+    told = session.fanout.wants(fact, call.map is not None)
+    if told:
+        _ = call.name  # needs the arguments, which the end lets go
     error = data.get("error")
     if not call.close(state, session.clock.monotonic()):
         return False
@@ -102,7 +103,7 @@ def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) ->
     session.records.append(call)
     if call.map is not None:
         call.map.count(call)
-    if name:
+    if told:
         session.fanout.emit(_event(call, fact, data))
     if failed is not None:
         raise failed
@@ -130,31 +131,38 @@ def emit_session(session: Any, fact: str, call_id: int, name: str, **data: Any) 
 
 def _event(call: Call, fact: str, data: dict[str, Any]) -> events.Event:
     session = call.session
-    fields = dict(data)
-    error = fields.get("error")
+    about = {
+        "call_id": call.id,
+        "name": call.name,
+        "time": session.clock.wall(),
+        "map_id": None if call.map is None else call.map.id,
+    }
+    event: events.Event
     if fact == "TaskStarted":
-        fields |= {
-            "task": call.spec.name,
-            "kind": call.spec.kind.value,
-            "backend": call.backend,
-            "parent_id": call.parent_id,
-            "index": call.index,
-            "worker": call.worker,
-            "cell": session.label(),
-        }
-    elif fact in _ENDINGS:
-        fields |= {"duration_s": call.duration_s, "attempts": call.attempts}
+        event = events.TaskStarted(
+            **about,
+            task=call.spec.name,
+            kind=call.spec.kind.value,
+            backend=call.backend,
+            parent_id=call.parent_id,
+            index=call.index,
+            worker=call.worker,
+            cell=session.label(),
+        )
+        return event
+    if fact in _ENDINGS:
+        about["duration_s"] = call.duration_s
+        about["attempts"] = call.attempts
+    about |= data
+    error = data.get("error")
     if isinstance(error, BaseException):
-        fields["error"] = one_line(error)
+        about["error"] = one_line(error)
         if fact == "TaskFailed":
-            fields |= {"error_type": type(error).__name__, "traceback": trim_traceback(error)}
+            about |= {"error_type": type(error).__name__, "traceback": trim_traceback(error)}
         elif fact == "TaskCancelled":
-            del fields["error"]
-            fields["reason"] = call._cancel_reason or cancel_words(error)
-    map_id = None if call.map is None else call.map.id
-    event: events.Event = getattr(events, fact)(
-        call_id=call.id, name=call.name, time=session.clock.wall(), map_id=map_id, **fields
-    )
+            del about["error"]
+            about["reason"] = call._cancel_reason or cancel_words(error)
+    event = getattr(events, fact)(**about)
     return event
 
 

@@ -148,12 +148,15 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     __tracebackhide__ = True
     import asyncio
 
-    over = threading.Event()
+    over, interrupted = threading.Event(), threading.Event()
     out: list[Any] = []
     started: list[Any] = []
 
     async def main() -> T:
         started.append((asyncio.get_running_loop(), asyncio.current_task()))
+        if interrupted.is_set():
+            coroutine.close()
+            raise asyncio.CancelledError
         return await coroutine
 
     def work() -> None:
@@ -165,10 +168,11 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
             over.set()
 
     thread = threading.Thread(target=copy_context().run, args=(work,), name="nbflow-loop", daemon=True)
-    thread.start()
     try:
+        thread.start()
         over.wait()
     except BaseException:
+        interrupted.set()
         if started:
             loop, task = started[0]
             loop.call_soon_threadsafe(task.cancel)

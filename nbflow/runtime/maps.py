@@ -519,4 +519,4 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
         if any(index in pending for index in left):
             changed.wait(max(0.0, deadline - time.monotonic()))
     for index in left:
-        _leave_behind(state, backend, index, workers.get(index, backend.name))
+        _leave_behind(state, backend, index, workers.get(index) or str(backend.name))

@@ -124,7 +124,7 @@ class Steps:
             key = call.key = spec.keyer.key(call.inputs, call.args, call.kwargs)
             if spec.cache == "session" and key.scope != "session":
                 key = call.key = replace(key, scope="session")
-            call.notes.extend(key.notes)
+            call.notes += key.notes
             if call.session.settings.force:
                 call.reason = "recomputing was forced"
                 return None
@@ -166,7 +166,7 @@ class Steps:
         return now - call.started if call.started is not None else 0.0
 
     def _cache_failed(self, stage: str, error: Exception) -> None:
-        self.call.notes.append(f"not cached: {stage} failed: {one_line(error)}")
+        self.call.notes += (f"not cached: {stage} failed: {one_line(error)}",)
         emit(self.call, "CacheFailed", {"stage": stage, "error": one_line(error)})
 
     def _publish(self, step: Publish) -> Raised | None:

@@ -206,10 +206,10 @@ def call_detached(
         BaseException: Whatever `func` raised.
     """
     job = Detached(func)
-    job.thread.start()
     deadline = time.monotonic() + timeout_s
     stop: type[BaseException] | None = None
     try:
+        job.thread.start()
         # Short waits, because an asynchronous exception for this thread is only delivered between them.
         while not job.over.wait(min(0.02, max(deadline - time.monotonic(), 0))):
             if cancelled.is_set():

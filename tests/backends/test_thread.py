@@ -109,15 +109,16 @@ def test_idle_workers_keep_nothing_alive(two: ThreadBackend) -> None:
 
 def test_detached_worker_is_replaced(two: ThreadBackend) -> None:
     """Jobs that wait are taken up by a new worker when a stuck one is given up, and that one ends with its code."""
-    free = threading.Event()
-    stuck = [two.submit(lambda: (threading.current_thread(), free.wait(_LIMIT_S))) for _ in range(2)]
+    free, begun = threading.Event(), threading.Semaphore(0)
+    stuck = [two.submit(lambda: (threading.current_thread(), begun.release(), free.wait(_LIMIT_S))) for _ in range(2)]
+    assert all(begun.acquire(timeout=_LIMIT_S) for _ in stuck)
     waiting = two.submit(lambda: "ran")
     for name in sorted(names()):
         two.detach(name)
     assert waiting.result(_LIMIT_S) == "ran"
     free.set()
     for future in stuck:
-        thread, _ = future.result(_LIMIT_S)
+        thread, *_ = future.result(_LIMIT_S)
         thread.join(_LIMIT_S)
         assert not thread.is_alive()
     assert two.submit(lambda: "goes on").result(_LIMIT_S) == "goes on"

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from nbflow.notebook.names import BRANCH, Effects, find_effects, function_reads
+from nbflow.notebook.names import BRANCH, Effects, find_effects
 
 
 def effects(source: str, **options: object) -> Effects:
@@ -202,13 +202,6 @@ def test_star_imports_bind_what_the_module_offers() -> None:
     found = effects("from m import *\nsqrt(x)", star_names=lambda module: ["sqrt"])
     assert found.inputs == ("x",)
     assert found.outputs == ("sqrt",)
-
-
-def test_function_reads() -> None:
-    """The free names of a body, without its decorators and defaults."""
-    (node,) = ast.parse("@d\ndef f(a=b): return a + c + [e for e in g]").body
-    assert isinstance(node, ast.FunctionDef)
-    assert function_reads(node) == ("c", "g")
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="syntax of Python 3.12")

@@ -13,7 +13,7 @@ import pytest
 from IPython.core.error import UsageError
 
 from nbflow.notebook.output import DisplayTap, Mute, StreamTap, Taps, recording, refusing_input
-from nbflow.notebook.replay import Recorder
+from nbflow.notebook.recorder import Recorder
 
 
 class Publisher:

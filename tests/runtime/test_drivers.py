@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -114,9 +115,6 @@ def test_the_call_is_current_inside_and_only_there(kind: str) -> None:
     """While the function runs its call is the current one; before and after it is not."""
     seen: list[Any] = []
 
-    class Look(BaseException):
-        pass
-
     with session() as context:
         made, call = scripted(kind, [5])
         context.add_observer(lambda event: seen.append(current.frame()) if isinstance(event, TaskStarted) else None)
@@ -133,10 +131,8 @@ def test_the_call_is_current_inside_and_only_there(kind: str) -> None:
 def test_records(kind: str, outcome: Any) -> None:
     """A call leaves a record with its state and error that keeps no argument alive."""
     with session() as context:
-        try:
+        with contextlib.suppress(ValueError, KeyboardInterrupt):
             scripted(kind, [outcome])[1]()
-        except BaseException as error:
-            assert type(error) is type(outcome)
         (record,) = context.records
     states = {int: "completed", ValueError: "failed", KeyboardInterrupt: "cancelled"}
     assert record.state == states[type(outcome)]
