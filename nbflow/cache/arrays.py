@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_128_digest
 
-from nbflow.cache.parts import hashed, text_bytes
+from nbflow.cache.parts import Undigestable, hashed, text_bytes
 
 if TYPE_CHECKING:
     from nbflow.cache.digest import Walk
@@ -303,7 +303,13 @@ HANDLERS: dict[str, Callable[[Walk, Any], bytes]] = {
 }
 """Handlers of exactly these types, by top-level package and name (inner modules differ between versions)."""
 
+def _figure(walk: Walk, value: Any) -> bytes:
+    """Refuse at once: every part of a figure refers to all of it, and to callbacks that mean nothing elsewhere."""
+    raise Undigestable("", f"{type(value).__name__}: it is part of a figure, which changes while it is drawn")
+
+
 INHERITED: dict[str, Callable[[Walk, Any], bytes]] = {
+    "matplotlib.Artist": _figure,
     "numpy.generic": _generic,
     "numpy.dtype": lambda walk, value: hashed(b"nt", _dtype(walk, value)),
     "pandas.ExtensionArray": lambda walk, value: hashed(b"px", _pandas_values(walk, value)),

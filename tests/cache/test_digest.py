@@ -27,7 +27,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 
-from nbflow.cache import Undigestable, digest, register
+from nbflow.cache import KeyBuilder, Undigestable, digest, register
 
 
 class Colour(enum.Enum):
@@ -359,3 +359,18 @@ def test_nothing_heavy_is_imported(tmp_path: Any) -> None:
         "print([m for m in heavy if m in sys.modules])"
     )
     assert run_apart(text, "0", folder=tmp_path).strip() == "[]"
+
+
+def test_parts_of_a_figure_are_refused_without_walking_through_it() -> None:
+    """Every artist leads to the whole figure and to callbacks; within a session it counts by identity."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    figure, axes = pyplot.subplots()
+    try:
+        for part in (figure, axes, {"inside": [figure]}):
+            with pytest.raises(Undigestable, match="part of a figure"):
+                digest(part)
+        builder = KeyBuilder("task")
+        builder.add("argument", "figure", figure)
+        assert builder.build().scope == "session"
+    finally:
+        pyplot.close(figure)

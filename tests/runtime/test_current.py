@@ -29,8 +29,7 @@ def test_a_fresh_call() -> None:
     assert (call.name, call.inputs, call.backend, call.state) == ("item_1", {"x": 1, "y": 2}, "inline", "running")
     assert (call.attempts, call.started, call.ended, call.cached, call.saved_s) == (0, None, None, False, 0.0)
     assert (call.key, call.reason, call.worker, call.flag, call.duration_s) == (None, None, None, None, 0.0)
-    call.notes.append("remark")
-    assert call.notes == ["remark"]
+    assert call.notes == ()
     with pytest.raises(AttributeError):
         _ = call.colour
 
