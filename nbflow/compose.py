@@ -95,6 +95,24 @@ def map_tasks(
     return run_map(state, pool, run, concurrency=concurrency, chunksize=chunksize)
 
 
+@overload
+async def gather_tasks(
+    task: Callable[..., AsyncIterator[R]],
+    *iterables: Iterable[Any],
+    backend: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    concurrency: int | None = None,
+    on_error: OnError = "raise",
+) -> list[list[R]]: ...
+@overload
+async def gather_tasks(
+    task: Callable[..., Coroutine[Any, Any, R]],
+    *iterables: Iterable[Any],
+    backend: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    concurrency: int | None = None,
+    on_error: OnError = "raise",
+) -> list[R]: ...
 async def gather_tasks(
     task: Callable[..., Any],
     *iterables: Iterable[Any],
@@ -222,6 +240,7 @@ def _item_runner(spec: Any, state: MapState) -> Callable[[int], Any]:
         drive: Any = drivers.run_sync
         if quiet and spec.plain:
             drive = lanes.run_plain
+            state.untracked = True
         elif quiet and spec.cache and spec.dataset is None and not session.settings.force:
             drive = lanes.run_hit
 

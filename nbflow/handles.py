@@ -8,12 +8,12 @@ waiting never deadlocks.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, overload
 
 from nbflow._clock import SYSTEM_CLOCK
 from nbflow.backends.base import Job
@@ -210,7 +210,11 @@ class TaskHandle(Generic[T]):
         return TaskCancelledError(f"Task {self.name!r} was cancelled ({reason}).", task=self.name, reason=reason)
 
 
-def submit(task: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskHandle[T]:
+@overload
+def submit(task: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> TaskHandle[T]: ...
+@overload
+def submit(task: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskHandle[T]: ...
+def submit(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
     """Start a call on a backend and return its handle at once.
 
     The backend is the task's own, else the session's; where that is inline, threads are used, since a call that runs
@@ -238,7 +242,7 @@ def submit(task: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskHandle[T
     backend = session.backends.get("thread" if session.backends.resolve(name) == "inline" else name)
     call = Call(wanted.spec, session, parent, cast("Any", None), {})  # its arguments may still be handles
     call._pool = backend.name
-    handle: TaskHandle[T] = TaskHandle(wanted.name, call.id)
+    handle: TaskHandle[Any] = TaskHandle(wanted.name, call.id)
     handle._call, handle._backend = call, backend
     queued(call)
 

@@ -214,7 +214,7 @@ def _arrow_texts(value: Any, large: bool) -> tuple[bytes, bytes]:
         return b"", b""
     import pyarrow.compute as compute
 
-    lengths = compute.binary_length(value)
+    lengths = compute.call_function("binary_length", [value])
     _, offsets, data = value.buffers()
     marks = memoryview(offsets).cast("B").cast("q" if large else "i")
     first, last = marks[value.offset], marks[value.offset + len(value)]
@@ -302,6 +302,7 @@ HANDLERS: dict[str, Callable[[Walk, Any], bytes]] = {
     **{f"scipy.{name}": _sparse for name in _SPARSE},
 }
 """Handlers of exactly these types, by top-level package and name (inner modules differ between versions)."""
+
 
 def _figure(walk: Walk, value: Any) -> bytes:
     """Refuse at once: every part of a figure refers to all of it, and to callbacks that mean nothing elsewhere."""

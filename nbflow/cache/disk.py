@@ -235,9 +235,8 @@ class DiskTier:
             os.chmod(home, 0o700)
         for place in (home, self.folder) if new_home else (self.folder,):
             for name, text in ((".gitignore", "*\n"), ("CACHEDIR.TAG", _SIGNATURE)):
-                if not (place / name).exists():
-                    (place / name).write_text(text, encoding="utf-8")
-        (self.folder / "FORMAT").write_text(FORMAT + "\n", encoding="utf-8")
+                _mark(place / name, text)
+        _mark(self.folder / "FORMAT", FORMAT + "\n")
 
     def _usable(self, *, for_writing: bool = False) -> bool:
         """Whether the folder is there and of our format.
@@ -398,3 +397,11 @@ def _written(stamp: tuple[int, ...]) -> bytes:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _mark(path: Path, text: str) -> None:
+    """Put a small file there unless there is one; others, who may do the same just now, only ever see it whole."""
+    if not path.exists():
+        beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)

@@ -90,14 +90,15 @@ class Index:
 
     def connect(self, create: bool = False) -> sqlite3.Connection | None:
         """Return the open connection, or None where there is no database and none is to be made."""
-        connection = self._connection
-        if connection is not None:
-            if not (create and self._was_replaced()):
-                return connection
-            self.abandon()
-        if not create and not os.path.exists(self._path):
-            return None
-        return self._open()
+        with self._lock:
+            connection = self._connection
+            if connection is not None:
+                if not (create and self._was_replaced()):
+                    return connection
+                self.abandon()
+            if not create and not os.path.exists(self._path):
+                return None
+            return self._open()
 
     def _open(self) -> sqlite3.Connection:
         import sqlite3

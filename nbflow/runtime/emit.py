@@ -96,15 +96,17 @@ def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) ->
     error = data.get("error")
     if not call.close(state, session.clock.monotonic()):
         return False
-    call.cached = bool(data.get("cached", False))
-    call.saved_s = data.get("saved_s", 0.0)
-    call.error = error if isinstance(error, BaseException) else None
-    session.active.pop(call.id, None)
-    session.records.append(call)
-    if call.map is not None:
-        call.map.count(call)
-    if told:
-        session.fanout.emit(_event(call, fact, data))
+    try:
+        call.cached = bool(data.get("cached", False))
+        call.saved_s = data.get("saved_s", 0.0)
+        call.error = error if isinstance(error, BaseException) else None
+        session.active.pop(call.id, None)
+        session.records.append(call)
+        if call.map is not None:
+            call.map.count(call)
+    finally:  # an interrupt that strikes here must not keep the end from being told
+        if told:
+            session.fanout.emit(_event(call, fact, data))
     if failed is not None:
         raise failed
     return True

@@ -75,6 +75,7 @@ class MapState:
         self.error: BaseException | None = None
         self.over = threading.Event()
         self.on_stop: Callable[[], None] | None = None
+        self.untracked = False  # whether items take the short lane, where no call can be found while it runs
         self.slots: dict[int, list[Any]] = {}
         self._busy = 0
         self._shared_s = 0.0
@@ -444,10 +445,15 @@ def _call_of(state: MapState, index: int | None) -> Call | None:
 
 
 def _stop_item(state: MapState, index: int | None, region: Region) -> None:
-    """Tell a running item to end; from another thread than its own."""
-    call = _call_of(state, index)
-    if call is None or not call.cancel(state.cancel_reason or "cancelled"):
+    """Tell a running item to end; from another thread than its own.
+
+    A call that the drivers run is only stopped inside the user's function, never while its end is being told; one that
+    is just starting finds the map stopped.
+    """
+    if state.untracked:
         region.stop(Stopped)
+    elif (call := _call_of(state, index)) is not None:
+        call.cancel(state.cancel_reason or "cancelled")
 
 
 def _leave_behind(state: MapState, backend: Any, index: int | None, worker: str) -> None:
@@ -467,6 +473,8 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
     def run(index: int) -> Any:
         workers[index] = threading.current_thread().name
         with regions[index], state.tracked(index, workers[index]):
+            if state.cancel_reason is not None:
+                raise Stopped
             return run_item(index)
 
     room = threading.Semaphore(concurrency or state.total)

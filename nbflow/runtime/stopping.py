@@ -162,9 +162,10 @@ class Alarm:
 class Detached:
     """A function run in a helper thread, so that its caller can leave at a deadline."""
 
-    __slots__ = ("error", "over", "region", "thread", "value")
+    __slots__ = ("abandoned", "error", "over", "region", "thread", "value")
 
     def __init__(self, func: Callable[[], Any]) -> None:
+        self.abandoned = False
         self.over = threading.Event()
         self.region = Region()
         self.value: Any = None
@@ -175,6 +176,8 @@ class Detached:
     def _run(self, func: Callable[[], Any]) -> None:
         try:
             with self.region:
+                if self.abandoned:  # before there was anything to stop
+                    raise Stopped
                 self.value = func()
         except BaseException as error:
             self.error = error
@@ -231,6 +234,7 @@ def call_detached(
 
 def _end_detached(job: Detached, error: type[BaseException], left: Callable[[str], None], grace_s: float) -> None:
     """Tell the code to end, and leave it behind if it does not within `grace_s` seconds."""
+    job.abandoned = True
     job.region.stop(error)
     if not job.over.wait(grace_s):
         left(job.thread.name)
