@@ -22,7 +22,7 @@ from nbflow.errors import DefinitionError, TaskCancelledError, TaskTimeoutError
 from nbflow.runtime import current, drivers, loop
 from nbflow.runtime.current import Call
 from nbflow.runtime.emit import emit, queued
-from nbflow.runtime.stopping import GRACE_S
+from nbflow.runtime.stopping import GRACE_S, WAKE_S
 from nbflow.sessions import session_or_default
 from nbflow.tasks import as_task
 
@@ -74,18 +74,19 @@ class TaskHandle(Generic[T]):
             BaseException: What the call raised. An interrupt while waiting cancels the call.
         """
         __tracebackhide__ = True
-        self._help()
+        deadline = None if timeout is None else SYSTEM_CLOCK.monotonic() + timeout
         try:
-            return self._future.result(timeout)
-        except FutureTimeoutError:
-            if self._future.done():
-                raise
-            raise TaskTimeoutError(
-                f"Task {self.name!r} has not ended within {timeout:g} s; it goes on. Wait longer, or cancel() it.",
-                task=self.name,
-                timeout_s=timeout,
-                stopped=False,
-            ) from None
+            self._help()
+            while not _wait(self._future, deadline):
+                if deadline is not None and SYSTEM_CLOCK.monotonic() >= deadline:
+                    raise TaskTimeoutError(
+                        f"Task {self.name!r} has not ended within {timeout:g} s; it goes on. "
+                        "Wait longer, or cancel() it.",
+                        task=self.name,
+                        timeout_s=timeout,
+                        stopped=False,
+                    )
+            return self._future.result()
         except KeyboardInterrupt:
             self.cancel("interrupt")
             raise
@@ -284,6 +285,20 @@ def submit(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle
     return handle
 
 
+def _left(deadline: float | None) -> float:
+    """Return how long to wait now, at most until the deadline and at most until signals have to be looked for."""
+    return WAKE_S if deadline is None else max(0.0, min(WAKE_S, deadline - SYSTEM_CLOCK.monotonic()))
+
+
+def _wait(future: Future[Any], deadline: float | None) -> bool:
+    """Wait a little for the future; whether it has ended."""
+    try:
+        future.exception(_left(deadline))
+    except FutureTimeoutError:
+        return future.done()
+    return True
+
+
 def _handles(value: Any) -> Iterator[TaskHandle[Any]]:
     if isinstance(value, TaskHandle):
         yield value
@@ -335,14 +350,16 @@ class as_completed(Generic[T]):  # noqa: N801 - a function to its users, as in c
             while ended.empty() and any(handle._help() for handle in self._handles):
                 pass  # a worker that waits runs one call after the other itself
             try:
-                wait = None if deadline is None else max(0.0, deadline - SYSTEM_CLOCK.monotonic())
-                yield ended.get(timeout=wait)
+                found = ended.get(timeout=_left(deadline))
             except Empty:
+                if deadline is None or SYSTEM_CLOCK.monotonic() < deadline:
+                    continue
                 raise TaskTimeoutError(
                     f"{left} of {len(self._handles)} tasks have not ended within {self._timeout:g} s; they go on.",
                     timeout_s=self._timeout,
                     stopped=False,
                 ) from None
+            yield found
             left -= 1
 
     async def __aiter__(self) -> AsyncIterator[TaskHandle[T]]:

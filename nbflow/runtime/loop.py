@@ -21,6 +21,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
 from nbflow._util import report
+from nbflow.runtime.stopping import WAKE_S
 
 __all__ = ["bridged", "heartbeat", "run", "running_loop", "start_beat"]
 
@@ -170,7 +171,8 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     thread = threading.Thread(target=copy_context().run, args=(work,), name="nbflow-loop", daemon=True)
     try:
         thread.start()
-        over.wait()
+        while not over.wait(WAKE_S):
+            pass
     except BaseException:
         interrupted.set()
         if started:

@@ -22,7 +22,7 @@ from nbflow.errors import TaskCancelledError
 from nbflow.runtime import current
 from nbflow.runtime.current import Call, new_id
 from nbflow.runtime.emit import Reporter, emit, emit_session
-from nbflow.runtime.stopping import GRACE_S, Region, Stopped
+from nbflow.runtime.stopping import GRACE_S, WAKE_S, Region, Stopped
 
 __all__ = ["PENDING", "MapState", "run_map"]
 
@@ -409,7 +409,7 @@ def _pull_together(
             changed.clear()
             if ranges.exhausted and _all_taken(futures):
                 return
-            changed.wait()
+            changed.wait(WAKE_S)
     except BaseException as error:
         _stopped_while_waiting(state, error)
     for future in futures:
@@ -514,7 +514,7 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
         while pending and state.cancel_reason is None:
             changed.clear()
             if pending and state.cancel_reason is None:
-                changed.wait()
+                changed.wait(WAKE_S)
     except BaseException as error:
         _stopped_while_waiting(state, error)
     running = [index for index, future in list(pending.items()) if not future.cancel() and not future.done()]

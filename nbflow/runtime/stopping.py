@@ -24,6 +24,9 @@ __all__ = ["Alarm", "DeadlineReached", "Region", "Stopped", "call_detached", "ca
 GRACE_S = 0.1
 """How long to wait for code to end after it was told to, before it is left behind."""
 
+WAKE_S = 0.2
+"""How long to wait for a lock at a time: a signal that arrives just before the wait is only noticed after it."""
+
 
 class Stopped(BaseException):
     """Raised inside code that was cancelled from another thread."""
