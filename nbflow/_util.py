@@ -61,7 +61,7 @@ def trim_traceback(error: BaseException, limit: int = 4000) -> str:
     import traceback  # only failures need it
 
     summary = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
-    kept = [frame for frame in summary.stack if not frame.filename.startswith(PACKAGE_ROOT)]
+    kept = [frame for frame in summary.stack if not frame.filename.startswith(PACKAGE_ROOT + os.sep)]
     summary.stack = traceback.StackSummary.from_list(kept)
     text = "".join(summary.format()).rstrip()
     return text if len(text) <= limit else "…" + text[-limit:]

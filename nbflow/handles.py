@@ -245,6 +245,7 @@ def submit(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle
     call._pool = backend.name
     handle: TaskHandle[Any] = TaskHandle(wanted.name, call.id)
     handle._call, handle._backend = call, backend
+    session.end_with(handle)
     queued(call)
 
     def run() -> Any:

@@ -88,6 +88,7 @@ class SessionContext:
         self._dataset_option = dataset_store
         self._lock = threading.RLock()
         self._cache: Any = None
+        self._handles: Any = None
         self._stores: dict[Any, Any] = {}
         self._manager: Any = None
         self._seed = seed
@@ -333,6 +334,15 @@ class SessionContext:
         """Stop calling `observer`; an unknown one is ignored."""
         self.fanout.remove(observer)
 
+    def end_with(self, handle: Any) -> None:
+        """Cancel `handle` when this session closes, unless it has ended (or is forgotten) by then."""
+        with self._lock:
+            if self._handles is None:
+                from weakref import WeakSet
+
+                self._handles = WeakSet()
+            self._handles.add(handle)
+
     def live_maps(self) -> list[Any]:
         """Return the maps that run now, oldest first."""
         return [found for found in list(self.active.values()) if not isinstance(found, Call)]
@@ -364,9 +374,9 @@ class SessionContext:
         return self
 
     def close(self) -> None:
-        """End the session: stop its backends, close its stores, tell hooks and observers.
+        """End the session: cancel what still runs in it, stop its backends, close its stores, tell hooks and observers.
 
-        Idempotent, bounded in time.
+        Idempotent, bounded in time. What was submitted and should end by itself has to be waited for before.
         """
         with self._lock:
             if self.closed:
@@ -374,8 +384,11 @@ class SessionContext:
             self.closed = True
             if ambient.session is self:
                 ambient.session = self.parent
+            handles, self._handles = list(self._handles or ()), None
             manager, self._manager = self._manager, None
             stores, self._stores, self._cache = list(self._stores.values()), {}, None
+        for running in (*handles, *[found for found in list(self.active.values()) if found.session is self]):
+            running.cancel("the session ended")
         for end in (
             manager.stop if manager is not None else None,
             *(getattr(store, "close", None) for store in stores),

@@ -87,8 +87,11 @@ class Task(Generic[P, R]):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def with_options(self, **options: Any) -> Task[P, R]:
-        """Return a task of the same function with some options replaced."""
-        return make_task(self.func, {**self.options, **options})
+        """Return a task of the same function with some options replaced; `retries=0` drops their delays too."""
+        kept = self.options
+        if options.get("retries") == 0:
+            kept = {name: value for name, value in kept.items() if name not in _RETRY_OPTIONS}
+        return make_task(self.func, {**kept, **options})
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None or not hasattr(self.func, "__get__"):
@@ -350,6 +353,8 @@ def task(
     return _TaskDecorator(options) if func is None else make_task(func, options)
 
 
+_RETRY_OPTIONS = ("retry_delay", "backoff", "jitter", "retry_on")
+
 _OPTIONS: dict[str, Any] = {
     parameter.name: parameter.default
     for parameter in inspect.signature(task).parameters.values()
@@ -415,6 +420,9 @@ def _make_spec(func: Callable[..., Any], chosen: dict[str, Any]) -> TaskSpec:
         retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
         timeout_s=chosen["timeout"],
     )
+    idle = [option for option in _RETRY_OPTIONS if not policy.retries and chosen[option] != _OPTIONS[option]]
+    if idle:
+        raise DefinitionError(f"{', '.join(idle)} has no effect without retries; add retries=1 or more.")
     cache, store = _checked_cache(chosen)
     _check_stream(kind, policy, cache)
     _check_names("ignore", chosen["ignore"], signature)

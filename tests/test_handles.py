@@ -416,16 +416,16 @@ def test_cancel_after_the_end() -> None:
 
 
 def test_closing_the_session_withdraws_what_waits(recorder: EventRecorder) -> None:
-    """Calls that still wait for a worker when their session closes end as cancelled."""
+    """Calls that wait for a worker when their session closes end as cancelled; so do those that cannot be stopped."""
     gate = Gate()
     with session(observers=[recorder], settings=one_thread()):
         running = submit(gate.task)
         assert gate.begun.wait(_LIMIT_S)
         waiting = submit(double, 1)
-    with pytest.raises(TaskCancelledError):
-        waiting.get(_LIMIT_S)
+    for handle in (waiting, running):
+        with pytest.raises(TaskCancelledError, match="the session ended"):
+            handle.get(_LIMIT_S)
     gate.free.set()
-    assert running.get(_LIMIT_S) == "through"
     recorder.check()
 
 
@@ -683,3 +683,20 @@ def test_many() -> None:
     """Hundreds of handles at a time are no trouble."""
     handles = [submit(double, x) for x in range(300)]
     assert sum(handle.get() for handle in as_completed(handles)) == 2 * sum(range(300))
+
+
+def test_the_end_of_a_session_cancels_what_was_submitted_in_it() -> None:
+    """Nothing goes on behind a session that has ended."""
+    began = threading.Event()
+
+    @task
+    def endless() -> None:
+        began.set()
+        while True:
+            threading.Event().wait(0.01)
+
+    with session(backend="thread"):
+        handle = submit(endless)
+        assert began.wait(30)
+    with pytest.raises(TaskCancelledError, match="the session ended"):
+        handle.get(30)

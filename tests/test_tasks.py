@@ -1093,3 +1093,20 @@ def test_thrown_into(kind: str, recorder: EventRecorder) -> None:
             asyncio.run(main())
     assert recorder.kinds()[-2] == "TaskFailed"
     recorder.check()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"retry_delay": 1.0}, {"backoff": 2.0}, {"jitter": 0.5}, {"retry_on": OSError}],
+    ids=lambda o: next(iter(o)),
+)
+def test_options_of_retries_need_retries(options: dict[str, Any]) -> None:
+    """An option that would do nothing is an error that says what is missing."""
+    with pytest.raises(DefinitionError, match="no effect without retries; add retries=1"):
+        task(**options)(len)
+
+
+def test_dropping_retries_drops_their_options() -> None:
+    """`with_options(retries=0)` works on a task whose retries had a delay."""
+    patient = task(retries=2, retry_delay=1.0)(len)
+    assert patient.with_options(retries=0).spec.policy.delay_s == 0.0

@@ -29,12 +29,11 @@ _NEEDED = (
     ("ipywidgets", "forms and sliders", "pip install ipywidgets"),
     ("anywidget", "the live panel", "pip install anywidget"),
     ("nbclient", "nbflow run", "pip install nbclient"),
-    ("cloudpickle", "tasks in other processes", "pip install cloudpickle"),
+    ("cloudpickle", "caching results of notebook classes", "pip install cloudpickle"),
 )
 _OPTIONAL = (
     ("jupyterlab", "nbflow lab", 'pip install "nbflow[lab]"'),
     ("nbconvert", "nbflow run --html", 'pip install "nbflow[lab]"'),
-    ("distributed", "the dask backend", 'pip install "nbflow[dask]"'),
     ("pandas", "tables, the example notebooks", 'pip install "nbflow[data]"'),
 )
 

@@ -95,7 +95,7 @@ class NbflowMagics(Magics):
         return self.state.flow.do(line)
 
     @magic_arguments()
-    @argument("--backend", metavar="B", help="Where maps and submits run: inline, thread, process, dask, noop.")
+    @argument("--backend", metavar="B", help="Where maps and submits run: inline, thread, or one of a plug-in.")
     @argument("--cache", metavar="PATH", help="Where cached results live: a path or URL, or off for memory only.")
     @argument("--datasets", metavar="PATH", help="Where datasets live: a folder or URL.")
     @argument("--wrap-errors", action="store_true", help="Raise TaskError from the user's exception.")
