@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
-from string import Formatter
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
+from nbflow._options import RETRY_OPTIONS, make_spec
 from nbflow._typing import CacheHash, P, R
 from nbflow._util import lazy
-from nbflow.core.policy import NO_RETRY, Policy
-from nbflow.core.spec import TaskKind, TaskMetadata, TaskSpec, compile_binder, kind_of, parse_template
+from nbflow.core.spec import TaskKind, TaskMetadata, TaskSpec
 from nbflow.errors import DefinitionError
 from nbflow.runtime import current, lanes
 from nbflow.runtime.current import Call, ambient
@@ -90,7 +88,7 @@ class Task(Generic[P, R]):
         """Return a task of the same function with some options replaced; `retries=0` drops their delays too."""
         kept = self.options
         if options.get("retries") == 0:
-            kept = {name: value for name, value in kept.items() if name not in _RETRY_OPTIONS}
+            kept = {name: value for name, value in kept.items() if name not in RETRY_OPTIONS}
         return make_task(self.func, {**kept, **options})
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -353,8 +351,6 @@ def task(
     return _TaskDecorator(options) if func is None else make_task(func, options)
 
 
-_RETRY_OPTIONS = ("retry_delay", "backoff", "jitter", "retry_on")
-
 _OPTIONS: dict[str, Any] = {
     parameter.name: parameter.default
     for parameter in inspect.signature(task).parameters.values()
@@ -391,164 +387,5 @@ def make_task(func: Callable[..., Any], options: dict[str, Any]) -> Task[Any, An
         what = f"the class {func.__name__!r}" if inspect.isclass(func) else repr(func)
         raise DefinitionError(f"@task needs a function, not {what}. Decorate a function that builds or uses it.")
     chosen = {**_OPTIONS, **options}
-    spec = _make_spec(func, chosen)
+    spec = make_spec(func, chosen, _OPTIONS)
     return _TYPES[spec.kind](func, spec, chosen)
-
-
-def _make_spec(func: Callable[..., Any], chosen: dict[str, Any]) -> TaskSpec:
-    try:
-        signature = inspect.signature(func)
-    except (TypeError, ValueError):
-        signature = inspect.Signature(
-            [
-                inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
-                inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
-            ]
-        )
-    kind = kind_of(func)
-    name = _checked_name(chosen["name"], func)
-    names = parse_template("name", name, signature.parameters)
-    if chosen["name"] is not None and any("." in text for text, *_ in Formatter().parse(name)):
-        raise DefinitionError(f"name={name!r} must not contain a dot; use '-' or '_' instead.")
-    name = name if names else name.format()  # only a template needs its literal braces doubled
-    retry_on = chosen["retry_on"]
-    policy = Policy(
-        retries=chosen["retries"],
-        delay_s=chosen["retry_delay"],
-        backoff=chosen["backoff"],
-        jitter=chosen["jitter"],
-        retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
-        timeout_s=chosen["timeout"],
-    )
-    idle = [option for option in _RETRY_OPTIONS if not policy.retries and chosen[option] != _OPTIONS[option]]
-    if idle:
-        raise DefinitionError(f"{', '.join(idle)} has no effect without retries; add retries=1 or more.")
-    cache, store = _checked_cache(chosen)
-    _check_stream(kind, policy, cache)
-    _check_names("ignore", chosen["ignore"], signature)
-    _check_dataset(chosen, signature)
-    _check_backend(chosen["backend"])
-    bind = compile_binder(signature)
-    keyer = None
-    if cache:
-        from nbflow.cache.key import FunctionKeyer  # only tasks that are cached need the cache
-
-        keyer = FunctionKeyer(
-            func,
-            name=name,
-            version=chosen["version"],
-            ignore=tuple(chosen["ignore"]),
-            depends=tuple(chosen["depends"]),
-            custom=chosen["cache_hash"],
-            bind=bind,
-        )
-    return TaskSpec(
-        func=func,
-        name=name,
-        description=_checked_description(chosen["description"], func),
-        kind=kind,
-        signature=signature,
-        bind=bind,
-        policy=NO_RETRY if policy == NO_RETRY else policy,
-        backend=chosen["backend"],
-        cache=cache,
-        cache_store=store,
-        cache_ttl=chosen["cache_ttl"],
-        keyer=keyer,
-        dataset=chosen["dataset"],
-        dataset_store=chosen["dataset_store"],
-        dataset_format=chosen["dataset_format"],
-        template_names=names,
-        plain=policy == NO_RETRY and not cache and chosen["dataset"] is None,
-    )
-
-
-def _checked_name(name: Any, func: Callable[..., Any]) -> str:
-    if name is None:
-        target: Any = func
-        while isinstance(target, functools.partial):
-            target = target.func
-        return str(getattr(target, "__name__", type(target).__name__)).replace("{", "{{").replace("}", "}}")
-    if not isinstance(name, str) or not name:
-        raise DefinitionError(f"name={name!r} must be a non-empty string.")
-    return name
-
-
-def _checked_description(description: Any, func: Callable[..., Any]) -> str:
-    if description is None:
-        return inspect.getdoc(func) or ""
-    if not isinstance(description, str):
-        raise DefinitionError(f"description={description!r} must be a string, or None for the docstring.")
-    return description
-
-
-def _checked_cache(chosen: dict[str, Any]) -> tuple[bool | str, Any]:
-    """Return the cache mode (False, True, "disk" or "session") and the task's own store."""
-    cache, store, ttl, custom = chosen["cache"], chosen["cache_store"], chosen["cache_ttl"], chosen["cache_hash"]
-    for option in ("ignore", "depends"):
-        if isinstance(chosen[option], str) or not isinstance(chosen[option], Iterable):
-            raise DefinitionError(f"{option}={chosen[option]!r} must be a list; write {option}=[{chosen[option]!r}].")
-    for option, place in (("cache_store", store), ("cache", None if cache is True else cache)):
-        if place and not (isinstance(place, (str, os.PathLike)) or hasattr(place, "fetch")):
-            raise DefinitionError(f"{option}={place!r} is no cache store; give a path, a URL or a CacheStore.")
-    if "" in (cache, store):
-        raise DefinitionError('"" is no place for a cache; give a path, or cache=True for the session\'s store.')
-    if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not ttl >= 0):
-        raise DefinitionError(f"cache_ttl={ttl!r} must be a number of seconds ≥ 0.")
-    if custom is not None and not callable(custom):
-        raise DefinitionError(f"cache_hash={custom!r} must be a function (func, inputs) -> str.")
-    if cache in (False, None):
-        given = [name for name in ("cache_store", "cache_ttl", "cache_hash", "version") if chosen[name] is not None]
-        given += [name for name in ("ignore", "depends") if tuple(chosen[name])]
-        if given:
-            raise DefinitionError(f"{', '.join(given)} has no effect without caching; add cache=True.")
-        return False, None
-    if cache is True or cache in ("disk", "session"):
-        return cache, store
-    if store is not None:
-        raise DefinitionError(f"cache={cache!r} names a store and so does cache_store; give only one of them.")
-    return True, cache
-
-
-def _check_stream(kind: TaskKind, policy: Policy, cache: bool | str) -> None:
-    if kind.is_stream:
-        given = [
-            option
-            for option, on in (("retries", policy.retries), ("timeout", policy.timeout_s is not None), ("cache", cache))
-            if on
-        ]
-        if given:
-            raise DefinitionError(
-                f"{' and '.join(given)} cannot be used on a generator: its items are handed out before it ends. "
-                "Return a list instead, or drop the option."
-            )
-
-
-def _check_dataset(chosen: dict[str, Any], signature: inspect.Signature) -> None:
-    key, store, format_name = chosen["dataset"], chosen["dataset_store"], chosen["dataset_format"]
-    if key is None:
-        if given := [option for option in ("dataset_store", "dataset_format") if chosen[option] is not None]:
-            raise DefinitionError(
-                f"{' and '.join(given)} has no effect without dataset='...'; add the key to save under."
-            )
-        return
-    if not isinstance(key, str) or not key:
-        raise DefinitionError(f"dataset={key!r} must be a non-empty string, such as 'fits/depth_{{depth}}.pkl'.")
-    parse_template("dataset", key, signature.parameters)
-    if store is not None and not (isinstance(store, (str, os.PathLike)) or hasattr(store, "save")):
-        raise DefinitionError(f"dataset_store={store!r} is no dataset store; give a path, a URL or a DatasetStore.")
-    if format_name is not None and (not isinstance(format_name, str) or not format_name):
-        raise DefinitionError(f"dataset_format={format_name!r} must be the name of a format, such as 'csv'.")
-
-
-def _check_names(option: str, names: Any, signature: inspect.Signature) -> None:
-    if unknown := [name for name in names if name not in signature.parameters]:
-        raise DefinitionError(
-            f"{option} names {', '.join(map(repr, unknown))}, which is no parameter. "
-            f"Parameters: {', '.join(signature.parameters)}."
-        )
-
-
-def _check_backend(name: Any) -> None:
-    if name is not None and (not isinstance(name, str) or not name):
-        raise DefinitionError(f"backend={name!r} must be the name of a backend, such as 'thread'.")

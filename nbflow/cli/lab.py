@@ -28,11 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Run JupyterLab until it is stopped and return its exit code."""
-    if importlib.util.find_spec("jupyterlab") is None:
-        raise CliError('JupyterLab is not installed; pip install "nbflow[lab]"')
     file: Path = arguments.file if arguments.file is not None else quickstart()
     if not file.exists():
         raise usage(f"{file}: no such file")
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise CliError('JupyterLab is not installed; pip install "nbflow[lab]"')
     from jupyterlab.labapp import main
 
     say(f"nbflow: opening {file}")

@@ -1,0 +1,399 @@
+"""`SessionContext`: one open session, with its settings, its resources and its lifetime.
+
+What a session is not given it inherits from the one around it. Stores, pools and hooks are made when first needed, so
+opening and closing an empty one creates nothing. `nbflow.sessions` opens sessions and finds the one that counts.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from nbflow import hooks as _hooks
+from nbflow._clock import SYSTEM_CLOCK, Clock
+from nbflow._util import one_line, report
+from nbflow.core.spec import TaskSpec
+from nbflow.errors import SessionError
+from nbflow.hooks import Fanout, Observer, registered_plugins
+from nbflow.runtime.current import Call, ambient
+from nbflow.runtime.emit import emit_session
+from nbflow.settings import Settings, get_global_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nbflow.hooks import Hooks
+
+__all__ = ["SessionContext"]
+
+_numbers = iter(range(1, 2**63))
+
+
+class SessionContext:
+    """An open session; what `with session(...) as ctx` gives. Safe from any thread.
+
+    Attributes:
+        session_id: Short name, unique in this process.
+        parent: The session around it, or None.
+        settings: Its settings.
+        records: The most recent finished calls, oldest first.
+        active: Running maps and calls by id (plain calls only while somebody listens).
+        label: Function that names the current cell, or returns None; set by the notebook.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: str | None = None,
+        cache_store: Any = None,
+        dataset_store: Any = None,
+        plugins: Any = None,
+        settings: Settings | None = None,
+        observers: Iterable[Observer] = (),
+        clock: Clock | None = None,
+        seed: int | None = None,
+        parent: SessionContext | None = None,
+    ) -> None:
+        inherited: Settings | None = parent.settings if parent is not None else None
+        self.session_id = f"session-{next(_numbers)}"
+        self.parent = parent
+        self.settings: Settings = settings or inherited or get_global_settings()
+        self.clock: Clock = clock or (parent.clock if parent is not None else SYSTEM_CLOCK)
+        self.fanout: Fanout = Fanout(parent.fanout if parent is not None else None)
+        self.records: deque[Call] = deque(maxlen=self.settings.max_records)
+        self.active: dict[int, Any] = {} if parent is None else parent.active
+        self.label: Callable[[], str | None] = parent.label if parent is not None else _no_label
+        self.outer_frame: Any = None
+        self.opener: tuple[int, int] | None = None
+        self.closed = False
+        self._own_settings = settings is not None
+        self._backend = backend
+        self._cache_option = cache_store
+        self._dataset_option = dataset_store
+        self._lock = threading.RLock()
+        self._cache: Any = None
+        self._handles: Any = None
+        self._stores: dict[Any, Any] = {}
+        self._manager: Any = None
+        self._seed = seed
+        self._random: Callable[[], float] | None = None
+        for observer in observers:
+            self.fanout.add(observer)
+        own = plugins if isinstance(plugins, (list, tuple)) else () if plugins is None else (plugins,)
+        if parent is None:
+            everybody = (*registered_plugins(), *own)
+        else:
+            inherited_plugins = parent.hooks.plugins if parent.hooks is not None else ()
+            everybody = (*inherited_plugins, *own)
+        if parent is not None and not own:
+            self.hooks: Hooks | None = parent.hooks
+        else:
+            distinct: list[Any] = []  # pluggy refuses equal ones, and they need not be hashable
+            for plugin in everybody:
+                if plugin not in distinct:
+                    distinct.append(plugin)
+            self.hooks = _hooks.Hooks(distinct) if distinct else None
+        if backend is not None:
+            self._check_backend(backend)
+        self._opened = self.clock.monotonic()
+
+    # -- identity -----------------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> SessionContext:
+        """This session: frames and calls answer to the same name."""
+        return self
+
+    @property
+    def backend(self) -> str:
+        """Name of the default backend."""
+        if self._backend is not None:
+            return self._backend
+        if self.parent is not None and not self._own_settings:
+            return self.parent.backend
+        return self.settings.backend
+
+    @property
+    def home(self) -> Path:
+        """Folder of everything nbflow keeps on disk."""
+        return self.settings.home_path
+
+    def random(self) -> float:
+        """Return a number in [0, 1), for the jitter of retries."""
+        if self._random is None:
+            from random import Random
+
+            self._random = Random(self._seed).random
+        return self._random()
+
+    @property
+    def listening(self) -> bool:
+        """Whether anybody would see an event or a hook."""
+        return self.hooks is not None or self.fanout.listening
+
+    # -- resources ----------------------------------------------------------------------------------------------
+
+    @property
+    def backends(self) -> Any:
+        """The session's `BackendManager`.
+
+        Inner sessions share that of the session around, unless their settings differ.
+        """
+        if (around := self._around()) is not None:
+            return around.backends
+        if self.closed:
+            raise SessionError(f"{self.session_id} is closed; open another one with `with session(...)`.")
+        with self._lock:
+            if self._manager is None:
+                from nbflow.backends.manager import BackendManager  # keeps pools out of a plain import
+
+                self._manager = BackendManager(self)
+            return self._manager
+
+    def _around(self) -> SessionContext | None:
+        """Return the open session that this one inherits resources from, if there is one."""
+        around = None if self._own_settings else self.parent
+        while around is not None and around.closed:
+            around = None if around._own_settings else around.parent
+        return around
+
+    def _check_backend(self, name: str) -> None:
+        if name not in ("inline", "thread"):
+            self.backends.resolve(name)
+
+    @property
+    def cache_store(self) -> Any:
+        """The store of cached results."""
+        if self._cache is None:
+            self._cache = self._find_cache()
+        return self._cache
+
+    def _find_cache(self) -> Any:
+        if self._cache_option is None and (around := self._around()) is not None:
+            return around.cache_store
+        option = self._cache_option if self._cache_option is not None else self.settings.cache_store
+        return self._cache_at(str(self.home / "cache") if option is None else option)
+
+    def cache_store_for(self, spec: TaskSpec) -> Any:
+        """Return the store that a task uses: its own, or the session's."""
+        own = spec.cache_store
+        return self.cache_store if own is None else self._cache_at(own)
+
+    def _cache_at(self, place: Any) -> Any:
+        """Return the store at that place; None once the session is closed, so that nothing is opened for nobody."""
+        if not isinstance(place, (str, os.PathLike)):
+            return place
+        if self.closed:
+            return None
+        key = ("cache", str(place))
+        if (store := self._stores.get(key)) is not None:
+            return store
+        with self._lock:
+            if key not in self._stores:
+                from nbflow.cache.store import CacheStore  # keeps the cache out of a plain import
+
+                wanted = self.settings
+                self._stores[key] = CacheStore(
+                    None if str(place) == "off" else place,
+                    memory_bytes=wanted.cache_memory_bytes,
+                    max_bytes=wanted.cache_max_bytes,
+                    max_age_s=wanted.cache_max_age_s,
+                    clock=self.clock,
+                )
+            return self._stores[key]
+
+    @property
+    def dataset_store(self) -> Any:
+        """The store of datasets."""
+        if self._dataset_option is None and (around := self._around()) is not None:
+            return around.dataset_store
+        return self.dataset_store_for(self._dataset_option or self.settings.dataset_store)
+
+    def dataset_store_for(self, store: Any) -> Any:
+        """Return `store` itself, the store on that path or driver, or the session's for None."""
+        from nbflow.datasets.store import DatasetStore  # keeps formats out of a plain import
+
+        if store is None:
+            return self.dataset_store
+        if isinstance(store, DatasetStore):
+            return store
+        key = ("dataset", str(store) if isinstance(store, (str, os.PathLike)) else id(store))
+        with self._lock:
+            if key not in self._stores:
+                self._stores[key] = DatasetStore(store, allow_outside=self.settings.allow_outside_keys)
+            return self._stores[key]
+
+    def save_dataset(
+        self,
+        key: str,
+        value: Any,
+        *,
+        format: str | None = None,
+        options: dict[str, Any] | None = None,
+        store: Any = None,
+        call: Call | None = None,
+    ) -> str:
+        """Save a value as a dataset, with hooks and an event.
+
+        Args:
+            key: Storage key, already filled in.
+            value: What to save.
+            format: Format name; None for what the key's extension or the type says.
+            options: Options of the format.
+            store: Store, path, or None for the session's.
+            call: The call that does so.
+
+        Returns:
+            Where it was stored.
+
+        Raises:
+            DatasetError: It cannot be saved so.
+        """
+        place = self.dataset_store_for(store)
+        common: dict[str, Any] = {"key": key, "value": value, "format": format, "options": options}
+        if self.hooks is not None:
+            common["metadata"] = None if call is None else call.metadata
+            self.hooks.call.before_dataset_save(**common)
+        began = self.clock.monotonic()
+        path: str = place.save(key, value, format=format, options=options)
+        self._tell("DatasetSaved", place, key, value, format, call, began, size_bytes=None)
+        if self.hooks is not None:
+            self.hooks.call.after_dataset_save(**common)
+        return path
+
+    def load_dataset(
+        self,
+        key: str,
+        return_type: type | None = None,
+        *,
+        format: str | None = None,
+        options: dict[str, Any] | None = None,
+        store: Any = None,
+        call: Call | None = None,
+    ) -> Any:
+        """Load a dataset, with hooks and an event; see `save_dataset`."""
+        place = self.dataset_store_for(store)
+        common: dict[str, Any] = {"key": key, "return_type": return_type, "format": format, "options": options}
+        if self.hooks is not None:
+            common["metadata"] = None if call is None else call.metadata
+            self.hooks.call.before_dataset_load(**common)
+        began = self.clock.monotonic()
+        value = place.load(key, return_type, format=format, options=options)
+        self._tell("DatasetLoaded", place, key, value, format, call, began)
+        if self.hooks is not None:
+            took = self.clock.monotonic() - began
+            self.hooks.call.after_dataset_load(**common, result=value, duration=took)
+        return value
+
+    def _tell(
+        self,
+        fact: str,
+        place: Any,
+        key: str,
+        value: Any,
+        format: str | None,
+        call: Call | None,
+        began: float,
+        **more: Any,
+    ) -> None:
+        if self.fanout.listening:
+            emit_session(
+                self,
+                fact,
+                0 if call is None else call.id,
+                "" if call is None else call.name,
+                key=key,
+                format=place.format_of(key, value, format),
+                duration_s=self.clock.monotonic() - began,
+                **more,
+            )
+
+    # -- listening and stopping ---------------------------------------------------------------------------------
+
+    def add_observer(self, observer: Observer, items: bool = True) -> None:
+        """Call `observer(event)` for every event; with `items=False` not for routine events of single map items."""
+        self.fanout.add(observer, items=items)
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Stop calling `observer`; an unknown one is ignored."""
+        self.fanout.remove(observer)
+
+    def end_with(self, handle: Any) -> None:
+        """Cancel `handle` when this session closes, unless it has ended (or is forgotten) by then."""
+        with self._lock:
+            if self._handles is None:
+                from weakref import WeakSet
+
+                self._handles = WeakSet()
+            self._handles.add(handle)
+
+    def live_maps(self) -> list[Any]:
+        """Return the maps that run now, oldest first."""
+        return [found for found in list(self.active.values()) if not isinstance(found, Call)]
+
+    def live_calls(self) -> list[Call]:
+        """Return the calls that run now, oldest first (plain ones are only kept track of while somebody listens)."""
+        return [found for found in list(self.active.values()) if isinstance(found, Call)]
+
+    def cancel(self, call_id: int, reason: str = "panel") -> bool:
+        """Cancel a running call or map by id.
+
+        Returns:
+            False if nothing of that id runs.
+        """
+        found = self.active.get(call_id)
+        return found is not None and bool(found.cancel(reason))
+
+    def cancel_all(self, reason: str = "panel") -> int:
+        """Cancel everything that runs and return how many calls and maps that were; outermost first."""
+        return sum(found.cancel(reason) for found in list(self.active.values()))
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def open(self) -> SessionContext:
+        """Tell hooks and observers that the session is open; `session(...)` does this."""
+        if self.hooks is not None:
+            self.hooks.call.before_session_start(session_id=self.session_id)
+        emit_session(self, "SessionStarted", 0, self.session_id)
+        return self
+
+    def close(self) -> None:
+        """End the session: cancel what still runs in it, stop its backends, close its stores, tell hooks and observers.
+
+        Idempotent, bounded in time. What was submitted and should end by itself has to be waited for before.
+        """
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            if ambient.session is self:
+                ambient.session = self.parent
+            handles, self._handles = list(self._handles or ()), None
+            manager, self._manager = self._manager, None
+            stores, self._stores, self._cache = list(self._stores.values()), {}, None
+        for running in (*handles, *[found for found in list(self.active.values()) if found.session is self]):
+            running.cancel("the session ended")
+        for end in (
+            manager.stop if manager is not None else None,
+            *(getattr(store, "close", None) for store in stores),
+        ):
+            try:
+                if end is not None:
+                    end()
+            except Exception as error:
+                report(f"Closing {self.session_id}: {one_line(error)}. The rest of it was closed.")
+        duration = self.clock.monotonic() - self._opened
+        emit_session(self, "SessionEnded", 0, self.session_id, duration_s=duration)
+        if self.hooks is not None:
+            self.hooks.call.after_session_end(session_id=self.session_id, duration=duration)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<{self.session_id} {state}, backend {self.backend!r}>"
+
+
+def _no_label() -> str | None:
+    return None
