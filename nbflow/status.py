@@ -64,7 +64,9 @@ def _beforehand(session: SessionContext, subject: Task[..., Any], args: tuple[An
         return f"{spec.name} is kept for this session only: {'; '.join(key.notes)}"
     if store.contains(key):
         return f"{spec.name} is fresh: the result for these arguments is cached."
-    return f"{spec.name} would run: {store.explain(key) or 'nothing is cached for it'}."
+    last = next((call for call in reversed(session.records) if call.spec is spec), None)
+    trouble = f" (its last call: {'; '.join(last.notes)})" if last is not None and last.notes else ""
+    return f"{spec.name} would run: {store.explain(key) or 'nothing is cached for it'}{trouble}."
 
 
 def _last(session: SessionContext, name: str) -> str:

@@ -215,6 +215,8 @@ class Flow:
         changes = self._task_changes(tally.keyed)
         if changes:
             return f"{head} would run again: {'; '.join(changes)}"
+        if call.notes:
+            return f"{head} is not stored: {'; '.join(call.notes)}"
         if call.cached:
             return f"{head} is up to date; its last call came from the cache"
         return f"{head} is up to date; its last call ran because: {call.reason or 'it had not run before'}"
@@ -239,6 +241,8 @@ class Flow:
             return "uncached"
         if self._task_changes(tally.keyed):
             return "stale"
+        if call.notes:
+            return "uncached"
         return "cached" if call.cached else "fresh"
 
     def _task_changes(self, call: Call | None) -> list[str]:

@@ -346,6 +346,8 @@ class CellRun:
         """Say in one line what could not be stored; with `--verbose`, also what was done and why."""
         if self.unstored is not None:
             self._tell(f"not cached: {self.unstored}")
+            if self.panel is not None:
+                self.panel.badge_shown()
         if not self.options.verbose or self.call is None:
             return
         call, effects = self.call, self.cell.effects

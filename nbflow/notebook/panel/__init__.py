@@ -75,10 +75,14 @@ class _Run:
         latest = max((row.started or now for row in model.rows.values() if row.live), default=now)
         return sums.cached == 0 or now - latest >= APPEARS_AFTER_S
 
+    def has_notes(self) -> bool:
+        """Whether there is something to say of a row besides its state, such as that it was not cached."""
+        return any(row.note for row in self.model.rows.values())
+
     def is_trivial(self) -> bool:
         """Whether it ended without anything worth a line: a single quick call, or a hit that its cell shows already."""
         sums = self.model.totals()
-        if sums.total != 1:
+        if sums.total != 1 or (self.has_notes() and not self.badged):
             return sums.total == 0
         return sums.cached == 0 or self.badged or sums.saved_s < APPEARS_AFTER_S
 
@@ -146,7 +150,7 @@ class PanelController:
             self._in_cell = False
 
     def badge_shown(self) -> None:
-        """The running cell shows by itself that it was cached, so that this hit alone needs no line of the panel."""
+        """The running cell says by itself how its own call went, so that this alone needs no line of the panel."""
         with self._lock:
             self._drain()
             if self._current is not None:
@@ -287,7 +291,7 @@ class PanelController:
         run.model.close()
         if run.shown or not run.is_trivial():
             sums = run.model.totals()
-            brief = is_all_cached(run.model) or (not run.shown and not sums.failed)
+            brief = is_all_cached(run.model) or not (run.shown or sums.failed or run.has_notes())
             self._guard(run, lambda: run.face.finish(run.model, brief=brief))
 
     def _finish_all(self) -> None:

@@ -1,0 +1,28 @@
+"""What cannot be cached is said, once, where it is noticed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.kernel
+def test_a_task_whose_result_cannot_be_stored_says_so(start_kernel: Any) -> None:
+    """A quick call shows nothing, but one whose result was not stored has a line; `%flow` and `why` know it too."""
+    kernel = start_kernel(env={"NBFLOW_PROGRESS": "html"})
+    kernel.ok("import threading\nfrom nbflow import task, why\n@task(cache=True)\ndef lock(x): return threading.Lock()")
+    shown = kernel.ok("_ = lock(1)").outputs
+    assert "not cached: TypeError" in shown[-1]["data"]["text/plain"]
+    assert "uncached" in str(kernel.ok("%flow").result)
+    assert "is not stored: not cached" in kernel.ok("%flow why lock").stdout
+    assert "its last call: not cached" in kernel.value("why(lock, 1)")
+
+
+@pytest.mark.kernel
+def test_a_cell_whose_output_cannot_be_stored_says_so_once(start_kernel: Any) -> None:
+    """The cell's own line is enough; the panel does not repeat it."""
+    kernel = start_kernel(env={"NBFLOW_PROGRESS": "html"})
+    result = kernel.ok("%%task locked\nimport threading\nheld = threading.Lock()\nnumber = 5")
+    assert "output `held` (lock) cannot be stored" in result.stderr
+    assert [each["type"] for each in result.outputs] == ["stderr"]
