@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nbflow.compose import gather_tasks, load_dataset, map_tasks, save_dataset
     from nbflow.handles import TaskHandle, as_completed, submit
     from nbflow.status import panel, why
+    from nbflow.tracking import progress
 
 __all__ = [
     "NbflowError",
@@ -33,6 +34,7 @@ __all__ = [
     "load_dataset",
     "map_tasks",
     "panel",
+    "progress",
     "save_dataset",
     "session",
     "submit",
@@ -49,6 +51,7 @@ _LAZY = {
     "load_dataset": "nbflow.compose",
     "map_tasks": "nbflow.compose",
     "panel": "nbflow.status",
+    "progress": "nbflow.tracking",
     "save_dataset": "nbflow.compose",
     "submit": "nbflow.handles",
     "why": "nbflow.status",

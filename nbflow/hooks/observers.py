@@ -1,8 +1,8 @@
 """Event fan-out: every observer gets every event, in the thread where the fact happened.
 
 An observer is a plain function of one event. One that raises is dropped with one warning and the run goes on. Observers
-added with `items=False` are spared the routine events of single items of a map (they sample its counters instead), so a
-map of a hundred thousand items costs them nothing.
+added with `items=False` are spared the details of attempts and streams, and the routine events of single items of a map
+(they sample its counters instead), so a map of a hundred thousand items costs them nothing.
 """
 
 from __future__ import annotations
