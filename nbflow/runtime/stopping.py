@@ -38,11 +38,14 @@ class DeadlineReached(BaseException):
     alarm: Any = None
 
 
-def _raise_in(ident: int, error: type[BaseException] | None) -> None:
+def _raise_in(ident: int, error: type[BaseException]) -> None:
     import ctypes  # only stopping needs it
 
-    target = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), target)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error))
+
+
+_CHECKS = 100
+"""Rounds of an empty loop, each of which delivers an exception that is pending."""
 
 
 class Region:
@@ -52,13 +55,14 @@ class Region:
     `KeyboardInterrupt`), elsewhere by an asynchronous `Stopped` (or whatever `stop` is given).
     """
 
-    __slots__ = ("_fired", "_ident", "_lock", "_main")
+    __slots__ = ("_error", "_fired", "_ident", "_lock", "_main")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ident: int | None = None
         self._main = False
         self._fired = False
+        self._error: type[BaseException] = Stopped
 
     def __enter__(self) -> Region:
         self._main = threading.current_thread() is threading.main_thread()
@@ -66,12 +70,22 @@ class Region:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with self._lock:
-            ident, self._ident = self._ident, None
-            if self._fired and not self._main and ident is not None:
-                _raise_in(ident, None)  # told to stop, but ended by itself first: take the exception back
-        if self._fired and self._main and not isinstance(exc[1], KeyboardInterrupt):
-            time.sleep(0.01)  # a signal that was sent may still be on its way: it has to strike here, not later
+        if self._main:
+            with self._lock:
+                self._ident = None
+            if self._fired and not isinstance(exc[1], KeyboardInterrupt):
+                time.sleep(0.01)  # a signal that was sent may still be on its way: it has to strike here, not later
+            return
+        try:
+            with self._lock:
+                self._ident = None
+            if self._fired:
+                # Told to stop, but it ended by itself: let the exception come, and go. It cannot be taken back; to
+                # replace it by NULL leaves the interpreter looking for it for ever, and hangs it where it is traced.
+                for _ in range(_CHECKS):
+                    pass
+        except self._error:
+            self._ident = None
 
     def stop(self, error: type[BaseException] = Stopped) -> bool:
         """Stop the code if it is still in the region; safe from any thread, False if it is not."""
@@ -80,6 +94,7 @@ class Region:
                 return False
             self._fired = True
             if not self._main:
+                self._error = error
                 _raise_in(self._ident, error)
             elif self._ident == threading.get_ident():
                 signal.raise_signal(signal.SIGINT)

@@ -173,9 +173,10 @@ def run(kind: str, step: Callable[[], str], retries: int) -> None:
     async def collect() -> list[str]:
         return [item async for item in task(async_stream)()]
 
+    options = {"retries": retries, "retry_delay": 1.0} if retries else {}
     {
-        "sync": lambda: task(retries=retries, retry_delay=1.0)(lambda: step())(),
-        "async": lambda: asyncio.run(task(retries=retries, retry_delay=1.0)(asynchronous)()),
+        "sync": lambda: task(**options)(lambda: step())(),
+        "async": lambda: asyncio.run(task(**options)(asynchronous)()),
         "stream": lambda: list(task(stream)()),
         "async stream": lambda: asyncio.run(collect()),
     }[kind]()

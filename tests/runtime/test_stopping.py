@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -263,3 +265,40 @@ def test_interrupted_detached_call() -> None:
                 free.set()
     helper.join(_LIMIT_S)
     assert left == ["nbflow-timed"]
+
+
+_LATE_STOPS = """
+import sys, threading
+from nbflow.runtime.stopping import Region, Stopped
+
+struck, regions, go, over = [], [], threading.Semaphore(0), threading.Event()
+
+def work():
+    for _ in range(300):
+        region = Region()
+        try:
+            with region:
+                regions.append(region)
+                go.release()
+                for _ in range(20_000):
+                    pass
+        except Stopped:
+            struck.append(region)
+    sys.settrace(lambda *_: None)
+    (lambda: None)()
+    sys.settrace(None)
+    over.set()
+
+thread = threading.Thread(target=work, daemon=True)
+thread.start()
+for index in range(300):
+    go.acquire()
+    regions[index].stop()
+print(len(struck) > 0, over.wait(30))
+"""
+
+
+def test_late_stops_leave_the_interpreter_as_it_was() -> None:
+    """After stops, also such as come too late, code goes on as ever, even under the trace of a debugger."""
+    done = subprocess.run([sys.executable, "-c", _LATE_STOPS], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["True", "True"]
