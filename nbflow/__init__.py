@@ -13,13 +13,13 @@ from nbflow._version import __version__
 from nbflow.errors import NbflowError, TaskCancelledError, TaskError, TaskTimeoutError
 from nbflow.sessions import async_session, session
 from nbflow.tasks import task
-from nbflow.workflows import workflow
 
 if TYPE_CHECKING:
     from nbflow.compose import gather_tasks, load_dataset, map_tasks, save_dataset
     from nbflow.handles import TaskHandle, as_completed, submit
     from nbflow.status import panel, why
     from nbflow.tracking import progress
+    from nbflow.workflows import workflow
 
 __all__ = [
     "NbflowError",
@@ -55,6 +55,7 @@ _LAZY = {
     "save_dataset": "nbflow.compose",
     "submit": "nbflow.handles",
     "why": "nbflow.status",
+    "workflow": "nbflow.workflows",
 }
 
 
