@@ -30,7 +30,10 @@ class ThreadBackend(Backend):
     def _start(self, *, context: BackendContext) -> None:
         self._limit = context.settings.max_backend_threads
         self._jobs: deque[Job] = deque()
-        self._changed = threading.Condition(threading.Lock())  # guards all of these
+        # Guards all of these. The lock is entered by itself: an interrupt cannot strike between its taking and the
+        # block, as it can in the Python code by which a condition is entered.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._threads: dict[int, threading.Thread] = {}
         self._idle = 0
         self._number = 0
@@ -41,7 +44,7 @@ class ThreadBackend(Backend):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, context: SubmitContext
     ) -> Future[Any]:
         job = Job(copy_context().run, (func, *args), kwargs)
-        with self._changed:
+        with self._lock:
             self._jobs.append(job)
             self._changed.notify()
             self._grow()
@@ -63,7 +66,7 @@ class ThreadBackend(Backend):
         while (job := self._next()) is not None:
             job.run()
             del job  # an idle worker must not keep a result alive
-            with self._changed:
+            with self._lock:
                 if len(self._threads) > self._limit:  # it stood in for one that has come back
                     self._threads.pop(me, None)
                 if me not in self._threads:
@@ -72,7 +75,7 @@ class ThreadBackend(Backend):
 
     def _next(self) -> Job | None:
         """Wait for a job, as one of the idle; None at the end."""
-        with self._changed:
+        with self._lock:
             while not self._jobs and not self._ended:
                 self._changed.wait()
             self._idle -= 1
@@ -80,7 +83,7 @@ class ThreadBackend(Backend):
 
     def detach(self, worker: str) -> None:
         """Stop counting the worker of that thread name; another may take its place."""
-        with self._changed:
+        with self._lock:
             for ident, thread in list(self._threads.items()):
                 if thread.name == worker:
                     del self._threads[ident]
@@ -89,17 +92,17 @@ class ThreadBackend(Backend):
     @contextmanager
     def lend(self) -> Iterator[None]:
         """Let another worker take the place of this one while it awaits, so that awaiting never deadlocks."""
-        with self._changed:
+        with self._lock:
             self._limit += 1
             self._grow()
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._limit -= 1
 
     def _stop(self) -> None:
-        with self._changed:
+        with self._lock:
             self._ended = True
             threads = list(self._threads.values())
             waiting = list(self._jobs)

@@ -73,6 +73,15 @@ def test_an_interrupt_ends_the_cell_and_leaves_nothing_running(ready: Any, cell:
 
 
 @pytest.mark.kernel
+def test_interrupts_while_a_map_hands_out_its_work_leave_the_pool_usable(ready: Any) -> None:
+    """An interrupt that strikes in the middle of a submission must not leave the pool locked."""
+    for _ in range(12):
+        for cell in ("map_tasks(slow, range(50), backend='thread')", "submit(slow, 1).get()"):
+            assert ready.run(cell, when=lambda found: "began" in found.stdout, then=ready.interrupt).status == "error"
+    assert ready.value("submit(int, '7').get()") == 7
+
+
+@pytest.mark.kernel
 def test_a_session_opened_in_an_awaiting_cell_is_there_in_the_next_one(kernel: Any) -> None:
     """A context variable set after an await is lost to the next cell; the session must not be."""
     kernel.ok(
