@@ -12,6 +12,8 @@ with its own type and a note.
     ├── TaskTimeoutError (TimeoutError)           a call that passed its timeout
     ├── TaskCancelledError                        a call that was cancelled (panel, handle, fail-fast)
     ├── BackendError (RuntimeError)               a backend that is unknown, closed, or cannot do what was asked
+    │   ├── TransferError (TypeError)             an argument or result that cannot travel to or from a worker
+    │   └── WorkerLostError                       a worker that died while it ran a call
     ├── CacheError (RuntimeError)                 a cache store that cannot be opened (never raised by a task's call)
     ├── DatasetError (RuntimeError)               a dataset that cannot be saved, loaded or named so
     │   └── DatasetNotFoundError (KeyError)       no dataset under that key
@@ -35,6 +37,8 @@ __all__ = [
     "TaskCancelledError",
     "TaskError",
     "TaskTimeoutError",
+    "TransferError",
+    "WorkerLostError",
 ]
 
 
@@ -86,6 +90,24 @@ class TaskCancelledError(NbflowError):
 
 class BackendError(NbflowError, RuntimeError):
     """A backend is unknown or closed, or cannot honour what was asked of it."""
+
+
+class TransferError(BackendError, TypeError):
+    """An argument or a result cannot travel to or from a worker.
+
+    Attributes:
+        path: Where in the value the culprit is, such as `args[0].model._lock`.
+        reason: What the pickler said of it.
+    """
+
+
+class WorkerLostError(BackendError):
+    """A worker died (killed, crashed, out of memory, lost its host) while it ran a call.
+
+    Attributes:
+        worker: Name of the worker.
+        exitcode: Its exit code; the negative number of a signal; None where nobody knows.
+    """
 
 
 class CacheError(NbflowError, RuntimeError):

@@ -8,6 +8,7 @@ of tasks and caches: they run callables and say what they can honour.
 from nbflow.backends.base import Abilities, Backend, BackendContext, SubmitContext
 from nbflow.backends.inline import InlineBackend
 from nbflow.backends.manager import BackendManager, register_backend
+from nbflow.backends.remote import RemoteBackend, RemoteJob, Shared
 from nbflow.backends.thread import ThreadBackend
 
 __all__ = [
@@ -16,6 +17,9 @@ __all__ = [
     "BackendContext",
     "BackendManager",
     "InlineBackend",
+    "RemoteBackend",
+    "RemoteJob",
+    "Shared",
     "SubmitContext",
     "ThreadBackend",
     "register_backend",

@@ -26,15 +26,23 @@ class Abilities:
 
     Args:
         parallel: More than one call runs at a time.
-        local: Calls run in this process and share its memory.
+        local: Calls run in this process and share its memory; else the backend is a `RemoteBackend`.
         pulls: A submitted callable may pull many items, one after the other, and be stopped between them.
         cancel: A running call can be stopped (or left behind and reported).
+        timeout: A running call can be ended at a deadline.
+        by_value: Functions and classes that were defined in a notebook reach it.
+        relay: What a running call tells (events, prints, progress) arrives while it runs, not only at its end.
+        dry: Nothing runs; calls only say what would run.
     """
 
     parallel: bool = True
     local: bool = True
     pulls: bool = False
     cancel: bool = False
+    timeout: bool = True
+    by_value: bool = True
+    relay: bool = True
+    dry: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +125,13 @@ class Backend(abc.ABC):
         Raises:
             BackendError: The backend is not started, or stopped.
         """
+        self._check_started()
+        return self._submit(func, args, kwargs or {}, context=SubmitContext(map_index=map_index))
+
+    def _check_started(self) -> None:
         if self._state != "started":
             state = "was stopped" if self._state == "stopped" else "is not started"
             raise BackendError(f"Backend {self.name!r} {state}; nothing can be submitted to it.")
-        return self._submit(func, args, kwargs or {}, context=SubmitContext(map_index=map_index))
 
     @abc.abstractmethod
     def _submit(
