@@ -18,8 +18,10 @@ from nbflow.cache.fingerprint import fingerprint
 from nbflow.cache.places import where_of
 from nbflow.errors import DefinitionError
 from nbflow.notebook.cellkey import CellKeyer
+from nbflow.notebook.drawing import COLOURS, ICONS
 from nbflow.notebook.graph import CellNode, describe_changes
 from nbflow.notebook.runner import ForcedKeyer
+from nbflow.notebook.views import graph_picture, timeline_picture
 from nbflow.sessions import session_or_default
 
 if TYPE_CHECKING:
@@ -28,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SUBCOMMANDS", "Flow", "Table"]
 
-SUBCOMMANDS = ("status", "why", "stale", "run", "clear")
+SUBCOMMANDS = ("status", "why", "stale", "run", "clear", "graph", "timeline", "auto", "cancel")
+_ALONE = ("status", "stale", "graph", "timeline")  # subcommands that take nothing more
+_REMARKS = 3  # of each kind, below the table
 _CODE = frozenset({"code", "closure", "default", "global", "helper", "class", "module"})
-_ICONS = {"fresh": "✓", "cached": "⚡", "stale": "↻", "failed": "✗", "uncached": "–"}
-_COLOURS = {"fresh": "#2a8", "cached": "#28c", "stale": "#c80", "failed": "#c33", "uncached": "#888"}
 
 
 class Table:
@@ -57,7 +59,7 @@ class Table:
             return self.empty
         table = [
             self.headings,
-            *([_ICONS.get(text, "") + " " + text if text in _ICONS else text for text in row] for row in self.rows),
+            *([ICONS.get(text, "") + " " + text if text in ICONS else text for text in row] for row in self.rows),
         ]
         widths = [max(len(row[column]) for row in table) for column in range(len(self.headings))]
         lines = [
@@ -75,8 +77,8 @@ class Table:
 
     @staticmethod
     def _html_cell(text: str) -> str:
-        if text in _ICONS:
-            return f'<td style="text-align:left;color:{_COLOURS[text]}">{_ICONS[text]} {text}</td>'
+        if text in ICONS:
+            return f'<td style="text-align:left;color:{COLOURS[text]}">{ICONS[text]} {text}</td>'
         return f'<td style="text-align:left">{escape(text)}</td>'
 
 
@@ -119,6 +121,14 @@ class Flow:
             return self.stale()
         elif command == "clear":
             print(self.clear(" ".join(rest)))
+        elif command == "graph":
+            return graph_picture(self.state.graph, self.state.key_now)
+        elif command == "timeline":
+            return timeline_picture(session_or_default())
+        elif command == "auto":
+            print(self.auto(rest))
+        elif command == "cancel":
+            print(self.cancel(rest))
         else:
             return self.run(rest)
         return None
@@ -127,7 +137,7 @@ class Flow:
         command, *rest = line.split() or ["status"]
         if command not in SUBCOMMANDS:
             raise _usage(f"%flow {command}: there is no such subcommand; use one of {', '.join(SUBCOMMANDS)}.")
-        if command in ("status", "stale") and rest:
+        if command in _ALONE and rest:
             raise _usage(f"%flow {command} takes nothing more, but got {' '.join(rest)!r}.")
         if command == "why" and not rest:
             raise _usage("%flow why NAME: which cell or task?")
@@ -164,8 +174,18 @@ class Flow:
             rows.append((name, _place(call), self._task_state(tally), _ago(age), saved, str(tally.runs)))
             total += tally.saved_s
         headings = ("name", "where", "state", "last run", "saved", "runs")
-        caption = f"{len(stale)} stale · saved {format_duration(total)} so far"
+        caption = " · ".join([f"{len(stale)} stale", f"saved {format_duration(total)} so far", *self._remarks()])
         return Table(headings, rows, empty="No task has run in this session yet.", caption=caption)
+
+    def _remarks(self) -> list[str]:
+        """Say what is odd about the graph: circles, and names that several cells bind."""
+        graph = self.state.graph
+        found = [f"in a circle: {' → '.join([*names, names[0]])}" for names in graph.cycles()[:_REMARKS]]
+        for name, nodes in list(graph.rivals().items())[:_REMARKS]:
+            last = max(nodes, key=lambda each: each.last_run)
+            others = " and ".join(f"`{each.name}` ({each.label})" for each in nodes)
+            found.append(f"{others} all write `{name}`: {last.label} ran last and counts")
+        return found
 
     def stale(self) -> Table:
         """Return a table of the cells that would run again, with reasons, in dependency order."""
@@ -269,6 +289,28 @@ class Flow:
         size = sum(entry.size_bytes for entry in entries)
         return f"Forgot {len(entries)} cached result{'' if len(entries) == 1 else 's'} ({size / 1e6:.1f} MB)."
 
+    def auto(self, words: list[str]) -> str:
+        """Switch the running of stale cells after each cell on or off, and say which it is."""
+        if words not in ([], ["on"], ["off"]):
+            raise _usage(f"%flow auto {' '.join(words)}: use on or off.")
+        if words:
+            self.state.auto = words == ["on"]
+        if not self.state.auto:
+            return "Stale cells stay as they are until they are run: %flow run, or %flow auto on."
+        return "After each cell, the cells that it made stale run again. %flow auto off ends that."
+
+    def cancel(self, words: list[str]) -> str:
+        """Cancel what runs in the background: calls and maps of these names, or all of them."""
+        session = session_or_default()
+        live = [*session.live_maps(), *session.live_calls()]
+        names = {found.spec.name for found in live}
+        unknown = [name for name in words if name not in names]
+        if unknown:
+            running = f"running: {', '.join(sorted(names))}" if names else "nothing is running"
+            raise _usage(f"%flow cancel {unknown[0]}: nothing of that name runs now; {running}.")
+        stopped = [found.spec.name for found in live if not words or found.spec.name in words if found.cancel("%flow")]
+        return f"Cancelled {', '.join(dict.fromkeys(stopped))}." if stopped else "Nothing is running."
+
     def run(self, words: list[str]) -> None:
         """Run stale cells again, in dependency order, and show what they show."""
         __tracebackhide__ = True
@@ -278,6 +320,24 @@ class Flow:
             with noted:
                 value = run.run()
             self._show(value)
+
+    def run_automatically(self) -> None:
+        """Run the stale cells that can run now, in dependency order; cells that failed wait for their owner.
+
+        Cells that await need the loop that waits for this cell, and are left stale, as is what reads from them.
+        """
+        graph = self.state.graph
+        left: set[str] = set()
+        names = []
+        for name in graph.stale(self.state.key_now):
+            node = graph.nodes[name]
+            waits = node.state == "failed" or node.cell.is_async
+            if waits or any(source.name in left for source in graph.sources(node)):
+                left.add(name)
+            else:
+                names.append(name)
+        if names:
+            self.run(names)
 
     async def run_async(self, line: str) -> None:
         """The same where some cells await."""

@@ -123,6 +123,45 @@ class Graph:
             visit(node)
         return [node for node in done.values() if node.name in wanted]
 
+    def cycles(self) -> list[list[str]]:
+        """Return the groups of cells that read from each other in a circle, each in the order of the notebook.
+
+        They are the strongly connected components of the graph (the algorithm of Tarjan, 1972).
+        """
+        number: dict[str, int] = {}
+        lowest: dict[str, int] = {}
+        stack: list[str] = []
+        found: list[list[str]] = []
+
+        def visit(node: CellNode) -> None:
+            name = node.name
+            number[name] = lowest[name] = len(number)
+            stack.append(name)
+            for source in self.sources(node):
+                if source.name not in number:
+                    visit(source)
+                if source.name in stack:
+                    lowest[name] = min(lowest[name], lowest[source.name])
+            if lowest[name] == number[name]:
+                start = stack.index(name)
+                members, stack[start:] = stack[start:], []
+                if len(members) > 1:
+                    found.append(sorted(members, key=lambda each: self.nodes[each].position))
+
+        for node in self.nodes.values():
+            if node.name not in number:
+                visit(node)
+        return found
+
+    def rivals(self) -> dict[str, list[CellNode]]:
+        """Return the names that several cells bind, with these cells; the one that was executed last counts."""
+        found: dict[str, list[CellNode]] = {}
+        for node in self.nodes.values():
+            for name in node.cell.effects.outputs:
+                if name not in node.reads:
+                    found.setdefault(name, []).append(node)
+        return {name: nodes for name, nodes in found.items() if len(nodes) > 1}
+
     def overtaken(self, node: CellNode) -> list[str]:
         """Return the inputs of `node` that a later cell has changed since: their present values tell nothing."""
         labels = {each.label: each.position for each in self.nodes.values()}

@@ -60,6 +60,7 @@ class ShellState:
         graph: The `%%task` cells and who wrote which name.
         label: The cell that runs now, or ran last ("cell 4").
         seeded: Whether some cell has set a random seed.
+        auto: Whether stale cells run again after each cell.
     """
 
     def __init__(self, shell: Any) -> None:
@@ -67,6 +68,7 @@ class ShellState:
         self.graph = Graph()
         self.label: str | None = None
         self.seeded = False
+        self.auto = False
         self.session: SessionContext | None = None
         self.panel: Any = None
         self._number = len(shell.history_manager.input_hist_parsed) - 1
@@ -130,14 +132,19 @@ class ShellState:
 
     def after_cell(self, result: Any) -> None:
         """A cell has ended: finish the panel, keep a session it left open, and note what a plain cell wrote."""
-        self._stop_beat()
         adopt_sessions(self._opener)
+        raw = self._raw
+        if raw:
+            self.seeded = self.seeded or SEEDS.search(raw) is not None
+            self._note_plain_cell(raw)
+            if self.auto and result.success and not raw.lstrip().startswith("%flow"):
+                self._run_stale()
+        self._stop_beat()
+        self._raw = None
         if self.panel is not None:
             self.panel.cell_finished()
-        raw, self._raw = self._raw, None
-        if not raw:
-            return
-        self.seeded = self.seeded or SEEDS.search(raw) is not None
+
+    def _note_plain_cell(self, raw: str) -> None:
         if raw.lstrip().startswith("%%task") or self.label is None:
             return
         try:
@@ -145,6 +152,13 @@ class ShellState:
         except SyntaxError:
             return
         self.graph.wrote(self.label, find_effects(tree.body, bodies=False).outputs)
+
+    def _run_stale(self) -> None:
+        """Run stale cells again, below the output of the cell that made them stale; the first failure ends it."""
+        try:
+            self.flow.run_automatically()
+        except BaseException:
+            self.shell.showtraceback()
 
     def where_of_file(self, filename: str) -> str:
         """Return "cell 4" for the file name of a cell's code, "" for any other."""

@@ -90,6 +90,10 @@ class NbflowMagics(Magics):
         %flow stale                 what would run again, and why
         %flow run [NAMES] [-f]      run stale cells again, in dependency order; with -f/--force all of them, or NAMES
         %flow clear [NAME]          forget the cached results of NAME, or all of them
+        %flow graph                 draw which cell feeds which, stale ones marked
+        %flow timeline              draw what ran when
+        %flow auto [on|off]         after each cell, run the cells that it made stale
+        %flow cancel [NAMES]        cancel what runs in the background
         """
         __tracebackhide__ = True
         return self.state.flow.do(line)
@@ -251,5 +255,7 @@ def _candidates(state: ShellState, magic: str, before: list[str], token: str) ->
     words = before[1:]
     if not words:
         return list(SUBCOMMANDS)
-    names = state.flow.names() if words[0] in ("why", "run", "clear") else []
+    if words[0] == "auto":
+        return ["off", "on"]
+    names = state.flow.names() if words[0] in ("why", "run", "clear", "cancel") else []
     return [*names, *(["--force"] if words[0] == "run" else [])]

@@ -159,3 +159,17 @@ def test_a_plan_brings_values_back_first() -> None:
     assert for_others == {"make", "change"}
     nodes, for_others = graph.plan(["other"])
     assert (names(nodes), for_others) == ("other", set())
+
+
+def test_circles_are_found_and_not_followed() -> None:
+    """Cells that read from each other are one group; order and staleness still come out."""
+    graph = graph_of(node("a", "a = c"), node("b", "b = a"), node("c", "c = b"), node("d", "d = c"))
+    assert graph.cycles() == [["a", "b", "c"]]
+    assert len(graph.in_order()) == 4
+    assert graph_of(node("a", "a = 1"), node("b", "b = a")).cycles() == []
+
+
+def test_cells_that_bind_the_same_name_are_rivals() -> None:
+    """A name that two cells bind is reported with both; one that a cell only changes is not."""
+    graph = graph_of(node("a", "x = 1"), node("b", "x = 2"), node("c", "y = []"), node("d", "y += [1]"))
+    assert {name: names(nodes) for name, nodes in graph.rivals().items()} == {"x": "a b"}
