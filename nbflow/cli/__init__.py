@@ -39,6 +39,7 @@ _COMMANDS = {
     "run": _Command("run", "run a notebook or a workflow; only what changed is computed"),
     "list": _Command("listing", "list the workflows of a module or file"),
     "describe": _Command("describe", "show a workflow's parameters and documentation"),
+    "export": _Command("export", "write a notebook as a Python script"),
     "cache": _Command("cache", "list, explain, check and remove stored results"),
     "doctor": _Command("doctor", "check this environment"),
     "lab": _Command("lab", "open JupyterLab on a notebook (default: the quickstart)"),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbflow._util import format_duration, one_line
@@ -21,6 +22,7 @@ from nbflow.notebook.cellkey import CellKeyer
 from nbflow.notebook.drawing import COLOURS, ICONS
 from nbflow.notebook.graph import CellNode, describe_changes
 from nbflow.notebook.runner import ForcedKeyer
+from nbflow.notebook.script import script_of
 from nbflow.notebook.views import graph_picture, timeline_picture
 from nbflow.sessions import session_or_default
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SUBCOMMANDS", "Flow", "Table"]
 
-SUBCOMMANDS = ("status", "why", "stale", "run", "clear", "graph", "timeline", "auto", "cancel")
+SUBCOMMANDS = ("status", "why", "stale", "run", "clear", "graph", "timeline", "auto", "cancel", "export")
 _ALONE = ("status", "stale", "graph", "timeline")  # subcommands that take nothing more
 _REMARKS = 3  # of each kind, below the table
 _CODE = frozenset({"code", "closure", "default", "global", "helper", "class", "module"})
@@ -129,6 +131,8 @@ class Flow:
             print(self.auto(rest))
         elif command == "cancel":
             print(self.cancel(rest))
+        elif command == "export":
+            print(self.export(rest))
         else:
             return self.run(rest)
         return None
@@ -310,6 +314,19 @@ class Flow:
             raise _usage(f"%flow cancel {unknown[0]}: nothing of that name runs now; {running}.")
         stopped = [found.spec.name for found in live if not words or found.spec.name in words if found.cancel("%flow")]
         return f"Cancelled {', '.join(dict.fromkeys(stopped))}." if stopped else "Nothing is running."
+
+    def export(self, words: list[str]) -> str:
+        """Write the cells that ran well, in their order, as a script, and say where."""
+        if len(words) != 1 or not words[0].endswith(".py"):
+            raise _usage("%flow export FILE.py: give the name of one Python file to write.")
+        path = Path(words[0]).expanduser()
+        texts = (raw for raw in self.state.ran.values() if raw.strip() and not raw.lstrip().startswith("%flow"))
+        cells = [("code", raw) for raw in texts]
+        try:
+            path.write_text(script_of(cells, "Exported from a notebook by %flow export."), encoding="utf-8")
+        except (OSError, DefinitionError) as error:
+            raise _usage(f"%flow export {words[0]}: {error}") from None
+        return f"Wrote {len(cells)} cell{'' if len(cells) == 1 else 's'} to {path}."
 
     def run(self, words: list[str]) -> None:
         """Run stale cells again, in dependency order, and show what they show."""

@@ -61,6 +61,7 @@ class ShellState:
         label: The cell that runs now, or ran last ("cell 4").
         seeded: Whether some cell has set a random seed.
         auto: Whether stale cells run again after each cell.
+        ran: Text of the cells that ran well, by the front end's id, else by number; in the order of their first runs.
     """
 
     def __init__(self, shell: Any) -> None:
@@ -69,6 +70,7 @@ class ShellState:
         self.label: str | None = None
         self.seeded = False
         self.auto = False
+        self.ran: dict[str | int, str] = dict(enumerate(shell.history_manager.input_hist_raw))  # before we came
         self.session: SessionContext | None = None
         self.panel: Any = None
         self._number = len(shell.history_manager.input_hist_parsed) - 1
@@ -137,6 +139,8 @@ class ShellState:
         if raw:
             self.seeded = self.seeded or SEEDS.search(raw) is not None
             self._note_plain_cell(raw)
+            if result.success and self._info.store_history:
+                self.ran[self._cell_id or self._number] = raw
             if self.auto and result.success and not raw.lstrip().startswith("%flow"):
                 self._run_stale()
         self._stop_beat()

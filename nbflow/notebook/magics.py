@@ -94,6 +94,7 @@ class NbflowMagics(Magics):
         %flow timeline              draw what ran when
         %flow auto [on|off]         after each cell, run the cells that it made stale
         %flow cancel [NAMES]        cancel what runs in the background
+        %flow export FILE.py        write the cells that ran as a script that needs no Jupyter
         """
         __tracebackhide__ = True
         return self.state.flow.do(line)

@@ -96,3 +96,17 @@ def test_cancel_stops_what_runs_in_the_background(kernel: Any) -> None:
     assert kernel.ok("%flow cancel waits").stdout == "Cancelled waits.\n"
     kernel.ok("try:\n    one.get(30)\nexcept TaskCancelledError as error:\n    why = error.reason")
     assert kernel.value("why") == "%flow"
+
+
+def test_export_writes_what_ran(kernel: Any) -> None:
+    """Cells that ran well are in the script once, in their order and as they are now; those that failed are not."""
+    kernel.ok("x = 1", cell_id="one")
+    kernel.ok("%%task y\ny = x + 1", cell_id="two")
+    kernel.run("1 / 0", cell_id="three")
+    kernel.ok("x = 5", cell_id="one")
+    assert "give the name of one Python file" in kernel.run("%flow export").stderr
+    assert "Wrote 3 cells to out.py." in kernel.ok("%flow export out.py").stdout  # loading nbflow is the first
+    text = (kernel.folder / "out.py").read_text()
+    assert text.index("x = 5") < text.index("y = x + 1")
+    assert "x = 1\n" not in text
+    assert "1 / 0" not in text
