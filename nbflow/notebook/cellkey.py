@@ -18,6 +18,7 @@ from nbflow.cache.digest import task_function
 from nbflow.cache.fingerprint import Snapshot, snapshot
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.notebook.cells import Cell, CellOptions
+from nbflow.notebook.heap import Heap
 from nbflow.runtime import current
 
 __all__ = ["SHELL_NAMES", "CellKeyer"]
@@ -56,6 +57,7 @@ class CellKeyer:
         self.where = where
         self.last: CacheKey | None = None
         self.call: Any = None
+        self.heap = Heap({})
 
     def input_names(self) -> list[str]:
         """Names that the key depends on, in order."""
@@ -89,31 +91,48 @@ class CellKeyer:
         builder.add_digest("code", self.name, self.cell.digest, where=self.cell.label)
         seen: set[tuple[str, str]] = set()
         state: dict[str, None] = {}
+        roots: dict[str, Any] = {}
         names = self.input_names()
         for name in names:
-            self._add(builder, "input", name, seen, state)
+            self._add(builder, "input", name, seen, state, roots)
         for name in options.depends:
-            self._add(builder, "depends", name, seen, state)
+            self._add(builder, "depends", name, seen, state, roots)
         for name in sorted(set(state) - set(names)):  # what its functions change: for the cell it is input and output
             if name in self.namespace and name not in options.ignore:
                 builder.add("input", name, self.namespace[name])
+                roots[name] = self.namespace[name]
+        self.heap = heap = Heap(roots)
+        if heap.shared:  # `b = a` and `b = list(a)` are not the same to a cell that changes one of them
+            builder.add("format", "which inputs are one object", heap.shared)
+        if not heap.complete:
+            builder.add_code(Fingerprint("", (), (f"its inputs hold more than {heap.limit:,} objects",)))
         if options.version is not None:
             builder.add("version", "version", options.version)
         if options.outputs is not None:
             builder.add("format", "outputs", options.outputs)
         key = builder.build()
-        parts = (part if part.where else replace(part, where=self.where(part.name)) for part in key.parts)
+        parts = (part if part.where else part._replace(where=self.where(part.name)) for part in key.parts)
         self.last = replace(key, parts=tuple(parts))
         return self.last
 
     def _add(
-        self, builder: KeyBuilder, kind: str, name: str, seen: set[tuple[str, str]], state: dict[str, None]
+        self,
+        builder: KeyBuilder,
+        kind: str,
+        name: str,
+        seen: set[tuple[str, str]],
+        state: dict[str, None],
+        roots: dict[str, Any],
     ) -> None:
-        """Add one name: code by all that it reaches, so that an edit can be named; data by content."""
+        """Add one name: code by all that it reaches, so that an edit can be named; data by content.
+
+        What can be reached and changed from it is collected in `roots`.
+        """
         value = self.namespace.get(name, _MISSING)
         if value is _MISSING:
             builder.add_digest(kind, name, "missing", text="missing")
             return
+        roots[name] = value
         if not isinstance(value, (FunctionType, type)) and task_function(value) is None:
             builder.add(kind, name, value)
             return
@@ -124,6 +143,8 @@ class CellKeyer:
             if place not in seen:
                 seen.add(place)
                 builder.add_digest(*place, part.digest, part.text, part.where)
+            if part.kind == "global" and part.name in self.namespace:
+                roots.setdefault(part.name, self.namespace[part.name])
         builder.add_code(Fingerprint("", (), found.fingerprint.notes))
         state.update(dict.fromkeys(found.state))
 

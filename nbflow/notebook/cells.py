@@ -70,7 +70,8 @@ class Cell:
         effects: Names it reads and writes.
         digest: Digest of its code, the same for any comments and layout.
         main, last: Code of the statements, and of the last expression (None where there is none).
-        definitions: Statements that run again on a hit, in order; `defined` are the names that only they bind.
+        definitions: Statements that run again on a hit, in order; `defined` are the names that only they bind, and
+            `late` the ids of those that need the data, which is restored first.
         configured: Modules that other statements than these store into, which no record can bring back.
         seeds: Whether its text seems to seed a random generator.
         flags: Compiler flags of its code.
@@ -89,6 +90,7 @@ class Cell:
     seeds: bool
     flags: int
     loops: frozenset[int]
+    late: frozenset[int] = frozenset()
     _definition_codes: tuple[list[CodeType], list[CodeType]] | None = field(default=None)
 
     @property
@@ -110,16 +112,11 @@ class Cell:
     def definition_codes(self) -> tuple[list[CodeType], list[CodeType]]:
         """The definitions as code: those to run before the data is restored, and those that need the data."""
         if self._definition_codes is None:
-            needs = set(self.effects.outputs) - self.defined
             early: list[CodeType] = []
             late: list[CodeType] = []
             for statement in self.definitions:
-                effects = find_effects([statement], bodies=False)
-                waits = not needs.isdisjoint(effects.inputs)
-                if waits:
-                    needs.update(effects.outputs)
                 code = compile(ast.Module([statement], []), self.filename, "exec", self.flags, dont_inherit=True)
-                (late if waits else early).append(code)
+                (late if id(statement) in self.late else early).append(code)
             self._definition_codes = early, late
         return self._definition_codes
 
@@ -153,7 +150,8 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
             -32:
         ]  # the 0 keeps a string at the top from passing as a docstring
         imported = _imported(tree)
-        definitions = [each for each in tree.body if _is_definition(each, shell.user_ns, imported)]
+        found = [each for each in tree.body if _is_definition(each, shell.user_ns, imported)]
+        definitions, late = _in_two_parts(tree.body, found)
         again = set(map(id, definitions))
         rest = [each for each in tree.body if id(each) not in again]
         others = find_effects(rest)
@@ -178,6 +176,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         seeds=SEEDS.search(body) is not None,
         flags=flags,
         loops=loops,
+        late=late,
     )
 
 
@@ -295,6 +294,39 @@ def _is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: froze
     return root is not None and (
         root in imported or isinstance(namespace.get(root), ModuleType) or root == "get_ipython"
     )
+
+
+def _in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[list[ast.stmt], frozenset[int]]:
+    """Return the definitions that can run apart from the other statements, and the ids of those that run after them.
+
+    One that reads what is written both before and after it can do neither; it counts as data like any other statement.
+    """
+    chosen = set(map(id, definitions))
+    effects = [find_effects([each], star_names=_star_names, bodies=False) for each in body]
+    late: set[int] = set()
+    while True:
+        bound_late: set[str] = set()
+        for place, statement in enumerate(body):
+            if id(statement) not in chosen:
+                continue
+            reads = {*effects[place].inputs, *effects[place].builtin_reads}
+            before, after = (
+                {name for each, effect in part if id(each) not in chosen for name in effect.outputs}
+                for part in (
+                    zip(body[:place], effects[:place], strict=True),
+                    zip(body[place + 1 :], effects[place + 1 :], strict=True),
+                )
+            )
+            waits = not reads.isdisjoint(before | bound_late)
+            if waits and not reads.isdisjoint(after):
+                chosen.discard(id(statement))
+                break
+            if waits:
+                late.add(id(statement))
+                bound_late.update(effects[place].outputs)
+        else:
+            return [each for each in definitions if id(each) in chosen], frozenset(late & chosen)
+        late.clear()
 
 
 def _stored_into(statements: Iterable[ast.stmt]) -> frozenset[str]:

@@ -13,14 +13,16 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbflow._util import format_duration, one_line
+from nbflow._util import format_duration
 from nbflow.cache.digest import task_function
+from nbflow.cache.explain import Explanation
 from nbflow.cache.fingerprint import fingerprint
 from nbflow.cache.places import where_of
 from nbflow.errors import DefinitionError
 from nbflow.notebook.cellkey import CellKeyer
 from nbflow.notebook.drawing import COLOURS, ICONS
 from nbflow.notebook.graph import CellNode, describe_changes
+from nbflow.notebook.reasons import cell_before, cell_now, task_before, task_now
 from nbflow.notebook.runner import ForcedKeyer
 from nbflow.notebook.script import script_of
 from nbflow.notebook.views import graph_picture, timeline_picture
@@ -115,8 +117,9 @@ class Flow:
         if command == "status":
             return self.status()
         if command == "why":
+            dry = "--dry" in rest
             try:
-                print(self.why(" ".join(rest)))
+                self._show(self.why(" ".join(word for word in rest if word != "--dry"), dry=dry))
             except DefinitionError as error:
                 raise _usage(f"%flow why: {error}") from None
         elif command == "stale":
@@ -143,7 +146,7 @@ class Flow:
             raise _usage(f"%flow {command}: there is no such subcommand; use one of {', '.join(SUBCOMMANDS)}.")
         if command in _ALONE and rest:
             raise _usage(f"%flow {command} takes nothing more, but got {' '.join(rest)!r}.")
-        if command == "why" and not rest:
+        if command == "why" and rest in ([], ["--dry"]):
             raise _usage("%flow why NAME: which cell or task?")
         return command, [word.strip("'\"") for word in rest]
 
@@ -189,7 +192,7 @@ class Flow:
             last = max(nodes, key=lambda each: each.last_run)
             others = " and ".join(f"`{each.name}` ({each.label})" for each in nodes)
             found.append(f"{others} all write `{name}`: {last.label} ran last and counts")
-        return found
+        return [*found, *self.state.changes.remarks]
 
     def stale(self) -> Table:
         """Return a table of the cells that would run again, with reasons, in dependency order."""
@@ -198,52 +201,29 @@ class Flow:
         rows = [(name, nodes[name].label, reason) for name, reason in found.items()]
         return Table(("name", "where", "reason"), rows, empty="Nothing is stale.")
 
-    def why(self, name: str) -> str:
-        """Say why a cell or task would run now, or why it ran.
+    def why(self, name: str, *, dry: bool = False) -> Explanation:
+        """Say how a cell or task came by its values and whether they are up to date.
+
+        Args:
+            name: The cell or task.
+            dry: Say what it would do if it were executed now, instead; for a task, called with the same arguments.
 
         Raises:
             DefinitionError: Nothing of that name has run.
         """
-        node = self.state.graph.nodes.get(name)
+        graph, key_now = self.state.graph, self.state.key_now
+        node = graph.nodes.get(name)
         if node is not None:
-            return self._why_cell(node)
+            return cell_before(graph, key_now, node, session_or_default()) if dry else cell_now(graph, key_now, node)
         tally = self._tasks().get(name)
         if tally is not None:
-            return self._why_task(name, tally)
+            call = tally.last
+            head = f"{name} ({where})" if (where := _place(call)) else name
+            if dry:
+                return task_before(head, tally.keyed, self._task_of(call) or call, session_or_default())
+            return task_now(head, call, self._task_changes(tally.keyed))
         known = ", ".join(self.names())
         raise DefinitionError(f"nothing called {name!r} has run" + (f"; known: {known}." if known else " yet."))
-
-    def _why_cell(self, node: CellNode) -> str:
-        graph = self.state.graph
-        head = f"{node.name} ({node.label})"
-        if node.state == "failed":
-            return f"{head} failed: {node.reason}"
-        reason = graph.stale(self.state.key_now).get(node.name)
-        if reason is not None:
-            return f"{head} is stale: {reason}"
-        if node.state == "cached":
-            return (
-                f"{head} is up to date; it was restored from the cache (saved {format_duration(node.saved_s)} so far)"
-            )
-        if node.state == "uncached":
-            return f"{head} is not cached: {node.reason or 'caching is off'}"
-        return f"{head} is up to date; it ran because: {node.reason or 'it had not run before'}"
-
-    def _why_task(self, name: str, tally: _TaskSum) -> str:
-        call = tally.last
-        head = f"{name} ({where})" if (where := _place(call)) else name
-        if call.error is not None:
-            return f"{head} failed: {one_line(call.error)}"
-        if not call.spec.cache:
-            return f"{head} runs at every call: caching is off for it"
-        changes = self._task_changes(tally.keyed)
-        if changes:
-            return f"{head} would run again: {'; '.join(changes)}"
-        if call.notes:
-            return f"{head} is not stored: {'; '.join(call.notes)}"
-        if call.cached:
-            return f"{head} is up to date; its last call came from the cache"
-        return f"{head} is up to date; its last call ran because: {call.reason or 'it had not run before'}"
 
     def _tasks(self) -> dict[str, _TaskSum]:
         found: dict[str, _TaskSum] = {}
@@ -265,7 +245,7 @@ class Flow:
             return "uncached"
         if self._task_changes(tally.keyed):
             return "stale"
-        if call.notes:
+        if call.notes and not call.cached:
             return "uncached"
         return "cached" if call.cached else "fresh"
 
@@ -273,10 +253,14 @@ class Flow:
         """Say what has changed since that call in the code that a task reaches; arguments do not matter here."""
         if call is None or call.key is None:
             return []
-        now = next((each for each in list(self.state.shell.user_ns.values()) if _is_task(each, call.spec.name)), None)
+        now = self._task_of(call)
         function = call.spec.func if now is None else task_function(now)
         before = [part for part in call.key.parts if part.kind in _CODE]
         return describe_changes(before, [part for part in fingerprint(function).parts if part.kind in _CODE])
+
+    def _task_of(self, call: Call) -> Any:
+        """Return the task of that name as the notebook defines it now, or None."""
+        return next((each for each in list(self.state.shell.user_ns.values()) if _is_task(each, call.spec.name)), None)
 
     # -- doing
 

@@ -7,11 +7,12 @@ when a cell that it reads from is stale. The graph holds no values: keys as of n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbflow.cache.explain import differences
+from nbflow.cache.explain import Reasons, differences
 from nbflow.cache.key import CacheKey, KeyPart
 from nbflow.notebook.cells import Cell, CellOptions
 
@@ -53,8 +54,10 @@ class CellNode:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Names it depends on."""
-        return self.cell.effects.inputs if self.options.inputs is None else self.options.inputs
+        """Names it depends on, those included that only the functions it calls read and change."""
+        names = self.cell.effects.inputs if self.options.inputs is None else self.options.inputs
+        found = () if self.key is None else (part.name for part in self.key.parts if part.kind == "input")
+        return tuple(dict.fromkeys((*names, *found)))
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -195,8 +198,12 @@ class Graph:
         now = key_now(node) if node.key is not None else None
         if node.key is None or now is None:
             return None
-        changes = describe_changes(node.key.parts, now.parts, node.after | dict.fromkeys(overtaken))
-        return "; ".join(changes) if changes else None
+        data = {part.name for part in node.key.parts if part.kind == "input"}
+        own = (name for name in node.cell.effects.outputs if name not in data)  # code that the cell itself made anew
+        changes = describe_changes(
+            node.key.parts, now.parts, dict.fromkeys(own) | node.after | dict.fromkeys(overtaken)
+        )
+        return Reasons(changes) if changes else None
 
     def plan(self, names: Iterable[str]) -> tuple[list[CellNode], set[str]]:
         """Return what to run so that `names` run on the values that they read, in order.
@@ -238,17 +245,21 @@ def describe_changes(
     Args:
         before: Parts of the older key.
         now: Parts of the newer one.
-        after: Digests of inputs that the older run itself left behind (None: unknown); those do not count as changes.
+        after: Digests of inputs that the older run itself left behind (None: unknown, and so is all that hangs on the
+            name); those do not count as changes.
     """
     left = after or {}
-    own = {
-        part.name
-        for part in now
-        if part.kind == "input" and part.name in left and left[part.name] in (part.digest, None)
-    }
-    return differences(
-        *([part for part in parts if part.kind != "input" or part.name not in own] for parts in (now, before))
-    )
+    unknown = {name for name, digest in left.items() if digest is None}
+
+    def counts(part: KeyPart) -> bool:
+        if part.kind == "format" and left:  # which inputs are one object is no longer what it was then
+            return False
+        if part.kind == "input":
+            return part.name not in own
+        return re.split(r"[.#]", part.name)[0] not in unknown
+
+    own = unknown | {part.name for part in now if part.kind == "input" and left.get(part.name) == part.digest}
+    return differences(*([part for part in parts if counts(part)] for parts in (now, before)))
 
 
 def name_for(cell: Cell, options: CellOptions, cell_id: str | None, nodes: Mapping[str, Any]) -> str:

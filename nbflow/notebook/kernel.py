@@ -20,12 +20,14 @@ from typing import Any
 from IPython.core.displayhook import DisplayHook
 
 from nbflow._util import one_line
+from nbflow.cache import guard, trace
 from nbflow.cache.parts import CacheKey
 from nbflow.cache.places import set_where
 from nbflow.errors import SessionError
 from nbflow.notebook import report
 from nbflow.notebook.cellkey import CellKeyer
 from nbflow.notebook.cells import SEEDS, Cell, CellOptions, compile_body, read_cell
+from nbflow.notebook.changes import Changes
 from nbflow.notebook.flow import Flow
 from nbflow.notebook.graph import CellNode, Graph, name_for
 from nbflow.notebook.magics import NbflowMagics, completion_matcher, parse_task_line
@@ -58,6 +60,7 @@ class ShellState:
         shell: The IPython shell.
         session: The notebook's session, or None after `%session --close`.
         graph: The `%%task` cells and who wrote which name.
+        changes: Values that were changed in place.
         label: The cell that runs now, or ran last ("cell 4").
         seeded: Whether some cell has set a random seed.
         auto: Whether stale cells run again after each cell.
@@ -67,6 +70,7 @@ class ShellState:
     def __init__(self, shell: Any) -> None:
         self.shell = shell
         self.graph = Graph()
+        self.changes = Changes(shell.user_ns)
         self.label: str | None = None
         self.seeded = False
         self.auto = False
@@ -143,10 +147,15 @@ class ShellState:
                 self.ran[self._cell_id or self._number] = raw
             if self.auto and result.success and not raw.lstrip().startswith("%flow"):
                 self._run_stale()
+        session = session_or_default()
+        if session.settings.mutation_guard:
+            self.changes.after_cell(session, self.label)
         self._stop_beat()
         self._raw = None
         if self.panel is not None:
             self.panel.cell_finished()
+        if self.session is not None:
+            self.session.flush()  # what a cell has made survives a kernel that is killed right after it
 
     def _note_plain_cell(self, raw: str) -> None:
         if raw.lstrip().startswith("%%task") or self.label is None:
@@ -244,10 +253,12 @@ class ShellState:
         else:
             node.state, node.reason = run.state, run.reason
             node.after = run.record.digests if run.record is not None else {}
+            if run.session.settings.mutation_guard:
+                self.changes.made(node.writes, f"`{node.name}`", node.label)
             run.say_how_it_went()
         finally:
             call = run.call
-            node.key = run.keyer.last if node.state != "failed" else None
+            node.key = run.key if node.state != "failed" else None
             node.saved_s += call.saved_s if call is not None else 0.0
             node.duration_s = time.perf_counter() - began
             node.last_run = time.time()
@@ -256,8 +267,9 @@ class ShellState:
             run.release()
 
     def key_now(self, node: CellNode) -> CacheKey | None:
-        """Return the key that a cell would have if it ran now."""
-        return CellKeyer(node.cell, node.name, self.shell.user_ns, node.options, self.where_written).key({})
+        """Return the key that a cell would have if it ran now, with the files that it read last time."""
+        key = CellKeyer(node.cell, node.name, self.shell.user_ns, node.options, self.where_written).key({})
+        return key if node.key is None else trace.with_files(key, trace.states(node.key))
 
     # -- the text of cells
 
@@ -306,6 +318,7 @@ class ShellState:
         ambient.why = ambient.panel = None
         set_where(None)
         self.taps.remove()
+        guard.forget()
         for event, callback in (("pre_run_cell", self.before_cell), ("post_run_cell", self.after_cell)):
             shell.events.unregister(event, callback)
         shell.input_transformers_post[:] = [each for each in shell.input_transformers_post if each != self.rewrite]

@@ -86,7 +86,7 @@ class NbflowMagics(Magics):
         """What ran, what is stale, and why.
 
         %flow [status]              table of task cells and functions: fresh, cached, stale, failed, uncached
-        %flow why NAME              why NAME ran last time, or would run now
+        %flow why NAME [--dry]      why NAME ran last time, or is stale; with --dry what it would do now
         %flow stale                 what would run again, and why
         %flow run [NAMES] [-f]      run stale cells again, in dependency order; with -f/--force all of them, or NAMES
         %flow clear [NAME]          forget the cached results of NAME, or all of them
@@ -101,7 +101,8 @@ class NbflowMagics(Magics):
 
     @magic_arguments()
     @argument("--backend", metavar="B", help="Where maps and submits run: inline, thread, or one of a plug-in.")
-    @argument("--cache", metavar="PATH", help="Where cached results live: a path or URL, or off for memory only.")
+    @argument("--cache", metavar="PATH", help="Where cached results live: a folder, or off for memory only.")
+    @argument("--shared", metavar="URL", help="A store behind it: a folder, URL or bundle, or off for none.")
     @argument("--datasets", metavar="PATH", help="Where datasets live: a folder or URL.")
     @argument("--wrap-errors", action="store_true", help="Raise TaskError from the user's exception.")
     @argument("--show", action="store_true", help="Show the session after opening it.")
@@ -112,7 +113,7 @@ class NbflowMagics(Magics):
         __tracebackhide__ = True
         options = _parse(self.session, line)
         state = self.state
-        opening = options.backend or options.cache or options.datasets or options.wrap_errors
+        opening = options.backend or options.cache or options.shared or options.datasets or options.wrap_errors
         if options.close:
             if opening or options.show:
                 raise UsageError("--close goes with no other option.")
@@ -124,6 +125,7 @@ class NbflowMagics(Magics):
                 state.open_session(
                     backend=options.backend,
                     cache_store=options.cache,
+                    cache_shared=options.shared,
                     dataset_store=options.datasets,
                     settings=settings,
                 )
@@ -143,6 +145,7 @@ def describe_session(session: Any, options: Mapping[str, Any]) -> str:
         "session": session.session_id,
         "backend": session.backend,
         "cache": getattr(cache, "location", None) or "memory only",
+        "shared": getattr(getattr(cache, "shared", None), "url", "nothing"),
         "datasets": options.get("dataset_store") or session.settings.dataset_store,
         "errors": "wrapped in TaskError" if session.settings.wrap_errors else "as raised",
     }
@@ -246,7 +249,7 @@ def _candidates(state: ShellState, magic: str, before: list[str], token: str) ->
     if magic != "flow":
         method: Any = NbflowMagics.task if magic == "task" else NbflowMagics.session
         last = before[-1] if before else ""
-        if last == "--cache":
+        if last in ("--cache", "--shared"):
             return ["disk", "session", "off"] if magic == "task" else ["off"]
         if last in ("-i", "--inputs", "-o", "--outputs", "--ignore", "--depends"):
             return sorted(name for name in state.shell.user_ns if not name.startswith("_"))
@@ -259,4 +262,5 @@ def _candidates(state: ShellState, magic: str, before: list[str], token: str) ->
     if words[0] == "auto":
         return ["off", "on"]
     names = state.flow.names() if words[0] in ("why", "run", "clear", "cancel") else []
-    return [*names, *(["--force"] if words[0] == "run" else [])]
+    options = {"run": ["--force"], "why": ["--dry"]}
+    return [*names, *options.get(words[0], [])]

@@ -3,8 +3,8 @@
 A `Record` holds what was printed and shown, the values of the cell's outputs and its last value; it is pickled (by
 the cache, when it saves) in one piece, so that two names of one object stay two names of one object. The rules:
 
-* A value that *is* an input of the cell, or a class or function that the notebook defines, is stored as a reference
-  to that name.
+* An object that the cell had before it ran, or a class or function that the notebook defines, is stored as a
+  reference; what the cell changed of it, as its new contents.
 * Arrays and frames stay out of band, so that a big value comes back without a copy.
 * What was found to matter only while the cell ran (a random generator it drew from, a name that a loop should have
   bound) is a *condition*: where it differs, the record is not used.
@@ -13,19 +13,17 @@ the cache, when it saves) in one piece, so that two names of one object stay two
 
 from __future__ import annotations
 
-import io
-import pickle
 import sys
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import CellType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbflow._util import one_line
+from nbflow.notebook.heap import Heap, content_of, follow, is_array, refill
+from nbflow.notebook.pickling import References, Stream, dump, load
 from nbflow.notebook.recorder import Item
 
-__all__ = ["LiveOutputs", "Record", "Unstorable", "drawn", "random_states", "set_random_states"]
+__all__ = ["LiveOutputs", "Packed", "Record", "Unstorable", "drawn", "random_states", "set_random_states"]
 
 
 class Unstorable(Exception):
@@ -78,121 +76,6 @@ def drawn(before: Mapping[str, Any], after: Mapping[str, Any], *, seeds: bool) -
     return changed
 
 
-# -- pickling by reference
-
-_namespace: ContextVar[dict[str, Any]] = ContextVar("nbflow_namespace")
-
-
-def _named(path: str) -> Any:
-    """Find what a reference stands for, in the namespace that a record is being restored into."""
-    root, *rest = path.split(".")
-    found = _namespace.get()[root]
-    for name in rest:
-        found = getattr(found, name)
-    return found
-
-
-def _named_module(name: str) -> Any:
-    import importlib
-
-    return importlib.import_module(name)
-
-
-def _make_function(code: Any, name: str, defaults: Any, free: int) -> FunctionType:
-    return FunctionType(code, _namespace.get(), name, defaults, tuple(CellType() for _ in range(free)))
-
-
-def _fill_function(function: Any, state: tuple[dict[str, Any], list[tuple[Any, ...]]]) -> None:
-    attributes, contents = state
-    for cell, content in zip(function.__closure__ or (), contents, strict=True):
-        if content:
-            (cell.cell_contents,) = content
-    own = attributes.pop("__dict__")
-    function.__dict__.update(own)
-    for name, value in attributes.items():
-        setattr(function, name, value)
-
-
-def _closed_file(name: str) -> io.TextIOWrapper:
-    """Stand in for a file that was closed when it was stored, as after `with open(…) as f`."""
-    raw = io.BytesIO()
-    raw.name = name
-    stream = io.TextIOWrapper(raw)
-    stream.close()
-    return stream
-
-
-def _reduce(obj: Any, namespace: Mapping[str, Any], aliases: Mapping[int, str], own: frozenset[str]) -> Any:
-    """How a notebook's own objects are pickled; NotImplemented for all others."""
-    if (alias := aliases.get(id(obj))) is not None:
-        return _named, (alias,)
-    kind = type(obj)
-    if kind is ModuleType:
-        return _named_module, (obj.__name__,)
-    if issubclass(kind, io.IOBase) and obj.closed:
-        return _closed_file, (str(getattr(obj, "name", "")),)
-    if not isinstance(obj, (FunctionType, type)) or obj.__module__ != "__main__":
-        return NotImplemented
-    path: str = getattr(obj, "__qualname__", "")
-    root, *rest = path.split(".")
-    found = namespace.get(root)
-    for name in rest:
-        found = getattr(found, name, None)
-    if found is obj and root not in own:
-        return _named, (path,)
-    if isinstance(obj, FunctionType) and obj.__globals__ is namespace:
-        return _reduce_function(obj)
-    return NotImplemented
-
-
-def _reduce_function(function: FunctionType) -> Any:
-    """A function that no name stands for (a lambda in a list, a closure): its code, over the notebook's globals."""
-    contents: list[tuple[Any, ...]] = []
-    for cell in function.__closure__ or ():
-        try:
-            contents.append((cell.cell_contents,))
-        except ValueError:  # not filled yet
-            contents.append(())
-    names = ("__kwdefaults__", "__annotations__", "__qualname__", "__doc__", "__module__")
-    attributes = {name: getattr(function, name) for name in names} | {"__dict__": dict(function.__dict__)}
-    made = (function.__code__, function.__name__, function.__defaults__, len(contents))
-    return _make_function, made, (attributes, contents), None, None, _fill_function
-
-
-class _Dynamic(Exception):
-    """A class or function that no import and no name leads to; takes cloudpickle."""
-
-
-def _dump(value: Any, reduce: Callable[[Any], Any]) -> tuple[bytes, list[Any]]:
-    """Pickle `value` with its buffers apart; by cloudpickle, which takes a moment to load, only where needed."""
-    try:
-        return _dump_with(pickle.Pickler, value, reduce)
-    except Exception:
-        import cloudpickle
-
-        return _dump_with(cloudpickle.Pickler, value, reduce)
-
-
-def _dump_with(base: Any, value: Any, reduce: Callable[[Any], Any]) -> tuple[bytes, list[Any]]:
-    plain = base is pickle.Pickler
-
-    class Pickler(base):  # type: ignore[misc]
-        def reducer_override(self, obj: Any) -> Any:
-            found = reduce(obj)
-            if found is not NotImplemented:
-                return found
-            if plain:
-                if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
-                    raise _Dynamic
-                return NotImplemented
-            return super().reducer_override(obj)
-
-    file = io.BytesIO()
-    buffers: list[Any] = []
-    Pickler(file, protocol=5, buffer_callback=buffers.append).dump(value)
-    return file.getvalue(), buffers
-
-
 # -- the record
 
 
@@ -219,7 +102,7 @@ class Record:
     refused: str | None = None
     value: Any = None
     live: Callable[[Record], LiveOutputs] | None = None
-    packed: tuple[bytes, list[Any]] | None = None
+    packed: Packed | None = None
 
     def pack(self) -> None:
         """Pickle the outputs; does nothing the second time.
@@ -239,22 +122,41 @@ class Record:
             raise Unstorable(self.refused or "its values are gone")
         self.live = None
 
-    def restore(self, namespace: dict[str, Any], keep: frozenset[str]) -> Any:
-        """Put the outputs into `namespace` and return the last value.
+    def find_known(self, namespace: Mapping[str, Any]) -> list[Any]:
+        """Return the objects that the record refers to; to be called before anything is put into the namespace.
+
+        Raises:
+            LookupError: One of them is not where it was.
+        """
+        assert self.packed is not None
+        found = []
+        for way, kind in self.packed.ways:
+            value = follow(way, namespace)
+            if type(value).__qualname__ != kind:
+                raise LookupError(f"`{way[0]}` holds something else now")
+            found.append(value)
+        return found
+
+    def restore(self, namespace: dict[str, Any], keep: frozenset[str], known: list[Any] | None = None) -> Any:
+        """Put the outputs into `namespace`, change inputs as the cell did, and return the last value.
 
         Args:
             namespace: The notebook's.
             keep: Names whose present value stays (functions, classes and modules that were just defined again).
+            known: What `find_known` returned; None to look now.
         """
         assert self.packed is not None
-        token = _namespace.set(namespace)
-        try:
-            outputs, changed, self.value = pickle.loads(self.packed[0], buffers=self.packed[1])
-        finally:
-            _namespace.reset(token)
-        for name, value in outputs.items():
-            if name not in keep:
-                namespace[name] = _change_in_place(namespace.get(name), value) if name in changed else value
+        known = self.find_known(namespace) if known is None else known
+        carriers: list[Any] = []
+        for stream in self.packed.carriers:
+            carriers.append(load(stream, namespace, known, carriers))
+        outputs, updates, self.value = load(self.packed.main, namespace, known, carriers)
+        wholes = [(number, load(stream, namespace, known, carriers)) for number, stream in self.packed.wholes]
+        for number, content in updates:
+            refill(known[number], content)
+        for number, later in wholes:
+            _change_in_place(known[number], later)
+        namespace.update((name, value) for name, value in outputs.items() if name not in keep)
         for name in self.deleted:
             namespace.pop(name, None)
         return self.value
@@ -262,15 +164,23 @@ class Record:
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.pack()
         assert self.packed is not None
-        stream, buffers = self.packed
         fields = (self.items, self.held, self.random, self.random_before, self.digests, self.conditions, self.deleted)
-        return _loaded, (fields, stream, buffers)
+        return _loaded, (fields, tuple(self.packed))
 
 
-def _loaded(fields: tuple[Any, ...], stream: bytes, buffers: list[Any]) -> Record:
+def _loaded(fields: tuple[Any, ...], packed: tuple[Any, ...]) -> Record:
     record = Record(*fields)
-    record.packed = (stream, buffers)
+    record.packed = Packed(*packed)
     return record
+
+
+class Packed(NamedTuple):
+    """The values of a record: `main` has outputs, updates and the last value; `wholes` objects to change as a whole."""
+
+    ways: list[tuple[Any, str]]
+    carriers: list[Stream]
+    main: Stream
+    wholes: list[tuple[int, Stream]]
 
 
 @dataclass(slots=True)
@@ -279,77 +189,76 @@ class LiveOutputs:
 
     Attributes:
         values: Data outputs by name.
-        changed: Those of them that are inputs changed in place.
+        heap: What the cell had before it ran.
+        stirred: Those objects of the heap that cannot be looked into, and that have changed.
         namespace: The notebook's.
-        aliases: Names of inputs that stay as they are, by the id of their value.
     """
 
     values: dict[str, Any]
-    changed: frozenset[str]
+    heap: Heap
+    stirred: list[Any]
     namespace: Mapping[str, Any]
-    aliases: Mapping[int, str]
 
-    def dump(self, last: Any) -> tuple[bytes, list[Any]]:
-        """Pickle values and last value in one piece.
+    def dump(self, last: Any) -> Packed:
+        """Pickle values, changes and last value.
 
         Raises:
             Unstorable: Names the output that cannot be pickled.
         """
+        wholes = [each for each in self.stirred if can_change_in_place(each)]
+        for each in self.stirred:
+            if not can_change_in_place(each):
+                name, *steps = self.heap.ways[id(each)]
+                if not steps:
+                    self.values.setdefault(name, each)
+                self.heap.forget(each)
         own = frozenset(self.values)
+        references = References(self.heap, self.values)
 
-        def reduce(obj: Any) -> Any:
-            return _reduce(obj, self.namespace, self.aliases, own)
+        def pickled(value: Any, apart: Any = None) -> Stream:
+            return dump(value, self.namespace, own, references, apart=apart)
 
-        top = {
-            name: _Alias(self.aliases[id(value)]) if id(value) in self.aliases else value
-            for name, value in self.values.items()
-        }
-        last = _Alias(self.aliases[id(last)]) if id(last) in self.aliases else last
+        changed = self.heap.changed()
+        arrays = [each for each in changed if is_array(each)]
+        updates = [(references.number(each), content_of(each)) for each in changed if not is_array(each)]
         try:
-            return _dump((top, self.changed, last), reduce)
+            main = pickled((self.values, updates, last))
+            whole = [(references.number(each), pickled(each, each)) for each in (*arrays, *wholes)]
+            return Packed(references.ways, [pickled(each, each) for each in references.carriers], main, whole)
         except Exception as error:
-            raise Unstorable(self._culprit(top, last, reduce, error)) from None
+            raise Unstorable(self._culprit(last, updates, pickled, error)) from None
 
-    def _culprit(self, top: dict[str, Any], last: Any, reduce: Callable[[Any], Any], error: Exception) -> str:
-        for name, value in [*((f"output `{name}`", value) for name, value in top.items()), ("the last value", last)]:
+    def _culprit(self, last: Any, updates: Any, pickled: Callable[[Any], Any], error: Exception) -> str:
+        outputs = ((f"output `{name}`", value) for name, value in self.values.items())
+        for name, value in [*outputs, ("the last value", last)]:
             try:
-                _dump(value, reduce)
+                pickled(value)
             except Exception as reason:
                 return f"{name} ({type(value).__name__}) cannot be stored: {one_line(reason)}"
+        for _, content in updates:
+            try:
+                pickled(content)
+            except Exception as reason:
+                return f"what it changed in place cannot be stored: {one_line(reason)}"
         return f"its outputs cannot be stored together: {one_line(error)}"
-
-
-class _Alias:
-    """A top-level output that is one of the inputs; comes back as whatever that name stands for then."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __reduce__(self) -> Any:
-        return _named, (self.name,)
 
 
 class _Plain:
     """As large as every object that is nothing but its `__dict__`."""
 
 
-def _change_in_place(old: Any, new: Any) -> Any:
-    """Give `old` the contents of `new`, so that other names for it see the change; or return `new`."""
-    kind = type(old)
-    if kind is not type(new):
-        return new
-    if kind in (list, bytearray):
-        old[:] = new
-    elif kind in (dict, set):
-        old.clear()
-        old.update(new)
-    elif kind.__module__ == "numpy" and kind.__name__ == "ndarray":
-        if old.shape != new.shape or old.dtype != new.dtype or not old.flags.writeable:
-            return new
+def can_change_in_place(value: Any) -> bool:
+    """Whether `_change_in_place` can give an object of this kind the state of another."""
+    kind = type(value)
+    if is_array(value):
+        return bool(value.flags.writeable)
+    return kind.__basicsize__ == _Plain.__basicsize__ and hasattr(value, "__dict__") and not isinstance(value, type)
+
+
+def _change_in_place(old: Any, new: Any) -> None:
+    """Give `old` the state of `new`, so that other names for it see the change."""
+    if is_array(old):
         old[...] = new
-    elif kind.__basicsize__ == _Plain.__basicsize__ and hasattr(old, "__dict__") and not isinstance(old, type):
+    elif old is not new:  # one of those of which there is only one
         old.__dict__.clear()
         old.__dict__.update(new.__dict__)
-    else:
-        return new
-    return old

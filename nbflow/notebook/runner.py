@@ -16,7 +16,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from nbflow._util import format_duration
-from nbflow.cache.key import KeyBuilder
+from nbflow.cache.explain import Reasons
+from nbflow.cache.key import CacheKey, KeyBuilder
 from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.notebook import output
@@ -29,6 +30,7 @@ from nbflow.notebook.replay import LiveOutputs, Record, Unstorable, drawn, rando
 from nbflow.runtime import current
 from nbflow.runtime.drivers import run_async, run_sync
 from nbflow.runtime.loop import bridged, heartbeat
+from nbflow.status import reasons_of
 
 __all__ = ["CellRun", "ForcedKeyer", "digest_or_none", "tidy_error"]
 
@@ -38,6 +40,7 @@ _NO_INPUT = (
     "Put the question into a cell of its own, or use %%task --no-cache."
 )
 _SIGNATURE = inspect.Signature()
+_UNSEEN = frozenset({"eval", "exec", "globals", "locals"})
 
 
 class CellRun:
@@ -86,6 +89,9 @@ class CellRun:
         self.refused: str | None = None
         if options.cache != "off" and (name_drawn := self.keyer.drawing_on()) is not None:
             self.refused = f"it draws on `{name_drawn}`, which has no content to compare"
+        unseen = _UNSEEN.intersection(cell.effects.builtin_reads).difference(shell.user_ns)
+        if options.cache != "off" and unseen:
+            self.refused = f"it uses {min(unseen)}(), and what that reads and writes cannot be seen"
         self._force = options.force
         self._before: dict[str, Any] = {}
         self._random: dict[str, Any] = {}
@@ -123,13 +129,24 @@ class CellRun:
             name=self.name,
             kind=kind,
             signature=_SIGNATURE,
-            bind=dict,
+            bind=self._inputs,
             policy=Policy(retries=options.retries, timeout_s=options.timeout),
             cache=options.cache if self.caching else False,
             cache_ttl=options.ttl,
             keyer=ForcedKeyer(self) if self._force else self.keyer,
             plain=False,
         )
+
+    def _inputs(self) -> dict[str, Any]:
+        """Return what the cell reads, by name: the arguments of the call that it is."""
+        namespace = self.shell.user_ns
+        return {name: namespace[name] for name in self.keyer.input_names() if name in namespace}
+
+    @property
+    def key(self) -> CacheKey | None:
+        """The key of this run, with the files that it read; None while there is none."""
+        made: CacheKey | None = self.call.key if self.call is not None else None
+        return made or self.keyer.last
 
     def drop_entry(self) -> None:
         """Forget the cached result of the present key."""
@@ -220,7 +237,6 @@ class CellRun:
         parts = self._input_digests()
         wanted = dict.fromkeys(cell.effects.outputs if self.options.outputs is None else self.options.outputs)
         values: dict[str, Any] = {}
-        changed: set[str] = set()
         for name in dict.fromkeys([*wanted, *parts]):
             if name not in namespace:
                 continue
@@ -232,24 +248,33 @@ class CellRun:
                     values[name] = value
             elif isinstance(value, _SCALARS):
                 record.conditions |= {} if name in parts else {name: condition_of(before, name)}
-            else:  # the same object as before: was it changed?
-                now = digest_or_none(value)
-                if (now is None and name in cell.effects.mutated) or (now is not None and now != parts.get(name, now)):
+            elif name not in parts:  # the same object as before: was it changed?
+                if name in cell.effects.mutated and digest_or_none(value) is None:
                     values[name] = value
-                    changed.add(name)
-                elif name not in parts:
+                else:
                     record.conditions[name] = condition_of(before, name)
-        record.digests = {name: digest_or_none(values[name]) for name in values if name in parts}
+        heap = self.keyer.heap
+        stirred = self._stirred(parts)
+        touched = [name for name in parts if name in values]
+        if stirred or heap.changed():
+            touched = [name for name in parts if name in namespace]
+        after = {name: digest_or_none(namespace[name]) for name in touched}
+        record.digests = {name: digest for name, digest in after.items() if digest is None or digest != parts[name]}
         record.deleted = tuple(
             name for name in wanted if name not in namespace and (name in before or name in cell.effects.deleted)
         )
-        same = {
-            name: value
-            for name, value in before.items()
-            if name not in changed and name in namespace and namespace[name] is value
-        }
-        aliases = {id(value): name for name, value in same.items() if name in parts and not isinstance(value, _SCALARS)}
-        return LiveOutputs(values, frozenset(changed), namespace, aliases)
+        return LiveOutputs(values, heap, stirred, namespace)
+
+    def _stirred(self, parts: dict[str, str]) -> list[Any]:
+        """Return the inputs' objects that cannot be looked into and that the body has changed, by their digests."""
+        found = []
+        for name, digest in parts.items():
+            inside = self.keyer.heap.whole_within(name)
+            if inside and name in self._before:
+                now = digest_or_none(self._before[name])
+                if (now is None and name in self.cell.effects.mutated) or (now is not None and now != digest):
+                    found += inside
+        return found
 
     # -- what came of it
 
@@ -286,10 +311,11 @@ class CellRun:
         cell, namespace = self.cell, self.shell.user_ns
         early, late = cell.definition_codes()
         states = random_states()
+        known = record.find_known(namespace)  # before any name is bound anew
         with output.recording(output.Mute(), self.shell):
             for code in early:
                 exec(code, namespace)
-            record.restore(namespace, cell.defined)
+            record.restore(namespace, cell.defined, known)
             for code in late:
                 exec(code, namespace)
         set_random_states(states | record.random)  # running definitions again must not count as drawing
@@ -334,7 +360,9 @@ class CellRun:
             return self.unstored
         if self.restored or self.call is None:
             return None
-        return "forced" if self.options.force else self.call.reason
+        if self.options.force:
+            return "forced"
+        return Reasons([*reasons_of(self.call.reason), *self.call.remarks]) if self.call.remarks else self.call.reason
 
     def release(self) -> None:
         """Let go of all values: the session remembers calls for long, and their specs lead here."""
@@ -355,7 +383,7 @@ class CellRun:
             self._tell(f"restored, saved {format_duration(call.saved_s)}")
         else:
             self._tell(f"computed in {format_duration(call.duration_s)}" + (f" ({self.reason})" if self.reason else ""))
-        for note in call.notes:
+        for note in (*call.remarks, *call.notes):
             self._tell(note)
         reads, writes = self.keyer.input_names(), effects.outputs
         self._tell(f"reads {', '.join(reads) or 'nothing'}; writes {', '.join(writes) or 'nothing'}")

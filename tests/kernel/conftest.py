@@ -49,3 +49,17 @@ def start_kernel(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield start
     for kernel in started:
         kernel.close()
+
+
+@pytest.fixture(scope="module")
+def start_kernel_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Start kernels with options, in folders of their own; all end with the module's tests."""
+    started: list[Any] = []
+
+    def start(**options: Any) -> Any:
+        started.append(_harness().Kernel(tmp_path_factory.mktemp("kernel"), **options))
+        return started[-1]
+
+    yield start
+    for kernel in started:
+        kernel.close()

@@ -93,9 +93,9 @@ def test_an_edited_helper_reruns_exactly_its_dependents(kernel: Any) -> None:
     run_all(kernel)
     ran(kernel)
     kernel.ok("def clean(x):\n    return [each for each in x if each >= CUTOFF]")
-    why = kernel.ok("%flow why kept").stdout
+    why = kernel.ok("%flow why kept").displays[-1]
     assert "helper `clean` changed (cell 8)" in why  # loading nbflow was cell 1
-    assert "reads from stale `kept`" in kernel.ok("%flow why total").stdout
+    assert "reads from stale `kept`" in kernel.ok("%flow why total").displays[-1]
     for cell in NOTEBOOK[2:]:
         kernel.ok(cell)
     assert ran(kernel) == ["kept", "total"]
@@ -115,7 +115,7 @@ def test_a_changed_global_of_a_helper_is_named(kernel: Any) -> None:
     """A global that only a helper reads counts, and `%flow why` shows its old and new value."""
     run_all(kernel)
     kernel.ok("CUTOFF = 1")
-    assert "`CUTOFF` 3 → 1" in kernel.ok("%flow why kept").stdout
+    assert "`CUTOFF` 3 → 1" in kernel.ok("%flow why kept").displays[-1]
 
 
 def test_a_changed_upstream_value_after_a_restart_is_explained(kernel: Any) -> None:
@@ -124,7 +124,7 @@ def test_a_changed_upstream_value_after_a_restart_is_explained(kernel: Any) -> N
     kernel.restart()
     for cell in ["import random\nimport sys\nCUTOFF = 4", *NOTEBOOK[1:]]:
         kernel.ok(cell)
-    assert "`CUTOFF` 3 → 4" in kernel.ok("%flow why kept").stdout
+    assert "`CUTOFF` 3 → 4" in kernel.ok("%flow why kept").displays[-1]
     assert ran(kernel) == ["raw", "kept", "total", "kept", "total"]
 
 
@@ -141,7 +141,7 @@ def test_changed_in_place(kernel: Any) -> None:
     second = [kernel.ok(cell) for cell in cells]
     assert [each.plain for each in second] == [each.plain for each in first]
     assert ran(kernel) == ["grow"]
-    assert "up to date" in kernel.ok("%flow why grow").stdout
+    assert "up to date" in kernel.ok("%flow why grow").displays[-1]
 
 
 def test_mutation_that_the_text_does_not_show(kernel: Any) -> None:
@@ -196,7 +196,7 @@ def test_an_output_that_cannot_be_stored(shared: Any) -> None:
     assert "not cached: output `gen` (generator) cannot be stored" in result.stderr
     shared.ok(cell)
     assert ran(shared) == ["gen", "gen"]
-    assert "not cached: output `gen`" in shared.ok("%flow why gen").stdout
+    assert "not cached: output `gen`" in shared.ok("%flow why gen").displays[-1]
     assert shared.ok(cell.replace("%%task gen", "%%task gen -q")).stderr == ""
 
 
@@ -215,7 +215,7 @@ def test_a_failing_cell_stores_nothing(shared: Any) -> None:
     shared.ok("ready = False")
     assert shared.run(cell).status == "error"
     assert shared.value("partial") == 1
-    assert "failed" in shared.ok("%flow why fails").stdout
+    assert "failed" in shared.ok("%flow why fails").displays[-1]
     shared.ok("ready = True")
     shared.ok(cell)
     assert ran(shared) == ["fails", "fails"]
@@ -483,11 +483,11 @@ def test_edited_classes_are_named(shared: Any) -> None:
     shared.ok("from textwrap import dedent as shape")
     shared.ok("%%task fitted\nfitted = Model().fit(), shape(' x')")
     shared.ok("class Model:\n    def fit(self): return 2")
-    assert "`Model.fit` changed" in shared.ok("%flow why fitted").stdout
+    assert "`Model.fit` changed" in shared.ok("%flow why fitted").displays[-1]
     shared.ok("class Model:\n    def fit(self): return 1")
-    assert "up to date" in shared.ok("%flow why fitted").stdout
+    assert "up to date" in shared.ok("%flow why fitted").displays[-1]
     shared.ok("from textwrap import indent as shape")
-    assert "`shape` changed" in shared.ok("%flow why fitted").stdout
+    assert "`shape` changed" in shared.ok("%flow why fitted").displays[-1]
 
 
 def test_no_value_is_kept_alive(shared: Any) -> None:

@@ -182,7 +182,7 @@ def test_flow_status_why_stale_run_clear(kernel: Any) -> None:
     assert "`base` 1 → 5 (cell 9)" in stale
     assert "reads from stale `a`" in stale
     assert "c " not in [line[:2] for line in stale.splitlines()]
-    assert "twice (cell 2) would run again: global `base` 1 → 5" in kernel.ok("%flow why twice").stdout
+    assert "twice (cell 2) would run again: global `base` 1 → 5" in kernel.ok("%flow why twice").displays[-1]
     done = kernel.ok("%flow run")
     assert done.stdout.splitlines()[:3] == ["— a (cell 3)", "— b (cell 4)", "b is 60"]
     assert done.displays[0] == "60"

@@ -15,7 +15,7 @@ def test_a_task_whose_result_cannot_be_stored_says_so(start_kernel: Any) -> None
     shown = kernel.ok("_ = lock(1)").outputs
     assert "not cached: TypeError" in shown[-1]["data"]["text/plain"]
     assert "uncached" in str(kernel.ok("%flow").result)
-    assert "is not stored: not cached" in kernel.ok("%flow why lock").stdout
+    assert "is not stored: not cached" in kernel.ok("%flow why lock").displays[-1]
     assert "its last call: not cached" in kernel.value("why(lock, 1)")
 
 

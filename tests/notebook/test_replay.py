@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import collections
 import io
 import pickle
 import random
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nbflow.notebook.heap import Heap
 from nbflow.notebook.replay import (
     LiveOutputs,
     Record,
@@ -21,12 +24,14 @@ from nbflow.notebook.replay import (
 )
 
 
-def record_of(namespace: dict[str, Any], *names: str, value: Any = None, changed: tuple[str, ...] = ()) -> Record:
-    """A record of these names of a namespace, as if a cell had just bound them."""
+def record_of(
+    namespace: dict[str, Any], *names: str, value: Any = None, heap: Heap | None = None, stirred: tuple[Any, ...] = ()
+) -> Record:
+    """A record of these names of a namespace, as if a cell had just bound them; the others were its inputs."""
     values = {name: namespace[name] for name in names}
-    aliases = {id(value): name for name, value in namespace.items() if name not in names}
+    heap = heap or Heap({name: value for name, value in namespace.items() if name not in names})
     record = Record(value=value)
-    record.live = lambda _: LiveOutputs(values, frozenset(changed), namespace, aliases)
+    record.live = lambda _: LiveOutputs(values, heap, list(stirred), namespace)
     return record
 
 
@@ -48,58 +53,124 @@ def test_values_come_back_with_shared_identity() -> None:
 
 
 def test_inputs_are_references() -> None:
-    """An output that is an input, or holds one, comes back as whatever the name stands for then."""
-
-    class Frame:
-        pass
-
-    frame, items = Frame(), [1]
-    loaded = there_and_back(record_of({"frame": frame, "items": items, "a": items, "b": {"f": frame}}, "a", "b"))
-    other, rest = Frame(), [2]
-    namespace: dict[str, Any] = {"frame": other, "items": rest}
+    """An output that is an input, holds one, or was a part of one, comes back as what is there then."""
+    frame, items = collections.OrderedDict(), [[1], 2]
+    namespace = {"frame": frame, "items": items, "a": items, "b": {"f": frame}, "c": items[0]}
+    loaded = there_and_back(record_of(namespace, "a", "b", "c"))
+    other, rest = collections.OrderedDict(), [[1], 2]
+    namespace = {"frame": other, "items": rest}
     loaded.restore(namespace, frozenset())
     assert namespace["a"] is rest
     assert namespace["b"]["f"] is other
+    assert namespace["c"] is rest[0]
+
+
+def test_a_reference_that_leads_nowhere_is_an_error() -> None:
+    """Where the way to an input is gone, or something else is there, nothing is restored."""
+    items = [[1]]
+    loaded = there_and_back(record_of({"x": items, "y": items[0]}, "y"))
+    for wrong in ({}, {"x": []}, {"x": [{}]}):
+        before = dict(wrong)
+        with pytest.raises(LookupError):
+            loaded.restore(wrong, frozenset())
+        assert wrong == before
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [([1], [1, 2]), ({"a": 1}, {"b": 2}), ({1}, {2}), (bytearray(b"a"), bytearray(b"bc"))],
+    ("make", "change"),
+    [
+        (lambda: [1], lambda x: x.append(2)),
+        (lambda: {"a": 1}, lambda x: x.update(b=x.pop("a"))),
+        (lambda: {1}, lambda x: x.add(2)),
+        (lambda: bytearray(b"a"), lambda x: x.extend(b"bc")),
+        (lambda: collections.deque([1]), lambda x: x.appendleft(0)),
+        (lambda: collections.Counter("aab"), lambda x: x.update("c")),
+        (lambda: collections.defaultdict(list), lambda x: x["k"].append(1)),
+    ],
 )
-def test_changes_in_place_reach_other_names(old: Any, new: Any) -> None:
-    """An input that the cell changed keeps its identity."""
-    loaded = there_and_back(record_of({"x": new}, "x", changed=("x",)))
-    namespace = {"x": old, "alias": old}
-    loaded.restore(namespace, frozenset())
-    assert namespace["x"] is namespace["alias"] is old
-    assert old == new
+def test_changes_in_place_reach_other_names(make: Any, change: Any) -> None:
+    """An input that the cell changed keeps its identity, whatever leads to it."""
+    namespace = {"x": make()}
+    heap = Heap(namespace)
+    change(namespace["x"])
+    loaded = there_and_back(record_of(namespace, heap=heap))
+    old = make()
+    fresh = {"x": old, "other": [old]}
+    loaded.restore(fresh, frozenset())
+    assert fresh["x"] is fresh["other"][0] is old
+    assert old == namespace["x"]
 
 
-def test_frames_arrays_and_plain_objects_change_in_place() -> None:
-    """The same for data frames, arrays of the same shape, and objects that are nothing but their attributes."""
+def test_a_change_deep_inside_stays_there() -> None:
+    """What the cell changed inside an input is changed in the present one; all around it keeps its identity."""
+    namespace = {"x": {"k": [1, [2]]}}
+    heap = Heap(namespace)
+    namespace["x"]["k"][1].append(namespace["x"])
+    loaded = there_and_back(record_of(namespace, heap=heap))
+    inner = [2]
+    fresh = {"x": {"k": [1, inner]}}
+    loaded.restore(fresh, frozenset())
+    assert fresh["x"]["k"][1] is inner
+    assert inner[1] is fresh["x"]
+
+
+def test_frames_and_arrays_change_in_place() -> None:
+    """The same for what cannot be looked into: data frames, large arrays, generators of random numbers."""
     np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
-    namespace = {"array": np.zeros(2), "frame": pd.DataFrame({"a": [1]}), "plain": Plain(1), "short": np.zeros(1)}
-    before = dict(namespace)
-    changed = {"array": np.ones(2), "frame": pd.DataFrame({"a": [1], "b": [2]}), "plain": Plain(2), "short": np.ones(3)}
-    loaded = there_and_back(record_of(changed, *changed, changed=tuple(changed)))
-    loaded.restore(namespace, frozenset())
-    assert namespace["array"] is before["array"]
-    assert namespace["frame"] is before["frame"]
+
+    def make() -> dict[str, Any]:
+        frame = pd.DataFrame({"a": [1]})
+        return {"array": np.zeros(2), "large": np.zeros(400_000), "frame": frame, "random": random.Random(1)}
+
+    namespace = make()
+    heap = Heap(namespace)
+    namespace["array"][:] = 1
+    namespace["large"][7] = 1
+    namespace["frame"]["b"] = 2
+    namespace["random"].random()
+    stirred = (namespace["large"], namespace["frame"], namespace["random"])
+    loaded = there_and_back(record_of(namespace, heap=heap, stirred=stirred))
+    fresh = make()
+    before = dict(fresh)
+    loaded.restore(fresh, frozenset())
+    assert fresh["array"] is before["array"]
+    assert fresh["frame"] is before["frame"]
+    assert before["array"].tolist() == [1, 1]
+    assert before["large"][6:9].tolist() == [0, 1, 0]
     assert list(before["frame"].columns) == ["a", "b"]
     assert before["frame"].b.tolist() == [2]
-    assert before["plain"].n == 2
-    assert before["array"].tolist() == [1, 1]
-    assert namespace["short"] is not before["short"], "another shape cannot be had in place"
-    generator, other = random.Random(1), random.Random(2)
-    loaded = there_and_back(record_of({"r": other}, "r", changed=("r",)))
-    namespace = {"r": generator}
-    loaded.restore(namespace, frozenset())
-    assert namespace["r"].random() == random.Random(2).random()
+    assert fresh["random"].random() == namespace["random"].random()
 
 
-class Plain:
-    def __init__(self, n: int) -> None:
-        self.n = n
+def test_arrays_that_share_memory_go_on_sharing_it() -> None:
+    """A view of an input is a view of the present one; new arrays that share memory still do."""
+    np = pytest.importorskip("numpy")
+    base = np.arange(10)
+    made = np.zeros((3, 4))
+    names = {"base": base, "part": base[2:5], "made": made, "row": made[1], "turned": made.T}
+    loaded = there_and_back(record_of(names, "part", "made", "row", "turned"))
+    fresh: dict[str, Any] = {"base": np.arange(10)}
+    loaded.restore(fresh, frozenset())
+    fresh["base"][2] = 77
+    fresh["made"][1, 0] = 5
+    assert fresh["part"].tolist() == [77, 3, 4]
+    assert fresh["row"].tolist() == [5, 0, 0, 0]
+    assert fresh["turned"][0, 1] == 5
+    assert fresh["made"].shape == (3, 4)
+
+
+def test_what_cannot_be_changed_in_place_is_replaced_where_it_is_held() -> None:
+    """An object of a compiled type that changed is given anew to the containers that hold it."""
+    first = array.array("i", [1])
+    namespace: dict[str, Any] = {"x": [first, "rest"]}
+    heap = Heap(namespace)
+    first.append(2)
+    loaded = there_and_back(record_of(namespace, heap=heap, stirred=(first,)))
+    held = [array.array("i", [1]), "rest"]
+    fresh = {"x": held}
+    loaded.restore(fresh, frozenset())
+    assert fresh["x"] is held
+    assert held == [array.array("i", [1, 2]), "rest"]
 
 
 def test_one_output_that_cannot_be_pickled_refuses_the_record() -> None:

@@ -322,6 +322,10 @@ class Model:
         if (row := self._told(event)) is not None:
             row.note = _short(f"not cached: {event.error}")
 
+    def _on_changed(self, event: events.ValueChanged) -> None:
+        if (row := self._told(event)) is not None:
+            row.note = _short(f"`{event.holder}` was changed in place since {event.origin}")
+
     def _on_straggler(self, event: events.StragglerLeft) -> None:
         if (row := self._told(event)) is not None:
             row.note = "could not be stopped and ran on by itself"
@@ -586,6 +590,7 @@ _HANDLERS: dict[type[events.Event], Callable[[Model, Any], None]] = {
     events.CacheMiss: Model._on_miss,
     events.CacheFailed: Model._on_cache_failed,
     events.StragglerLeft: Model._on_straggler,
+    events.ValueChanged: Model._on_changed,
     events.WorkerLost: Model._on_lost,
     events.TaskCompleted: Model._on_end,
     events.TaskFailed: Model._on_end,

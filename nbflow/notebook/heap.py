@@ -1,0 +1,379 @@
+"""The objects that a cell can change: everything mutable that its inputs lead to, and how to get there again.
+
+A plain cell works on live objects, so that an edit in place is seen under every other name for the same object, and
+what a cell takes out of a list is that very element. A `Heap` is a map of these objects before the cell runs: how
+each is reached, which are reached in two ways, and what they held. After the run it tells which of them have changed;
+a record refers to all of them by their ways and carries only the new contents.
+
+The rules:
+
+* Ways begin at a name and lead through items, keys, attributes, closures and defaults. Numbers, text and the like have
+  no identity here.
+* What cannot be looked into (frames, objects of compiled types) is one object as a whole; whether it has changed is
+  known from its digest.
+* Arrays that share memory stay so: a view is described by its place in the array that owns the memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from xxhash import xxh3_128_digest
+
+__all__ = [
+    "ATOMS",
+    "Heap",
+    "Way",
+    "carrier_of",
+    "content_of",
+    "follow",
+    "groups_in_memory",
+    "is_array",
+    "make_view",
+    "refill",
+    "view_of",
+]
+
+Way = tuple[Any, ...]
+"""A name, then steps: ("i", position), ("k", key), ("a", attribute), ("c", closure cell), ("d", default)."""
+
+ATOMS = frozenset(
+    {int, float, complex, bool, str, bytes, type(None), range, type(Ellipsis), type(NotImplemented), slice, frozenset}
+    | {ModuleType, BuiltinFunctionType, CodeType}
+)
+_KEYS = frozenset({int, float, bool, str, bytes, type(None)})
+_HASHED = 1024**2  # bytes up to which an array is looked into; whether a larger one has changed, its digest tells
+
+
+class Heap:
+    """The mutable objects that some names lead to.
+
+    Args:
+        roots: Names and their values, in an order that is the same in every run.
+
+    Attributes:
+        ways: How each object is reached first, by id.
+        shared: Which of the encounters led to an object that was met before, in order; equal for equal structures.
+        whole: Ids of the objects that cannot be looked into.
+        complete: False if there were more than `limit` objects, so that not all of them were looked at.
+    """
+
+    limit = 1_000_000
+
+    def __init__(self, roots: Mapping[str, Any]) -> None:
+        self.ways: dict[int, Way] = {}  # its keys stay valid: `objects` keeps what they belong to alive
+        self.objects: dict[int, Any] = {}
+        self.whole: set[int] = set()
+        self.shared: list[tuple[int, int]] = []
+        self.complete = True
+        self._before: dict[int, Any] = {}
+        self._numbers: dict[int, int] = {}
+        self._owners: dict[int, int] = {}
+        self._met = 0
+        waiting: deque[tuple[Any, Way]] = deque()
+        for name, value in roots.items():
+            if type(value) not in ATOMS:
+                self._meet(value, (name,), waiting)
+        while waiting:
+            value, way = waiting.popleft()
+            for inner, step in _inside(value):
+                if type(inner) not in ATOMS:
+                    self._meet(inner, (*way, step), waiting)
+
+    def _meet(self, value: Any, way: Way, waiting: deque[tuple[Any, Way]]) -> None:
+        self._met += 1
+        if isinstance(value, Enum) or (isinstance(value, type) and value.__module__ != "__main__"):
+            return
+        key = id(value)
+        known = self._numbers.get(key)
+        if known is not None:
+            self.shared.append((self._met, known))
+            return
+        if len(self.objects) >= self.limit:
+            self.complete = False
+            return
+        self._numbers[key] = self._met
+        self.ways[key] = way
+        self.objects[key] = value
+        if is_array(value):
+            owner = id(_owner(value))
+            if owner in self._owners:
+                self.shared.append((self._met, self._owners[owner]))
+            self._owners.setdefault(owner, self._met)
+        content = content_of(value)
+        if content is None:
+            self.whole.add(key)
+        else:
+            self._before[key] = content
+            waiting.append((value, way))
+
+    def changed(self) -> list[Any]:
+        """Return the objects whose own contents are no longer what they were; those in `whole` are not looked at."""
+        return [
+            value
+            for key, value in self.objects.items()
+            if key in self._before and not _same(self._before[key], content_of(value))
+        ]
+
+    def forget(self, value: Any) -> None:
+        """Take an object out that cannot be changed in place; what holds it has to be given its later self."""
+        del self.ways[id(value)]
+        self.whole.discard(id(value))
+        for key, known in self.objects.items():
+            if any(inner is value for inner, _ in _inside(known)):
+                self._before[key] = None  # equal to no content
+
+    def whole_within(self, name: str) -> list[Any]:
+        """Return the objects that cannot be looked into and are reached from `name` first."""
+        return [self.objects[key] for key in self.whole if self.ways[key][0] == name]
+
+    def array_below(self, value: Any) -> Any:
+        """Return the known array that has the memory of the array `value`, or None."""
+        if value.dtype.hasobject:
+            return None
+        owner = _owner(value)
+        found = self._owners.get(id(owner))
+        if found is None:
+            return None
+        arrays = (known for known in self.objects.values() if is_array(known) and _owner(known) is owner)
+        return next((known for known in arrays if known is owner or _covers(known, value)), None)
+
+
+def content_of(value: Any) -> Any:
+    """Return what an object holds itself, such that a later change shows; None if it cannot be looked into."""
+    kind = type(value)
+    if isinstance(value, tuple):
+        return ()
+    if isinstance(value, FunctionType):
+        return _function_content(value)
+    if isinstance(value, type):
+        return {name: own for name, own in vars(value).items() if not name.startswith("__")}
+    if isinstance(value, MethodType):
+        return ()
+    if is_array(value):
+        if value.dtype.hasobject or value.nbytes > _HASHED:
+            return None
+        data = value if value.flags.c_contiguous or value.flags.f_contiguous else value.copy()
+        flat = data.reshape(-1, order="A")
+        return kind, value.shape, value.dtype.str, xxh3_128_digest(flat.view("u1").data if flat.size else b"")
+    items: Any = None
+    if isinstance(value, (list, deque)):
+        items = list(value)
+    elif isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, set):
+        items = set(value)
+    elif isinstance(value, bytearray):
+        items = bytes(value)
+    elif not _is_plain_instance(value):
+        return None
+    return items, _attributes(value)
+
+
+def refill(value: Any, content: Any) -> None:
+    """Give an object the contents that `content_of` returned for its later self."""
+    if isinstance(value, FunctionType):
+        cells, defaults, keywords, own = content
+        for cell, inner in zip(value.__closure__ or (), cells, strict=True):
+            if inner:
+                (cell.cell_contents,) = inner
+        value.__defaults__, value.__kwdefaults__ = defaults, keywords
+        value.__dict__.clear()
+        value.__dict__.update(own)
+        return
+    if isinstance(value, type):
+        for name in [name for name in vars(value) if not name.startswith("__") and name not in content]:
+            delattr(value, name)
+        for name, inner in content.items():
+            if vars(value).get(name, content) is not inner:
+                setattr(value, name, inner)
+        return
+    if is_array(value):
+        value[...] = content
+        return
+    items, attributes = content
+    if isinstance(value, list):
+        list.__setitem__(value, slice(None), items)
+    elif isinstance(value, deque):
+        value.clear()
+        value.extend(items)
+    elif isinstance(value, dict):
+        dict.clear(value)
+        dict.update(value, items)
+    elif isinstance(value, set):
+        set.clear(value)
+        set.update(value, items)
+    elif isinstance(value, bytearray):
+        value[:] = items
+    _set_attributes(value, attributes)
+
+
+def follow(way: Way, namespace: Mapping[str, Any]) -> Any:
+    """Return the object at the end of a way.
+
+    Raises:
+        LookupError, AttributeError, TypeError: There is no such way any more.
+    """
+    value = namespace[way[0]]
+    for kind, step in way[1:]:
+        if kind in ("i", "k"):
+            value = value[step]
+        elif kind == "a":
+            value = vars(value)[step] if hasattr(value, "__dict__") and step in vars(value) else getattr(value, step)
+        elif kind == "c":
+            value = value.__closure__[step].cell_contents
+        else:
+            value = value.__defaults__[step] if isinstance(step, int) else value.__kwdefaults__[step]
+    return value
+
+
+def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Return what an object holds that has an identity of its own, with the steps that lead there."""
+    if isinstance(value, FunctionType):
+        for place, cell in enumerate(value.__closure__ or ()):
+            try:
+                yield cell.cell_contents, ("c", place)
+            except ValueError:  # not filled yet
+                continue
+        yield from ((each, ("d", place)) for place, each in enumerate(value.__defaults__ or ()))
+        yield from ((each, ("d", name)) for name, each in (value.__kwdefaults__ or {}).items())
+        yield from ((each, ("a", name)) for name, each in value.__dict__.items())
+        return
+    if isinstance(value, type):
+        own = ((name, each) for name, each in vars(value).items() if not name.startswith("__"))
+        yield from ((each, ("a", name)) for name, each in own if not isinstance(each, (staticmethod, classmethod)))
+        return
+    if isinstance(value, MethodType):
+        yield value.__self__, ("a", "__self__")
+        return
+    if isinstance(value, (list, tuple, deque)):
+        yield from ((each, ("i", place)) for place, each in enumerate(value))
+    elif isinstance(value, dict):
+        yield from ((each, ("k", key)) for key, each in value.items() if type(key) in _KEYS)
+    elif is_array(value):
+        return
+    attributes = _attributes(value)
+    yield from ((each, ("a", name)) for name, each in (attributes or {}).items())
+
+
+def _function_content(value: FunctionType) -> tuple[Any, ...]:
+    cells: list[tuple[Any, ...]] = []
+    for cell in value.__closure__ or ():
+        try:
+            cells.append((cell.cell_contents,))
+        except ValueError:
+            cells.append(())
+    return cells, value.__defaults__, value.__kwdefaults__, dict(value.__dict__)
+
+
+def is_array(value: Any) -> bool:
+    """Whether `value` is a NumPy array, without importing NumPy."""
+    return any(kind.__module__ == "numpy" and kind.__name__ == "ndarray" for kind in type(value).__mro__[:-1])
+
+
+def _is_plain_instance(value: Any) -> bool:
+    """Whether all that an object holds is in its attributes: its classes are Python code of the notebook's own."""
+    kinds = type(value).__mro__
+    return type(value).__module__ == "__main__" and all(
+        kind is object or kind.__module__ in ("__main__", "abc", "typing", "collections.abc") for kind in kinds
+    )
+
+
+def _attributes(value: Any) -> dict[str, Any] | None:
+    """Return the attributes of an object, those in slots included; None if it has none."""
+    if type(value).__module__ == "builtins":
+        return None
+    found = dict(getattr(value, "__dict__", ()))
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                found[name] = getattr(value, name)
+    return found
+
+
+def _set_attributes(value: Any, attributes: Mapping[str, Any] | None) -> None:
+    if attributes is None:
+        return
+    for name in [name for name in _attributes(value) or {} if name not in attributes]:
+        object.__delattr__(value, name)
+    for name, inner in attributes.items():
+        object.__setattr__(value, name, inner)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two contents are the same: the same objects in the same places."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict):
+        return len(one) == len(other) and all(
+            key == also and _same(value, more)
+            for (key, value), (also, more) in zip(one.items(), other.items(), strict=True)
+        )
+    return type(one) in ATOMS and type(one) not in (float, complex) and bool(one == other)
+
+
+# -- arrays that share memory
+
+
+def _owner(value: Any) -> Any:
+    """Return the object at the bottom that has the memory of an array."""
+    while getattr(value, "base", None) is not None:
+        value = value.base
+    return value
+
+
+def _bounds(value: Any) -> tuple[int, int]:
+    import numpy
+
+    module: Any = numpy.lib.array_utils if hasattr(numpy.lib, "array_utils") else numpy
+    low, high = module.byte_bounds(value)
+    return int(low), int(high)
+
+
+def _covers(known: Any, value: Any) -> bool:
+    """Whether the memory of `value` lies in that of `known`, which has no gaps."""
+    if not (known.flags.c_contiguous or known.flags.f_contiguous):
+        return False
+    (low, high), (first, last) = _bounds(known), _bounds(value)
+    return low <= first and last <= high
+
+
+def view_of(base: Any, value: Any) -> tuple[Any, ...]:
+    """Return how to make the view `value` from `base`: offset in bytes, shape, strides, type, if it is writable."""
+    place = value.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+    return place, value.shape, value.strides, value.dtype, bool(value.flags.writeable)
+
+
+def make_view(base: Any, place: int, shape: Any, strides: Any, dtype: Any, writeable: bool) -> Any:
+    """Return the view of `base` that `view_of` described."""
+    import numpy
+
+    flat: Any = base.reshape(-1, order="A").view("u1")
+    view: Any = numpy.ndarray(shape, dtype, buffer=flat.data, offset=place, strides=strides)
+    view.flags.writeable = writeable
+    return view
+
+
+def carrier_of(arrays: list[Any]) -> Any:
+    """Return an array that has the memory of all these, which share one owner; None if there is none."""
+    owner = _owner(arrays[0])
+    found = [*sorted(arrays, key=lambda each: -each.nbytes), *([owner] if is_array(owner) else [])]
+    return next((each for each in found if all(_covers(each, other) for other in arrays)), None)
+
+
+def groups_in_memory(values: Iterable[Any]) -> dict[int, list[Any]]:
+    """Return the arrays among `values` that share memory with others of them, by the id of the owner."""
+    found: dict[int, list[Any]] = {}
+    for value in values:
+        if is_array(value) and not value.dtype.hasobject:
+            found.setdefault(id(_owner(value)), []).append(value)
+    return {owner: arrays for owner, arrays in found.items() if len({id(each) for each in arrays}) > 1}

@@ -1,0 +1,251 @@
+"""How a cell's values are pickled: what the notebook has already is referred to, all else is stored.
+
+Functions and classes of the notebook are referred to by name, and objects that the cell had before it ran by their
+way through the heap, so that on a hit the present ones take their place. Views of arrays are stored as places in the
+array that has the memory. Nothing else differs from ordinary pickling, with large buffers apart.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from types import CellType, FunctionType, ModuleType
+from typing import Any
+
+from nbflow.notebook.heap import Heap, carrier_of, groups_in_memory, is_array, make_view, view_of
+
+__all__ = ["References", "dump", "load"]
+
+Stream = tuple[bytes, list[Any]]
+"""A pickle and its buffers."""
+
+
+class References:
+    """What a record refers to instead of storing it.
+
+    Args:
+        heap: The objects that were there before the cell ran.
+        values: The values to store; of arrays among them that share memory, one will carry it for the others.
+
+    Attributes:
+        ways: Objects of the heap that were referred to: way and name of the type.
+        carriers: The arrays that carry memory for others.
+    """
+
+    def __init__(self, heap: Heap, values: Mapping[str, Any]) -> None:
+        self.heap = heap
+        self.ways: list[tuple[Any, str]] = []
+        self.carriers: list[Any] = []
+        self._numbers: dict[int, int] = {}
+        self._carried: dict[int, int] = {}
+        self._alive: list[Any] = []
+        for arrays in groups_in_memory(values.values()).values():
+            carrier = None if any(self._below(each) for each in arrays) else carrier_of(arrays)
+            if carrier is not None:
+                self._carried |= {id(each): len(self.carriers) for each in (*arrays, carrier)}
+                self.carriers.append(carrier)
+                self._alive += arrays
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to refer to."""
+        return bool(self.heap.ways or self._carried)
+
+    def number(self, value: Any) -> int:
+        """Return the number of the reference to an object of the heap."""
+        key = id(value)
+        if key not in self._numbers:
+            self._numbers[key] = len(self.ways)
+            self.ways.append((self.heap.ways[key], type(value).__qualname__))
+        return self._numbers[key]
+
+    def of(self, value: Any) -> Any:
+        """Return the reference to `value`, or None where it is to be stored."""
+        key = id(value)
+        if key in self.heap.ways:
+            return self.number(value)
+        if not is_array(value):
+            return None
+        if (place := self._carried.get(key)) is not None:
+            return ("carried", place, *view_of(self.carriers[place], value))
+        base = self._below(value)
+        return None if base is None else ("view", self.number(base), *view_of(base, value))
+
+    def _below(self, value: Any) -> Any:
+        base = self.heap.array_below(value)
+        return base if base is not None and id(base) in self.heap.ways else None
+
+
+_namespace: ContextVar[dict[str, Any]] = ContextVar("nbflow_namespace")
+
+
+def _named(path: str) -> Any:
+    """Find what a reference stands for, in the namespace that a record is being restored into."""
+    root, *rest = path.split(".")
+    found = _namespace.get()[root]
+    for name in rest:
+        found = getattr(found, name)
+    return found
+
+
+def _named_module(name: str) -> Any:
+    import importlib
+
+    return importlib.import_module(name)
+
+
+def _make_function(code: Any, name: str, defaults: Any, free: int) -> FunctionType:
+    return FunctionType(code, _namespace.get(), name, defaults, tuple(CellType() for _ in range(free)))
+
+
+def _fill_function(function: Any, state: tuple[dict[str, Any], list[tuple[Any, ...]]]) -> None:
+    attributes, contents = state
+    for cell, content in zip(function.__closure__ or (), contents, strict=True):
+        if content:
+            (cell.cell_contents,) = content
+    own = attributes.pop("__dict__")
+    function.__dict__.update(own)
+    for name, value in attributes.items():
+        setattr(function, name, value)
+
+
+def _closed_file(name: str, mode: str) -> Any:
+    """Stand in for a file that was closed when it was stored, as after `with open(…) as f`."""
+    raw: Any = io.BytesIO()
+    raw.name = name
+    stream: Any = raw if "b" in mode else io.TextIOWrapper(raw)
+    stream.mode = mode
+    stream.close()
+    return stream
+
+
+def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str]) -> Any:
+    """How a notebook's own objects are pickled; NotImplemented for all others."""
+    kind = type(obj)
+    if kind is ModuleType:
+        return _named_module, (obj.__name__,)
+    if issubclass(kind, io.IOBase) and kind not in _IN_MEMORY:
+        if obj.closed:
+            return _closed_file, (str(getattr(obj, "name", "")), str(getattr(obj, "mode", "r")))
+        raise TypeError("an open file is of this process only")
+    if kind.__module__ == "logging" and hasattr(obj, "handlers") and (obj.handlers or obj.level):
+        raise TypeError("a logger's level and handlers are of this process only")
+    if not isinstance(obj, (FunctionType, type)) or obj.__module__ != "__main__":
+        return NotImplemented
+    path: str = getattr(obj, "__qualname__", "")
+    root, *rest = path.split(".")
+    found = namespace.get(root)
+    for name in rest:
+        found = getattr(found, name, None)
+    if found is obj and root not in own:
+        return _named, (path,)
+    if isinstance(obj, FunctionType) and obj.__globals__ is namespace:
+        return _reduce_function(obj)
+    return NotImplemented
+
+
+def _reduce_function(function: FunctionType) -> Any:
+    """A function that no name stands for (a lambda in a list, a closure): its code, over the notebook's globals."""
+    contents: list[tuple[Any, ...]] = []
+    for cell in function.__closure__ or ():
+        try:
+            contents.append((cell.cell_contents,))
+        except ValueError:  # not filled yet
+            contents.append(())
+    names = ("__kwdefaults__", "__annotations__", "__qualname__", "__doc__", "__module__")
+    attributes = {name: getattr(function, name) for name in names} | {"__dict__": dict(function.__dict__)}
+    made = (function.__code__, function.__name__, function.__defaults__, len(contents))
+    return _make_function, made, (attributes, contents), None, None, _fill_function
+
+
+_IN_MEMORY = (io.BytesIO, io.StringIO)
+
+
+class _Dynamic(Exception):
+    """A class or function that no import and no name leads to; takes cloudpickle."""
+
+
+def dump(
+    value: Any, namespace: Mapping[str, Any], own: frozenset[str], references: References, *, apart: Any = None
+) -> Stream:
+    """Pickle a value with its buffers apart; by cloudpickle, which takes a moment to load, only where needed.
+
+    Args:
+        value: What to pickle.
+        namespace: The notebook's.
+        own: Names that the record itself will bind, so that they cannot be referred to.
+        references: What need not be stored.
+        apart: An object that is to be stored although it could be referred to.
+
+    Raises:
+        Exception: It cannot be pickled; whatever pickle says.
+    """
+    reference: Callable[[Any], Any] | None = None
+    if references.needed:
+
+        def reference(obj: Any) -> Any:
+            return None if obj is apart else references.of(obj)
+
+    def reduce(obj: Any) -> Any:
+        return _reduce(obj, namespace, own)
+
+    try:
+        return _dump_with(pickle.Pickler, value, reduce, reference)
+    except Exception:
+        import cloudpickle
+
+        return _dump_with(cloudpickle.Pickler, value, reduce, reference)
+
+
+def _dump_with(base: Any, value: Any, reduce: Callable[[Any], Any], reference: Callable[[Any], Any] | None) -> Stream:
+    plain = base is pickle.Pickler
+
+    class Pickler(base):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            found = reduce(obj)
+            if found is not NotImplemented:
+                return found
+            if plain:
+                if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
+                    raise _Dynamic
+                return NotImplemented
+            return super().reducer_override(obj)
+
+    class Referring(Pickler):
+        def persistent_id(self, obj: Any) -> Any:
+            assert reference is not None
+            return reference(obj)
+
+    file = io.BytesIO()
+    buffers: list[Any] = []
+    kind = Pickler if reference is None else Referring
+    kind(file, protocol=5, buffer_callback=buffers.append).dump(value)
+    return file.getvalue(), buffers
+
+
+def load(stream: Stream, namespace: dict[str, Any], known: list[Any], carriers: list[Any]) -> Any:
+    """Return a value that was dumped, built over the present notebook.
+
+    Args:
+        stream: What `dump` returned.
+        namespace: The notebook's.
+        known: The objects at the end of the references' ways.
+        carriers: The arrays that carry memory for others, loaded before.
+    """
+
+    class Unpickler(pickle.Unpickler):
+        def persistent_load(self, reference: Any) -> Any:
+            if isinstance(reference, int):
+                return known[reference]
+            kind, number, *view = reference
+            base = known[number] if kind == "view" else carriers[number]
+            whole = view[1:4] == [base.shape, base.strides, base.dtype] and view[0] == 0
+            return base if kind == "carried" and whole else make_view(base, *view)
+
+    token = _namespace.set(namespace)
+    try:
+        return Unpickler(io.BytesIO(stream[0]), buffers=stream[1]).load()
+    finally:
+        _namespace.reset(token)

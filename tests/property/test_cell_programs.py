@@ -1,0 +1,340 @@
+"""Equivalence is law: any small notebook, in any order of execution, behaves under `%%task` as without it.
+
+Programs are made of statements that bind, change, alias, delete and define names; a schedule executes their cells, some
+of them edited, some again, with restarts in between. A shell of our own runs them with `%%task` on every cell, plain
+`exec` runs them without; what they print, what the last line is worth, how they fail, and all that they leave behind,
+aliases included, must be the same after every single step.
+"""
+
+from __future__ import annotations
+
+import ast
+import atexit
+import contextlib
+import io
+import os
+import random
+import re
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from IPython.core.displayhook import DisplayHook
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from nbflow.settings import load_settings, set_global_settings
+
+NAMES = "abcd"
+LONG = os.environ.get("NBFLOW_LONG") == "1"
+
+SIMPLE = """{x} = {i}
+{x} = [{i}, {j}]
+{x} = {{'k': {i}}}
+{x} = {{{i}, {j}}}
+{x} = 'text'
+{x} = {y}
+{x} = [{y}, {y}]
+{x} = ({y}, {z})
+{x} = {{'k': {y}}}
+{x} = list({y})
+{x} = [{y}]
+{x}.append({i})
+{x}.append({y})
+{x}[0] = {i}
+{x}['k'] = {y}
+{x} += [{i}]
+{x} += {i}
+{x} = {y} + {z}
+{x}, {y} = {y}, {x}
+{x} = {y}[0]
+{x} = {y}['k']
+{x} = len({y})
+del {x}
+({x} := {i})
+{x} = [n for n in {y}]
+{x} = [(n, {z}) for n in range({i})]
+{x} = sorted({y}, key=repr)
+print({x})
+print({x}, end='')
+{x} = f({y})
+{x} = g({y})
+h()
+{x} = {y}()
+{x} = lambda v=None: ({y}, v)
+{x} = C()
+{x} = C({y})
+{x}.attr = {y}
+{x} = {y}.attr
+{x} = C.kind
+C.kind = {i}
+{x} = isinstance({y}, C)
+{x} = random.random()
+random.seed({i})
+import math as {x}
+from math import pi as {x}
+{x} = math.floor({i}.5)
+{x} = iter([{i}, {j}])
+{x} = next({y})
+{x} = np.arange({i})
+{x} = np.zeros({i})
+{x}[:] = {i}
+{x} = {y}[1:]
+{x} *= 2
+{x} = {y}.sum()
+assert {x}
+globals()['{x}'] = {i}
+exec('{x} = {i}')
+{x} = eval('{y}')
+pass"""
+
+BLOCKS = [
+    "def f(v):\n    return [v, {x}]",
+    "def f(v):\n    return {x}",
+    "def g(v):\n    v.append({i})\n    return v",
+    "def h():\n    global {x}\n    {x} = {i}",
+    "def h():\n    {x}.append({i})",
+    "def f(v, w={x}):\n    return (v, w)",
+    "class C:\n    kind = {i}\n    def __init__(self, v=None):\n        self.v = v",
+    "class C:\n    kind = {x}",
+    "for {x} in range({i}):\n    {y} = {x}",
+    "for {x} in {y}:\n    {z} = {x}",
+    "if {x}:\n    {y} = {i}",
+    "if {x}:\n    {y} = {i}\nelse:\n    {y} = [{j}]",
+    "while True:\n    {x} = {i}\n    break",
+    "try:\n    {x} = {y}[9]\nexcept (IndexError, TypeError, KeyError) as {z}:\n    {x} = None",
+    "try:\n    {x} = {i}\nfinally:\n    {y} = {x}",
+    "with contextlib.nullcontext({x}) as {y}:\n    {z} = {y}",
+    "match {x}:\n    case [{y}, *_]:\n        pass\n    case _:\n        {y} = {i}",
+    "def make():\n    kept = []\n    def add(v=0):\n        kept.append(v)\n        return len(kept)\n    return add\n"
+    "{x} = make()",
+    "import copy\n{x} = copy.deepcopy({y})",
+]
+TEMPLATES = [*SIMPLE.splitlines(), *BLOCKS]
+LAST = ["", "", "{x}", "{x}, {y}", "{x} is {y}", "len({x})", "{x};", "f({y})"]
+HEADER = "import contextlib, math, random\nimport numpy as np\nrandom.seed(7)"
+
+
+@st.composite
+def statements(draw: st.DrawFn, last: bool = False) -> str:
+    template = draw(st.sampled_from(LAST if last else TEMPLATES))
+    names = {key: draw(st.sampled_from(NAMES)) for key in "xyz"}
+    return template.format(**names, i=draw(st.integers(0, 3)), j=draw(st.integers(0, 3)))
+
+
+@st.composite
+def cells(draw: st.DrawFn) -> str:
+    lines = [draw(statements()) for _ in range(draw(st.integers(1, 3)))]
+    return "\n".join(line for line in [*lines, draw(statements(last=True))] if line)
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> list[tuple[int, str] | None]:
+    """Return (cell, its text) to execute one after the other; None is a restart of the kernel."""
+    program = [HEADER, "a = [1]\nb = a\nc = {'k': a}\nd = 2", *draw(st.lists(cells(), min_size=2, max_size=4))]
+    steps: list[tuple[int, str] | None] = list(enumerate(program))
+    kinds = st.sampled_from(["all", "all", "restart", "one", "one", "edit"])
+    for kind in draw(st.lists(kinds, min_size=1, max_size=3)):
+        if kind == "edit":
+            program[draw(st.integers(1, len(program) - 1))] = draw(cells())
+        if kind == "restart":
+            steps.append(None)
+        if kind == "one":
+            place = draw(st.integers(1, len(program) - 1))
+            steps.append((place, program[place]))
+        else:
+            steps.extend(enumerate(program))
+    return steps
+
+
+# --- the two that run them ----------------------------------------------------------------------------------------
+
+
+class Plain:
+    """What a notebook without nbflow does."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+        random.seed(1)
+        self.random = random.getstate()
+
+    def run(self, place: int, text: str) -> tuple[str, str, str]:
+        tree = ast.parse(text)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        printed, shown, error = io.StringIO(), "", ""
+        random.setstate(self.random)
+        with contextlib.redirect_stdout(printed):
+            try:
+                exec(compile(tree, "<cell>", "exec"), self.names)
+                if isinstance(last, ast.Expr):
+                    value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), self.names)
+                    shown = "" if value is None or text.endswith(";") else steady(value)
+            except Exception as raised:
+                error = f"{type(raised).__name__}: {raised}"
+        self.random = random.getstate()
+        return steady_text(printed.getvalue()), shown, error
+
+
+class Tasks:
+    """The same with `%%task` on every cell."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.shell: Any = None
+        self.restart()
+
+    def restart(self) -> None:
+        self.close()
+        config = Config()
+        config.HistoryManager.enabled = False
+        config.InteractiveShell.colors = "nocolor"
+        self.shell = QuietShell(config=config)
+        self.shell.run_line_magic("load_ext", "nbflow")
+        random.seed(1)
+        self.random = random.getstate()
+
+    @property
+    def names(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.shell.user_ns
+        return found
+
+    def run(self, place: int, text: str) -> tuple[str, str, str]:
+        printed = io.StringIO()
+        random.setstate(self.random)
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+            result = self.shell.run_cell(f"%%task -q\n{text}", cell_id=f"cell-{place}")
+        self.random = random.getstate()
+        raised = result.error_in_exec or result.error_before_exec
+        silent = result.result is None or text.endswith(";")
+        error = f"{type(raised).__name__}: {raised}" if raised is not None else ""
+        return steady_text(printed.getvalue()), "" if silent else steady(result.result), error
+
+    def close(self) -> None:
+        if self.shell is not None:
+            self.shell.run_line_magic("unload_ext", "nbflow")
+            atexit.unregister(self.shell.atexit_operations)
+            self.shell.atexit_operations()
+
+
+class Quiet(DisplayHook):
+    """A display hook that notes values and shows nothing."""
+
+    def write_output_prompt(self) -> None: ...
+
+    def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None: ...
+
+    def finish_displayhook(self) -> None:
+        self._is_active = False
+
+
+class QuietShell(InteractiveShell):
+    """A shell that shows neither values nor errors."""
+
+    displayhook_class = Quiet
+
+    def showtraceback(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+# --- what they leave behind ---------------------------------------------------------------------------------------
+
+
+def steady_text(text: str) -> str:
+    """Return text without addresses."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text).replace("<listcomp>", "")
+
+
+def steady(value: Any) -> str:
+    return steady_text(repr(value))
+
+
+def state_of(names: dict[str, Any]) -> dict[str, Any]:
+    """Return all that the user's names hold, with objects that are the same told by one number."""
+    seen: dict[int, int] = {}
+    kept: list[Any] = []
+
+    def walk(value: Any) -> Any:
+        if value is None or isinstance(value, (int, float, str, bytes, complex)):
+            return type(value).__name__, repr(value)
+        if isinstance(value, types.ModuleType):
+            return "module", value.__name__
+        if id(value) in seen:
+            return "same as", seen[id(value)]
+        if isinstance(value, types.BuiltinFunctionType):
+            return "builtin", value.__name__
+        if isinstance(value, tuple):  # the compiler decides which equal ones are one object
+            return "tuple", [walk(each) for each in value]
+        number = seen[id(value)] = len(seen)
+        kept.append(value)
+        kind = type(value).__name__
+        if isinstance(value, list):
+            return number, kind, [walk(each) for each in value]
+        if isinstance(value, (set, frozenset)):
+            return number, kind, sorted(map(repr, value))
+        if isinstance(value, dict):
+            return number, kind, [(walk(key), walk(each)) for key, each in value.items()]
+        if type(value).__module__ == "numpy":
+            return number, kind, repr(value), str(getattr(value, "dtype", ""))
+        if isinstance(value, types.FunctionType):
+            cells = [walk(each.cell_contents) for each in value.__closure__ or ()]
+            return number, kind, value.__code__.co_code, walk(value.__defaults__), cells, value.__globals__ is names
+        if isinstance(value, type):
+            own = {
+                key: walk(each) for key, each in vars(value).items() if not key.startswith("__") or key == "__init__"
+            }
+            return number, "class", own
+        if hasattr(value, "__dict__"):
+            return number, kind, walk(type(value)), walk(vars(value))
+        return number, kind
+
+    found = {}
+    for name in sorted(names):
+        if name in USERS:
+            found[name] = walk(names[name])
+    return found
+
+
+USERS = {*NAMES, "f", "g", "h", "C", "n", "make", "copy", "math", "random", "np", "contextlib"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return where the stores of the programs live."""
+    yield tmp_path_factory.mktemp("programs")
+    set_global_settings(None)
+
+
+def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
+    """Run a schedule in both worlds and compare after every step."""
+    plain, tasks = Plain(), Tasks(home)
+    try:
+        for number, step in enumerate(schedule):
+            if step is None:
+                note("# --- restart")
+                plain.restart()
+                tasks.restart()
+                continue
+            note(f"# --- cell {step[0]}\n{step[1]}")
+            expected, found = plain.run(*step), tasks.run(*step)
+            assert found == expected, f"step {number}, cell {step[0]}"
+            assert state_of(tasks.names) == state_of(plain.names), f"step {number}, cell {step[0]}"
+    finally:
+        tasks.close()
+
+
+@settings(
+    max_examples=3000 if LONG else 60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(schedule=schedules())
+def test_any_program_behaves_as_without_tasks(folders: Path, schedule: list[tuple[int, str] | None]) -> None:
+    """Output, last value, error and everything that is left behind are the same after every step."""
+    set_global_settings(load_settings(home=str(folders / os.urandom(6).hex()), progress="off"))
+    check(folders, schedule)
