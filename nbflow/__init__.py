@@ -16,13 +16,17 @@ from nbflow.tasks import task
 
 if TYPE_CHECKING:
     from nbflow.compose import gather_tasks, load_dataset, map_tasks, save_dataset
+    from nbflow.engine import Runtime, get_default_runtime, set_default_runtime
+    from nbflow.files import File
     from nbflow.handles import TaskHandle, as_completed, submit
     from nbflow.status import panel, why
     from nbflow.tracking import progress
     from nbflow.workflows import workflow
 
 __all__ = [
+    "File",
     "NbflowError",
+    "Runtime",
     "TaskCancelledError",
     "TaskError",
     "TaskHandle",
@@ -31,12 +35,14 @@ __all__ = [
     "as_completed",
     "async_session",
     "gather_tasks",
+    "get_default_runtime",
     "load_dataset",
     "map_tasks",
     "panel",
     "progress",
     "save_dataset",
     "session",
+    "set_default_runtime",
     "submit",
     "task",
     "why",
@@ -45,14 +51,18 @@ __all__ = [
 
 # Names whose modules are only imported when first used, so that `import nbflow` stays light.
 _LAZY = {
+    "File": "nbflow.files",
+    "Runtime": "nbflow.engine",
     "TaskHandle": "nbflow.handles",
     "as_completed": "nbflow.handles",
     "gather_tasks": "nbflow.compose",
+    "get_default_runtime": "nbflow.engine",
     "load_dataset": "nbflow.compose",
     "map_tasks": "nbflow.compose",
     "panel": "nbflow.status",
     "progress": "nbflow.tracking",
     "save_dataset": "nbflow.compose",
+    "set_default_runtime": "nbflow.engine",
     "submit": "nbflow.handles",
     "why": "nbflow.status",
     "workflow": "nbflow.workflows",

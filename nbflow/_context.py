@@ -10,6 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbflow import hooks as _hooks
@@ -25,6 +26,7 @@ from nbflow.settings import Settings, get_global_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from nbflow.backends.noop import Plan
     from nbflow.hooks import Hooks
 
 __all__ = ["SessionContext"]
@@ -47,8 +49,9 @@ class SessionContext:
     def __init__(
         self,
         *,
-        backend: str | None = None,
+        backend: Any = None,
         cache_store: Any = None,
+        cache_shared: Any = None,
         dataset_store: Any = None,
         plugins: Any = None,
         settings: Settings | None = None,
@@ -72,10 +75,12 @@ class SessionContext:
         self._own_settings = settings is not None
         self._backend = backend
         self._cache_option = cache_store
+        self._shared_option = cache_shared
         self._dataset_option = dataset_store
         self._lock = threading.RLock()
         self._cache: Any = None
         self._handles: Any = None
+        self._telemetry: list[Any] = []  # closed with the session, after its last event
         self._stores: dict[Any, Any] = {}
         self._manager: Any = None
         self._seed = seed
@@ -97,7 +102,7 @@ class SessionContext:
                     distinct.append(plugin)
             self.hooks = _hooks.Hooks(distinct) if distinct else None
         if backend is not None:
-            self._check_backend(backend)
+            self._backend = self._checked_backend(backend)
         self._opened = self.clock.monotonic()
 
     # -- identity -----------------------------------------------------------------------------------------------
@@ -134,6 +139,22 @@ class SessionContext:
         """Whether anybody would see an event or a hook."""
         return self.hooks is not None or self.fanout.listening
 
+    def portable(self) -> Callable[[], SessionContext]:
+        """Return what opens a session like this one in another process.
+
+        Settings travel, stores as their addresses; hooks, observers and the clock do not.
+        """
+        cache, data = self._nearest("_cache_option"), self._nearest("_dataset_option")
+        options: dict[str, Any] = {
+            "settings": self.settings,
+            "cache_store": _absolute(cache or self.settings.cache_store or str(self.home / "cache")),
+            "dataset_store": _absolute(data or self.settings.dataset_store),
+        }
+        if options["cache_store"] != "off" and isinstance(options["cache_store"], (str, os.PathLike)):
+            options["cache_shared"] = self._nearest("_shared_option")
+        backend = self.backend if self.backend in ("inline", "thread") else "inline"
+        return partial(SessionContext, backend=backend, seed=self._seed, **options)
+
     # -- resources ----------------------------------------------------------------------------------------------
 
     @property
@@ -160,9 +181,12 @@ class SessionContext:
             around = None if around._own_settings else around.parent
         return around
 
-    def _check_backend(self, name: str) -> None:
-        if name not in ("inline", "thread"):
-            self.backends.resolve(name)
+    def _checked_backend(self, backend: Any) -> str:
+        """Return the name of a backend, which may be given as an object."""
+        if backend in ("inline", "thread"):
+            return str(backend)
+        name: str = self.backends.resolve(backend)
+        return name
 
     @property
     def cache_store(self) -> Any:
@@ -172,10 +196,25 @@ class SessionContext:
         return self._cache
 
     def _find_cache(self) -> Any:
-        if self._cache_option is None and (around := self._around()) is not None:
+        around = self._around()
+        if self._cache_option is None and self._shared_option is None and around is not None:
             return around.cache_store
-        option = self._cache_option if self._cache_option is not None else self.settings.cache_store
-        return self._cache_at(str(self.home / "cache") if option is None else option)
+        place = self._nearest("_cache_option")
+        if place is None:
+            place = self.settings.cache_store or str(self.home / "cache")
+        if self._shared_option not in (None, "off") and (place == "off" or not isinstance(place, (str, os.PathLike))):
+            raise SessionError(
+                f"cache_shared={self._shared_option!r} needs a cache in a folder, but cache_store is {place!r}; "
+                "name a folder, or give CacheStore(folder, shared=...) its own."
+            )
+        return self._cache_at(place)
+
+    def _nearest(self, option: str) -> Any:
+        """Return the option of that name as given here or, nearest first, around; None where it was not."""
+        found: SessionContext | None = self
+        while found is not None and getattr(found, option) is None:
+            found = found._around()
+        return None if found is None else getattr(found, option)
 
     def cache_store_for(self, spec: TaskSpec) -> Any:
         """Return the store that a task uses: its own, or the session's."""
@@ -193,17 +232,18 @@ class SessionContext:
             return store
         with self._lock:
             if key not in self._stores:
-                from nbflow.cache.store import CacheStore  # keeps the cache out of a plain import
+                from nbflow.cache.opening import open_store  # keeps the cache out of a plain import
 
-                wanted = self.settings
-                self._stores[key] = CacheStore(
-                    None if str(place) == "off" else place,
-                    memory_bytes=wanted.cache_memory_bytes,
-                    max_bytes=wanted.cache_max_bytes,
-                    max_age_s=wanted.cache_max_age_s,
-                    clock=self.clock,
+                shared = self._nearest("_shared_option")
+                self._stores[key] = open_store(
+                    place, self.settings, shared=shared, clock=self.clock, tell=self._cache_trouble
                 )
             return self._stores[key]
+
+    def _cache_trouble(self, message: str) -> None:
+        """Pass on what the shared tier has to say; it says everything once."""
+        emit_session(self, "CacheFailed", 0, self.session_id, stage="share", error=message)
+        report(message)
 
     @property
     def dataset_store(self) -> Any:
@@ -351,6 +391,24 @@ class SessionContext:
         """Cancel everything that runs and return how many calls and maps that were; outermost first."""
         return sum(found.cancel(reason) for found in list(self.active.values()))
 
+    def plan(self) -> Plan:
+        """Return what would run, and what is cached: the calls of this session's dry runs (`backend="noop"`), in order.
+
+        As text it is one line for each call. Of very many calls it has the last `Settings.max_records`.
+        """
+        from nbflow.backends.noop import Plan, Planned  # keeps backends out of a plain import
+
+        met = [call for call in list(self.records) if call.cached or getattr(call.error, "reason", None) == "dry run"]
+        return Plan(Planned(call.name, call.cached, call.reason) for call in met)
+
+    def flush(self) -> None:
+        """Write what caches hold back for a moment; a fault of a cache is its own affair. Never raises."""
+        for store in list(self._stores.values()):
+            try:
+                getattr(store, "flush", _nothing)()
+            except Exception as error:
+                report(f"Writing results of {self.session_id}: {one_line(error)}.")
+
     # -- life ---------------------------------------------------------------------------------------------------
 
     def open(self) -> SessionContext:
@@ -387,6 +445,9 @@ class SessionContext:
                 report(f"Closing {self.session_id}: {one_line(error)}. The rest of it was closed.")
         duration = self.clock.monotonic() - self._opened
         emit_session(self, "SessionEnded", 0, self.session_id, duration_s=duration)
+        for observer in self._telemetry:
+            self.fanout.remove(observer)
+            observer.close()
         if self.hooks is not None:
             self.hooks.call.after_session_end(session_id=self.session_id, duration=duration)
 
@@ -395,5 +456,18 @@ class SessionContext:
         return f"<{self.session_id} {state}, backend {self.backend!r}>"
 
 
+def _absolute(place: Any) -> Any:
+    """Return a path as seen from anywhere; names, URLs and stores as they are."""
+    if isinstance(place, os.PathLike):
+        place = os.fspath(place)
+    if not isinstance(place, str) or place == "off" or "://" in place:
+        return place
+    return os.path.abspath(os.path.expanduser(place))
+
+
 def _no_label() -> str | None:
     return None
+
+
+def _nothing() -> None:
+    """Stand in for a store that holds nothing back."""

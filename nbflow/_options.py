@@ -91,6 +91,7 @@ def make_spec(func: Callable[..., Any], chosen: dict[str, Any], defaults: dict[s
         cache=cache,
         cache_store=store,
         cache_ttl=chosen["cache_ttl"],
+        readonly=chosen["readonly"],
         keyer=keyer,
         dataset=chosen["dataset"],
         dataset_store=chosen["dataset_store"],
@@ -132,10 +133,13 @@ def _checked_cache(chosen: dict[str, Any]) -> tuple[bool | str, Any]:
         raise DefinitionError('"" is no place for a cache; give a path, or cache=True for the session\'s store.')
     if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not ttl >= 0):
         raise DefinitionError(f"cache_ttl={ttl!r} must be a number of seconds ≥ 0.")
+    if chosen["readonly"] not in (None, True, False):
+        raise DefinitionError(f"readonly={chosen['readonly']!r} must be True or False, or None for the setting.")
     if custom is not None and not callable(custom):
         raise DefinitionError(f"cache_hash={custom!r} must be a function (func, inputs) -> str.")
     if cache in (False, None):
-        given = [name for name in ("cache_store", "cache_ttl", "cache_hash", "version") if chosen[name] is not None]
+        named = ("cache_store", "cache_ttl", "cache_hash", "readonly", "version")
+        given = [name for name in named if chosen[name] is not None]
         given += [name for name in ("ignore", "depends") if tuple(chosen[name])]
         if given:
             raise DefinitionError(f"{', '.join(given)} has no effect without caching; add cache=True.")
@@ -186,6 +190,10 @@ def _check_names(option: str, names: Any, signature: inspect.Signature) -> None:
         )
 
 
-def _check_backend(name: Any) -> None:
-    if name is not None and (not isinstance(name, str) or not name):
-        raise DefinitionError(f"backend={name!r} must be the name of a backend, such as 'thread'.")
+def _check_backend(backend: Any) -> None:
+    good = bool(backend) if isinstance(backend, str) else callable(getattr(backend, "submit", None))
+    if backend is not None and (not good or isinstance(backend, type)):
+        raise DefinitionError(
+            f"backend={backend!r} must be the name of a backend, such as 'thread'. A Backend, an executor or a Dask client "
+            "will do, too."
+        )

@@ -8,15 +8,22 @@ items itself, so nesting never deadlocks.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from nbflow._typing import OnError
+from nbflow._util import lazy
+from nbflow.backends.remote import inside_worker
 from nbflow.core.spec import TaskKind, parse_template, render_template
-from nbflow.errors import DatasetError, DefinitionError
+from nbflow.errors import DatasetError, DefinitionError, TaskCancelledError
 from nbflow.runtime import current, drivers, lanes, loop
-from nbflow.runtime.maps import MapState, run_map
+from nbflow.runtime.maps import MapState, conduct, run_map
 from nbflow.sessions import SessionContext, session_or_default
 from nbflow.tasks import Task, as_task
+
+if TYPE_CHECKING:
+    from nbflow.runtime import ranges, remote
+else:
+    ranges, remote = lazy("nbflow.runtime.ranges"), lazy("nbflow.runtime.remote")  # only other processes need them
 
 __all__ = ["gather_tasks", "load_dataset", "map_tasks", "save_dataset"]
 
@@ -27,7 +34,7 @@ R = TypeVar("R")
 def map_tasks(
     task: Callable[..., AsyncIterator[R]] | Callable[..., Iterator[R]],
     *iterables: Iterable[Any],
-    backend: str | None = None,
+    backend: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     concurrency: int | None = None,
     chunksize: int | None = None,
@@ -37,7 +44,7 @@ def map_tasks(
 def map_tasks(
     task: Callable[..., Coroutine[Any, Any, R]],
     *iterables: Iterable[Any],
-    backend: str | None = None,
+    backend: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     concurrency: int | None = None,
     chunksize: int | None = None,
@@ -47,7 +54,7 @@ def map_tasks(
 def map_tasks(
     task: Callable[..., R],
     *iterables: Iterable[Any],
-    backend: str | None = None,
+    backend: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     concurrency: int | None = None,
     chunksize: int | None = None,
@@ -56,7 +63,7 @@ def map_tasks(
 def map_tasks(
     task: Callable[..., Any],
     *iterables: Iterable[Any],
-    backend: str | None = None,
+    backend: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     concurrency: int | None = None,
     chunksize: int | None = None,
@@ -67,7 +74,8 @@ def map_tasks(
     Args:
         task: A task of any kind, or a function that is made one.
         *iterables: Zipped into positional arguments; the shortest ends the map.
-        backend: Where to run; None: inline inside a task, else the task's backend, else the session's.
+        backend: Where to run: a name, a `Backend`, an executor or a Dask client; None: inline inside a task, else the
+            task's backend, else the session's. In a worker of another process, such backends mean inline.
         kwargs: Keyword arguments for every call.
         concurrency: At most so many calls at a time.
         chunksize: Items a worker takes at a time; None to let it follow their measured duration.
@@ -78,7 +86,8 @@ def map_tasks(
 
     Raises:
         DefinitionError: An option is wrong, or `task` cannot be called.
-        BackendError: There is no such backend.
+        BackendError: There is no such backend, or it cannot honour an option of the task.
+        TransferError: The function, or what all items have, cannot travel to the backend's workers.
         BaseException: The first failure of an item; an interrupt. The rest was stopped then.
     """
     __tracebackhide__ = True
@@ -88,18 +97,17 @@ def map_tasks(
     if not plan.items:
         return []
     pool = session.backends.get(name)
-    if plan.task.is_async and pool.abilities.local and not _names_pool(plan.task, backend):
+    able = pool.abilities
+    if plan.task.is_async and able.local and not able.dry and not _names_pool(session, plan.task, backend):
         return loop.run(_gather(plan, session, name), bridge=session.settings.loop_bridge)
-    state = plan.state(session, name)
-    run = _item_runner(plan.task.spec, state)
-    return run_map(state, pool, run, concurrency=concurrency, chunksize=chunksize)
+    return _run(plan, session, name, pool)
 
 
 @overload
 async def gather_tasks(
     task: Callable[..., AsyncIterator[R]],
     *iterables: Iterable[Any],
-    backend: str | None = None,
+    backend: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     concurrency: int | None = None,
     on_error: OnError = "raise",
@@ -108,7 +116,7 @@ async def gather_tasks(
 async def gather_tasks(
     task: Callable[..., Coroutine[Any, Any, R]],
     *iterables: Iterable[Any],
-    backend: str | None = None,
+    backend: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     concurrency: int | None = None,
     on_error: OnError = "raise",
@@ -116,7 +124,7 @@ async def gather_tasks(
 async def gather_tasks(
     task: Callable[..., Any],
     *iterables: Iterable[Any],
-    backend: str | None = None,
+    backend: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     concurrency: int | None = None,
     on_error: OnError = "raise",
@@ -126,7 +134,8 @@ async def gather_tasks(
     Args:
         task: An async task (or async stream), or an async function that is made one.
         *iterables: Zipped into positional arguments; the shortest ends the gathering.
-        backend: None or "inline" for the running loop; another backend runs each coroutine on a loop in its workers.
+        backend: None or "inline" for the running loop; another one, as for `map_tasks`, runs each coroutine on a loop
+            in its workers.
         kwargs: Keyword arguments for every call.
         concurrency: At most so many calls at a time.
         on_error: "raise" cancels the rest at the first failure; "collect" puts exceptions into the results.
@@ -146,7 +155,7 @@ async def gather_tasks(
             "`async def`."
         )
     session = session_or_default()
-    name = session.backends.resolve(backend) if backend is not None else "inline"
+    name = _backend_name(session, plan.task, backend) if backend is not None else "inline"
     if not plan.items:
         return []
     if name == "inline":
@@ -154,9 +163,7 @@ async def gather_tasks(
     import asyncio
 
     state = plan.state(session, name)
-    run = _item_runner(plan.task.spec, state)
-    pool = session.backends.get(name)
-    work = asyncio.create_task(asyncio.to_thread(run_map, state, pool, run, concurrency=concurrency, chunksize=None))
+    work = asyncio.create_task(asyncio.to_thread(_run, plan, session, name, session.backends.get(name), state))
     try:
         async with loop.heartbeat():
             return await asyncio.shield(work)
@@ -170,7 +177,7 @@ async def gather_tasks(
 class _Plan:
     """What a map or gather is to do, with every option checked."""
 
-    __slots__ = ("collect", "concurrency", "items", "kwargs", "task")
+    __slots__ = ("chunksize", "collect", "concurrency", "items", "kwargs", "task")
 
     def __init__(
         self,
@@ -197,6 +204,7 @@ class _Plan:
         self.items = list(zip(*iterables, strict=False))
         self.kwargs = dict(kwargs or {})
         self.concurrency = concurrency
+        self.chunksize = chunksize
         self.collect = on_error == "collect"
 
     def state(self, session: SessionContext, backend: str) -> MapState:
@@ -211,12 +219,13 @@ class _Plan:
         )
 
 
-def _names_pool(task: Task[..., Any], backend: str | None) -> bool:
+def _names_pool(session: SessionContext, task: Task[..., Any], backend: Any) -> bool:
     """Whether a pool was asked for by name, so that an async task should run in its workers."""
-    return (backend or task.spec.backend) not in (None, "inline", "sequential", "synchronous")
+    chosen = backend if backend is not None else task.spec.backend
+    return chosen is not None and session.backends.resolve(chosen) != "inline"
 
 
-def _backend_name(session: SessionContext, task: Task[..., Any], backend: str | None) -> str:
+def _backend_name(session: SessionContext, task: Task[..., Any], backend: Any) -> str:
     """Return where a map runs; also checks names that are not used in the end."""
     backends = session.backends
     chosen = backend if backend is not None else task.spec.backend
@@ -224,24 +233,57 @@ def _backend_name(session: SessionContext, task: Task[..., Any], backend: str | 
     name: str = backends.resolve(chosen if chosen is not None else session.backend)
     if chosen is None and call is not None:
         return "inline"
-    if name != "inline" and not backends.get(name).abilities.pulls:
-        while call is not None:
-            if call.map is not None and call.map.backend == name:
-                return "inline"  # already in a worker of that backend, which may have no other to spare
-            call = call.parent
+    if name == "inline" or (able := backends.abilities(name)).pulls:
+        return name
+    if not able.local:
+        return name if inside_worker() is None else "inline"
+    while call is not None:
+        if call.map is not None and call.map.backend == name:
+            return "inline"  # already in a worker of that backend, which may have no other to spare
+        call = call.parent
     return name
 
 
-def _item_runner(spec: Any, state: MapState) -> Callable[[int], Any]:
-    """Return a function that runs item `index` of the map in this thread."""
+def _run(plan: _Plan, session: SessionContext, name: str, pool: Any, state: MapState | None = None) -> list[Any]:
+    """Run a map on a backend."""
+    __tracebackhide__ = True
+    state = state or plan.state(session, name)
+    spec, options = plan.task.spec, {"concurrency": plan.concurrency, "chunksize": plan.chunksize}
+    if not pool.abilities.dry and pool.abilities.local:
+        return run_map(state, pool, _item_runner(spec, state), **options)
+    route = remote.route_for(spec, session, pool, state.parent, state)
+    try:
+        if spec.plain and session.hooks is None and not pool.abilities.dry:
+            return conduct(state, lambda: ranges.run_ranges(state, route, **options))
+        return run_map(state, remote.crew(pool), _item_runner(spec, state, route), **options)
+    finally:
+        route.close()
+
+
+def _item_runner(spec: Any, state: MapState, route: Any = None) -> Callable[[int], Any]:
+    """Return a function that runs item `index` of the map in this thread, or from it by a route."""
     session, parent, items, kwargs = state.session, state.parent, state.items, state.kwargs
+    quiet = session.hooks is None and not session.fanout.wants_items
+    recall = quiet and spec.cache and spec.dataset is None and not session.settings.force
+    if route is not None:
+        drive_away: Any = lanes.run_hit if recall else drivers.run_sync
+
+        def run_away(index: int) -> Any:
+            __tracebackhide__ = True
+            try:
+                return drive_away(spec, session, parent, items[index], kwargs, index, state, route)
+            except TaskCancelledError as error:
+                if remote.is_dry_run(error):
+                    return None
+                raise
+
+        return run_away
     if spec.kind is TaskKind.SYNC:
-        quiet = session.hooks is None and not session.fanout.wants_items
         drive: Any = drivers.run_sync
         if quiet and spec.plain:
             drive = lanes.run_plain
             state.untracked = True
-        elif quiet and spec.cache and spec.dataset is None and not session.settings.force:
+        elif recall:
             drive = lanes.run_hit
 
         def run(index: int) -> Any:

@@ -11,12 +11,14 @@ with its own type and a note.
     │   └── ParameterError (TypeError)            a call whose arguments do not fit the signature
     ├── TaskTimeoutError (TimeoutError)           a call that passed its timeout
     ├── TaskCancelledError                        a call that was cancelled (panel, handle, fail-fast)
+    ├── CommandError (RuntimeError)               a command that ended with another exit code than 0
     ├── BackendError (RuntimeError)               a backend that is unknown, closed, or cannot do what was asked
     │   ├── TransferError (TypeError)             an argument or result that cannot travel to or from a worker
     │   └── WorkerLostError                       a worker that died while it ran a call
     ├── CacheError (RuntimeError)                 a cache store that cannot be opened (never raised by a task's call)
     ├── DatasetError (RuntimeError)               a dataset that cannot be saved, loaded or named so
     │   └── DatasetNotFoundError (KeyError)       no dataset under that key
+    ├── FileMissingError (FileNotFoundError)      a `File` that is not there
     └── SessionError (RuntimeError)               a session used after its end, or closed out of order
 """
 
@@ -27,9 +29,11 @@ from typing import Any
 __all__ = [
     "BackendError",
     "CacheError",
+    "CommandError",
     "DatasetError",
     "DatasetNotFoundError",
     "DefinitionError",
+    "FileMissingError",
     "NbflowError",
     "ParameterError",
     "SessionError",
@@ -88,6 +92,16 @@ class TaskCancelledError(NbflowError):
     """
 
 
+class CommandError(NbflowError, RuntimeError):
+    """A command could not be started, or ended with an exit code other than 0.
+
+    Attributes:
+        command: The program and its arguments.
+        returncode: Its exit code; the negative number of the signal that ended it; None if it never started.
+        stdout, stderr: What it wrote; None where that went to a file.
+    """
+
+
 class BackendError(NbflowError, RuntimeError):
     """A backend is unknown or closed, or cannot honour what was asked of it."""
 
@@ -100,6 +114,9 @@ class TransferError(BackendError, TypeError):
         reason: What the pickler said of it.
     """
 
+    path: str
+    reason: str
+
 
 class WorkerLostError(BackendError):
     """A worker died (killed, crashed, out of memory, lost its host) while it ran a call.
@@ -108,6 +125,9 @@ class WorkerLostError(BackendError):
         worker: Name of the worker.
         exitcode: Its exit code; the negative number of a signal; None where nobody knows.
     """
+
+    worker: str
+    exitcode: int | None
 
 
 class CacheError(NbflowError, RuntimeError):
@@ -122,6 +142,16 @@ class DatasetNotFoundError(DatasetError, KeyError):
     """No dataset is stored under that key."""
 
     __str__ = NbflowError.__str__
+
+
+class FileMissingError(NbflowError, FileNotFoundError):
+    """There is no such file, or none that matches.
+
+    Attributes:
+        path: The path or pattern as given.
+    """
+
+    path: str
 
 
 class SessionError(NbflowError, RuntimeError):

@@ -12,19 +12,27 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Itera
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from nbflow._clock import SYSTEM_CLOCK
+from nbflow._util import lazy
 from nbflow.backends.base import Job
+from nbflow.backends.remote import inside_worker
 from nbflow.core.attempts import ending
 from nbflow.errors import DefinitionError, TaskCancelledError, TaskTimeoutError
-from nbflow.runtime import current, drivers, loop
+from nbflow.runtime import current, drivers, lanes, loop
 from nbflow.runtime.current import Call
 from nbflow.runtime.emit import emit, queued
 from nbflow.runtime.stopping import GRACE_S, WAKE_S
-from nbflow.sessions import session_or_default
-from nbflow.tasks import as_task
+from nbflow.sessions import SessionContext, session_or_default
+from nbflow.tasks import Task, as_task
+
+if TYPE_CHECKING:
+    from nbflow.runtime import remote
+else:
+    remote = lazy("nbflow.runtime.remote")  # only calls that leave this process need it
 
 __all__ = ["TaskHandle", "as_completed", "submit"]
 
@@ -50,6 +58,7 @@ class TaskHandle(Generic[T]):
         self._backend: Any = None
         self._call: Call | None = None
         self._reason: str | None = None
+        self._instead: BaseException | None = None  # what a cancelled call failed with, where that says more
         self._lock = threading.Lock()
         if task_id < 0:
             self._settled = True
@@ -187,6 +196,8 @@ class TaskHandle(Generic[T]):
         """End as failed or cancelled; the first outcome wins. A call that never started is told about here."""
         if not self._claim():
             return
+        if isinstance(error, TaskCancelledError) and self._instead is not None:
+            error = self._instead
         call, self._call = self._call, None
         self._needs = ()
         try:
@@ -204,6 +215,8 @@ class TaskHandle(Generic[T]):
         if hasattr(self._backend, "detach"):
             self._backend.detach(call.worker)
         emit(call, "StragglerLeft", {"worker": str(call.worker)})
+        if isinstance(self._instead, TaskTimeoutError):
+            self._instead.stopped = False  # type: ignore[attr-defined]
         self._fail(self._cancelled_error())
 
     def _cancelled_error(self) -> TaskCancelledError:
@@ -219,8 +232,9 @@ def submit(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle
     """Start a call on a backend and return its handle at once.
 
     The backend is the task's own, else the session's; where that is inline, threads are used, since a call that runs
-    before `submit` returns could not be waited for later. Handles among the arguments, also inside lists, tuples and
-    dicts, are replaced by their results, and the call starts when all of them are done.
+    before `submit` returns could not be waited for later; so they are in a worker of another process. Handles among the
+    arguments, also inside lists, tuples and dicts, are replaced by their results, and the call starts when all of them
+    are done.
 
     Args:
         task: A task, or a function that is made one.
@@ -232,31 +246,56 @@ def submit(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle
 
     Raises:
         DefinitionError: `task` is a stream, or cannot be called.
-        BackendError: There is no such backend.
+        BackendError: There is no such backend, or it cannot honour an option of the task.
     """
     wanted = as_task(task)
     if wanted.is_generator:
         raise DefinitionError(f"submit({wanted.name!r}): a stream hands out items; iterate over it, or map it.")
     session = session_or_default()
-    parent = current.current_call()
-    name = wanted.spec.backend or session.backend
-    backend = session.backends.get("thread" if session.backends.resolve(name) == "inline" else name)
-    call = Call(wanted.spec, session, parent, cast("Any", None), {})  # its arguments may still be handles
+    backends = session.backends
+    name = backends.resolve(wanted.spec.backend if wanted.spec.backend is not None else session.backend)
+    if name == "inline" or (name != "thread" and inside_worker() is not None and not backends.abilities(name).local):
+        name = "thread"
+    backend = backends.get(name)
+    return launch(prepare(wanted, session, backend), wanted, args, kwargs)
+
+
+def prepare(wanted: Task[..., Any], session: SessionContext, backend: Any, label: str | None = None) -> TaskHandle[Any]:
+    """Return the handle of a call that does not run yet; `label` is the call's name instead of the task's."""
+    call = Call(wanted.spec, session, current.current_call(), cast("Any", None), {})  # arguments may still be handles
     call._pool = backend.name
-    handle: TaskHandle[Any] = TaskHandle(wanted.name, call.id)
-    handle._call, handle._backend = call, backend
-    session.end_with(handle)
+    call._name = label
+    able = backend.abilities
+    if able.dry or not able.local or wanted.spec.policy.timeout_s is not None:
+        call.remote = remote.route_for(wanted.spec, session, backend, call.parent)
+    handle: TaskHandle[Any] = TaskHandle(label or wanted.name, call.id)
+    handle._call, handle._backend = call, backend if call.remote is None else remote.crew(backend)
+    return handle
+
+
+def launch(
+    handle: TaskHandle[Any], wanted: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> TaskHandle[Any]:
+    """Queue the call of a handle from `prepare`, or let it wait for the handles among its arguments."""
+    call, backend = cast("Call", handle._call), handle._backend
+    call.session.end_with(handle)
     queued(call)
 
     def run() -> Any:
         __tracebackhide__ = True
+        if call.remote is not None:
+            return _drive_away(call)
         if wanted.is_async:
             return loop.run(drivers.drive_async(call), bridge="thread")
+        if wanted.spec.plain and not call.session.listening and call.progress is None:
+            return lanes.drive_plain(call)
         return drivers.drive_sync(call)
+
+    nested = any(isinstance(value, _MAY_HOLD) for value in (*args, *kwargs.values()))
 
     def start() -> None:
         try:
-            call.kwargs, call.args = _resolve(kwargs), _resolve(args)
+            call.kwargs, call.args = (_resolve(kwargs), _resolve(args)) if nested else (kwargs, args)
             with handle._lock:
                 if handle._settled:
                     return
@@ -266,24 +305,36 @@ def submit(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle
             return
         job.add_done_callback(handle._settle)
 
-    waiting = [found for found in _handles((args, kwargs)) if not found.done()]
-    handle._needs = tuple(waiting)
+    waiting = [found for found in _handles((args, kwargs)) if not found.done()] if nested else []
     if not waiting:
         start()
         return handle
+    handle._needs = tuple(waiting)
     left = [len(waiting)]
     lock = threading.Lock()
+    context = copy_context()  # so that it starts in the cell that submitted it, not in that of whoever ends last
 
     def one_done(_: Any) -> None:
         with lock:
             left[0] -= 1
             if left[0]:
                 return
-        start()
+        context.run(start)
 
     for found in waiting:
         found.add_done_callback(one_done)
     return handle
+
+
+def _drive_away(call: Call) -> Any:
+    """Run a call whose attempts are made elsewhere, or not at all."""
+    __tracebackhide__ = True
+    try:
+        return drivers.drive_sync(call)
+    except TaskCancelledError as error:
+        if remote.is_dry_run(error):
+            return None
+        raise
 
 
 def _left(deadline: float | None) -> float:
@@ -309,6 +360,9 @@ def _handles(value: Any) -> Iterator[TaskHandle[Any]]:
     elif type(value) is dict:
         for item in value.values():
             yield from _handles(item)
+
+
+_MAY_HOLD = (TaskHandle, list, tuple, dict)
 
 
 def _resolve(value: Any) -> Any:

@@ -94,6 +94,7 @@ def session_or_default() -> SessionContext:
             if _default is not None:
                 _default.close()
             _default = SessionContext()
+            _watch(_default, None)
         return _default
 
 
@@ -109,24 +110,28 @@ def close_default_session() -> None:
 @contextmanager
 def session(
     *,
-    backend: str | None = None,
+    backend: Any = None,
     cache_store: Any = None,
+    cache_shared: Any = None,
     dataset_store: Any = None,
     plugins: Any = None,
     settings: Settings | None = None,
     observers: Iterable[Observer] = (),
+    telemetry: Any = None,
     clock: Clock | None = None,
     seed: int | None = None,
 ) -> Iterator[SessionContext]:
     """Open a session for the block; what is not given is inherited from the session around it.
 
     Args:
-        backend: Name of the default backend.
-        cache_store: `CacheStore`, path or URL, or "off" for memory only.
+        backend: The default backend: its name, a `Backend`, an executor, or a Dask client.
+        cache_store: `CacheStore`, or its folder, or "off" for memory only.
+        cache_shared: A store further away: folder, URL or bundle, a `SharedStore`, or "off" for none.
         dataset_store: `DatasetStore`, path or URL.
         plugins: A plugin or a list of them, in addition to those around.
         settings: Settings that replace those around, with all they imply.
         observers: Functions called with every event.
+        telemetry: Path of an event log, "opentelemetry", an observer of `nbflow.telemetry`, or a list of these.
         clock: Source of time; for tests.
         seed: Seed of the jitter of retries.
 
@@ -135,11 +140,12 @@ def session(
 
     Raises:
         BackendError: There is no such backend.
-        DefinitionError: A plugin or an observer is none.
+        DefinitionError: A plugin, an observer or telemetry is none.
     """
     context = SessionContext(
         backend=backend,
         cache_store=cache_store,
+        cache_shared=cache_shared,
         dataset_store=dataset_store,
         plugins=plugins,
         settings=_checked(settings),
@@ -148,6 +154,7 @@ def session(
         seed=seed,
         parent=current_session(),
     )
+    _watch(context, telemetry)
     context.outer_frame = current.frame()
     if context.outer_frame is None and ambient.session is not None:
         context.opener = _opener()
@@ -161,6 +168,17 @@ def session(
         if context in _roots:
             _roots.remove(context)
         context.close()
+
+
+def _watch(context: SessionContext, telemetry: Any) -> None:
+    """Send the events of a session where it was said to, or where its settings say; once, not for sessions inside."""
+    wanted = telemetry
+    if wanted is None and (context.parent is None or context._own_settings):
+        wanted = context.settings.event_log
+    if wanted is not None:
+        from nbflow.telemetry.attach import attach  # few sessions need it
+
+        context._telemetry += attach(wanted, context.fanout)
 
 
 def _leave(context: SessionContext) -> None:
@@ -195,7 +213,9 @@ def open_notebook_session(**options: Any) -> SessionContext:
     The shell's owner calls this.
     """
     options["settings"] = _checked(options.get("settings"))
+    telemetry = options.pop("telemetry", None)
     context = SessionContext(**options)
+    _watch(context, telemetry)
     older, ambient.session = ambient.session, context
     if older is not None:
         older.close()

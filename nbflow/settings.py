@@ -82,8 +82,46 @@ def _place(value: Any) -> Any:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
-def _setting(default: Any, parse: Callable[[Any], Any], *, factory: bool = False) -> Any:
-    meta = {"parse": parse}
+def _names(value: Any) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError("use a list of non-empty strings, or one string with commas")
+    return tuple(name.strip() for name in names)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        import json
+
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, Mapping):
+        raise ValueError("use a table (in the environment: a JSON object)")
+    return dict(value)
+
+
+def _location(value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise ValueError("use a path or a URL")
+    return os.fspath(value)
+
+
+def _beside(file: str, value: Any, *, name: bool) -> Any:
+    """Return a relative path as seen from the folder of `file`; where it may be a name, only what looks like a path."""
+    if isinstance(value, (list, tuple)):
+        return [_beside(file, each, name=name) for each in value]
+    if not isinstance(value, str) or "://" in value or not value:
+        return value
+    if name and not ("/" in value or value.endswith(".key")):
+        return value
+    return os.path.join(os.path.dirname(file), os.path.expanduser(value))
+
+
+def _setting(default: Any, parse: Callable[[Any], Any], *, factory: bool = False, beside: str = "") -> Any:
+    # beside: in pyproject.toml this is a "path", or a "name" or path, and relative paths are relative to that file.
+    meta = {"parse": parse, "beside": beside}
     return field(default_factory=default, metadata=meta) if factory else field(default=default, metadata=meta)
 
 
@@ -95,18 +133,28 @@ class Settings:
         backend: Backend of maps and submits that name none.
         max_backend_threads: Workers of the thread backend.
         max_parallel_processes: Workers of the process backend.
+        dask_address: Address of the Dask scheduler to use, such as tcp://host:8786; None: the current client's, if any.
         home: Folder of everything nbflow keeps on disk; None: `.nbflow` in the working directory.
-        cache_store: Where cached results live: a path or URL; None: `cache` in the home; "off": memory only.
+        cache_store: Where cached results live: a folder; None: `cache` in the home; "off": memory only.
         cache_ttl: Seconds after which entries expire, for tasks that name none.
         cache_max_bytes: Size budget of the cache on disk.
         cache_max_age_s: Age budget of the cache on disk, in seconds.
         cache_memory_bytes: Size budget of the memory tier.
+        cache_readonly: Hand out cached results read-only, for tasks that do not say.
+        cache_shared: A store further away: a folder, a URL that fsspec knows, or a bundle; None: none.
+        cache_shared_options: Options of its file system, as fsspec takes them.
+        cache_shared_key: The key that seals what is sent there: its name in the key ring, or its file; None: your own.
+        cache_shared_readonly: Take results from there, but send none.
+        cache_trust: Keys whose results are opened: names in the key ring, or key files; None: all in the key ring.
         dataset_store: Folder or URL of datasets.
         allow_outside_keys: Let dataset keys leave the store's folder.
         progress: Face of the panel: auto, widget, html, text, or off.
         wrap_errors: Raise `TaskError` from the user's exception instead of the exception itself.
         force: Recompute every task and overwrite its cached result.
         max_records: Finished calls that a session remembers.
+        event_log: File to which sessions write their events, as lines of JSON; None for none.
+        mutation_guard: Tell when a value that nbflow handed out was changed in place.
+        max_worker_losses: How often a call whose worker process died is run again, on another one.
         loop_bridge: How synchronous code runs coroutines under a running loop: auto (patch the kernel's loop when
             first needed) or thread (a loop of our own in another thread).
 
@@ -117,18 +165,28 @@ class Settings:
     backend: str = _setting("inline", _word)
     max_backend_threads: int = _setting(lambda: min(32, (os.cpu_count() or 1) + 4), _whole(1), factory=True)
     max_parallel_processes: int = _setting(lambda: os.cpu_count() or 1, _whole(1), factory=True)
+    dask_address: str | None = _setting(None, _optional(_word))
     home: str | None = _setting(None, _optional(_place))
     cache_store: Any = _setting(None, _optional(_place))
     cache_ttl: float | None = _setting(None, _optional(_seconds))
     cache_max_bytes: int = _setting(2 * 1024**3, _whole(0))
     cache_max_age_s: float = _setting(90 * 86400.0, _seconds)
     cache_memory_bytes: int = _setting(256 * 1024**2, _whole(0))
+    cache_readonly: bool = _setting(False, _bool)
+    cache_shared: str | None = _setting(None, _optional(_location), beside="path")
+    cache_shared_options: Mapping[str, Any] | None = _setting(None, _optional(_mapping))
+    cache_shared_key: str | None = _setting(None, _optional(_word), beside="name")
+    cache_shared_readonly: bool = _setting(False, _bool)
+    cache_trust: tuple[str, ...] | None = _setting(None, _optional(_names), beside="name")
     dataset_store: Any = _setting(".", _place)
     allow_outside_keys: bool = _setting(False, _bool)
     progress: str = _setting("auto", _choice("auto", "widget", "html", "text", "off"))
     wrap_errors: bool = _setting(False, _bool)
     force: bool = _setting(False, _bool)
     max_records: int = _setting(10_000, _whole(0))
+    event_log: str | None = _setting(None, _optional(_place))
+    max_worker_losses: int = _setting(2, _whole(0))
+    mutation_guard: bool = _setting(True, _bool)
     loop_bridge: str = _setting("auto", _choice("auto", "thread"))
 
     def __post_init__(self) -> None:
@@ -161,12 +219,15 @@ def load_settings(
         SettingsError: An unknown field, or a bad value; the message names the source.
     """
     known = {spec.name: spec.metadata["parse"] for spec in fields(Settings)}
+    beside = {spec.name: spec.metadata["beside"] for spec in fields(Settings)}
     values: dict[str, Any] = {}
     file, table = _pyproject(os.fspath(start) if start is not None else os.getcwd())
     for name, value in table.items():
         source = f"[tool.nbflow] {name} in {file}"
         if name not in known:
             raise SettingsError(f"{source}: there is no such setting. Known: {', '.join(sorted(known))}.")
+        if beside[name] and file is not None:
+            value = _beside(file, value, name=beside[name] == "name")
         values[name] = _parse(known[name], name, value, source)
     env = os.environ if environ is None else environ
     for name, parse in known.items():

@@ -10,15 +10,21 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from nbflow._util import format_duration
+from nbflow.cache import trace
+from nbflow.cache.explain import Explanation
+from nbflow.cache.parts import CacheKey
+from nbflow.cache.state import prepare
+from nbflow.core.spec import TaskSpec
 from nbflow.errors import DefinitionError, SessionError
 from nbflow.runtime.current import Call, ambient
 from nbflow.sessions import SessionContext, session_or_default
 from nbflow.tasks import Task
 
-__all__ = ["panel", "why"]
+__all__ = ["describe", "foresee", "panel", "reasons_of", "why"]
 
 
-def why(subject: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> str:
+def why(subject: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> Explanation:
     """Say in words why a task was, or would be, computed or taken from the cache.
 
     Args:
@@ -27,7 +33,8 @@ def why(subject: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> str:
         **kwargs: Its keyword arguments.
 
     Returns:
-        One sentence, such as "helper `clean` changed (cell 4)". Without arguments it is about the last call.
+        Text, such as "fit would run: helper `clean` changed (cell 4).", with all reasons, the most telling first; a
+        notebook shows several as a list. Without arguments it is about the last call.
 
     Raises:
         DefinitionError: `subject` is no task, its arguments do not fit, or nothing of that name ran.
@@ -35,7 +42,8 @@ def why(subject: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> str:
     session = session_or_default()
     if isinstance(subject, str):
         if ambient.why is not None:
-            return ambient.why(subject)
+            found: Explanation = ambient.why(subject)
+            return found
         return _last(session, subject)
     if not isinstance(subject, Task):
         raise DefinitionError(f"why({subject!r}): give a task, or the name of a task or cell.")
@@ -50,42 +58,81 @@ def why(subject: Task[..., Any] | str, /, *args: Any, **kwargs: Any) -> str:
     return _beforehand(session, subject, args, kwargs)
 
 
-def _beforehand(session: SessionContext, subject: Task[..., Any], args: tuple[Any, ...], kwargs: Any) -> str:
+def _beforehand(session: SessionContext, subject: Task[..., Any], args: tuple[Any, ...], kwargs: Any) -> Explanation:
     spec = subject.spec
     try:
         inputs = spec.bind(*args, **kwargs)
     except TypeError as error:
         raise DefinitionError(f"why({spec.name}): {str(error).replace('<lambda>', spec.name)}.") from None
     if not spec.cache:
-        return f"{spec.name} is not cached: it runs at every call. Add cache=True to keep its results."
+        return Explanation(f"{spec.name} is not cached: it runs at every call. Add cache=True to keep its results.")
+    if session.settings.force:
+        return Explanation(f"{spec.name} would run", ["recomputing is forced (setting force)"])
     store = session.cache_store_for(spec)
+    if store is not None:
+        prepare(spec.keyer, store)
     key = spec.keyer.key(inputs, args, kwargs)
+    if store is None:
+        return Explanation(f"{spec.name} would run", ["there is no cache"])
+    return foresee(session, spec, store, key)
+
+
+def foresee(session: SessionContext, spec: TaskSpec, store: Any, key: CacheKey) -> Explanation:
+    """Say what a call with that key would do now.
+
+    Args:
+        session: The session it would run in.
+        spec: Its task.
+        store: The store that it would ask.
+        key: Its key.
+    """
+    ttl = spec.cache_ttl if spec.cache_ttl is not None else session.settings.cache_ttl
+    key, found = trace.fetch(store, key, ttl=ttl)
+    if found is not None:
+        age = max(0.0, session.clock.wall() - found.created)
+        kept = f" ({'; '.join(key.notes)})" if key.notes else ""
+        return Explanation(
+            f"{spec.name} is fresh: the result for these arguments is cached, computed {format_duration(age)} ago in "
+            f"{format_duration(found.saved_s)}{kept}"
+        )
     if key.notes:
-        return f"{spec.name} is kept for this session only: {'; '.join(key.notes)}"
-    if store.contains(key):
-        return f"{spec.name} is fresh: the result for these arguments is cached."
-    last = next((call for call in reversed(session.records) if call.spec is spec), None)
-    trouble = f" (its last call: {'; '.join(last.notes)})" if last is not None and last.notes else ""
-    return f"{spec.name} would run: {store.explain(key) or 'nothing is cached for it'}{trouble}."
+        return Explanation(f"{spec.name} is kept for this session only", key.notes)
+    earlier = [call for call in reversed(session.records) if call.spec.name == spec.name]
+    reasons = reasons_of(store.explain(key)) or ["nothing is cached for it"]
+    if any(call.key is not None and call.key.digest == key.digest and _was_stored(call) for call in earlier):
+        if not any(reason.startswith(("expired", "the ")) for reason in reasons):
+            reasons = ["its result was stored in this session, but has been evicted or cleared since"]
+    if earlier and earlier[0].notes:
+        reasons.append(f"its last call: {'; '.join(earlier[0].notes)}")
+    return Explanation(f"{spec.name} would run", reasons)
 
 
-def _last(session: SessionContext, name: str) -> str:
+def _was_stored(call: Call) -> bool:
+    return call.error is None and call.ended is not None and not call.notes
+
+
+def reasons_of(reason: str | None) -> list[str]:
+    """Return the reasons in a text one by one, where they are known so."""
+    return list(getattr(reason, "each", () if reason is None else (reason,)))
+
+
+def _last(session: SessionContext, name: str) -> Explanation:
     for call in reversed(session.records):
         if call.spec.name == name or call.name == name:
             return describe(call)
     raise DefinitionError(f"Nothing named {name!r} ran in this session yet.")
 
 
-def describe(call: Call) -> str:
-    """Say in a sentence how a finished call came by its result."""
+def describe(call: Call) -> Explanation:
+    """Say how a finished call came by its result."""
     if call.cached:
-        return f"{call.name} was taken from the cache: neither code nor inputs changed."
-    notes = f" ({'; '.join(call.notes)})" if call.notes else ""
+        saved = f", which saved {format_duration(call.saved_s)}" if call.saved_s >= 0.001 else ""
+        return Explanation(f"{call.name} was taken from the cache: neither code nor inputs changed{saved}")
     if call.reason:
-        return f"{call.name} ran: {call.reason}{notes}."
+        return Explanation(f"{call.name} ran", [*reasons_of(call.reason), *call.remarks, *call.notes])
     if not call.spec.cache:
-        return f"{call.name} ran: it is not cached{notes}."
-    return f"{call.name} {call.state}{notes}."
+        return Explanation(f"{call.name} ran: it is not cached", call.notes)
+    return Explanation(f"{call.name} {call.state}", call.notes)
 
 
 def panel(on: bool = True) -> None:

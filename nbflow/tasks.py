@@ -271,7 +271,7 @@ def task(
     *,
     name: str | None = None,
     description: str | None = None,
-    backend: str | None = None,
+    backend: Any = None,
     retries: int = 0,
     timeout: float | None = None,
     cache: bool | str | Any = False,
@@ -288,6 +288,7 @@ def task(
     version: str | int | None = None,
     ignore: Iterable[str] = (),
     depends: Iterable[Any] = (),
+    readonly: bool | None = None,
 ) -> _TaskDecorator: ...
 def task(
     func: Any = None,
@@ -295,7 +296,7 @@ def task(
     *,
     name: str | None = None,
     description: str | None = None,
-    backend: str | None = None,
+    backend: Any = None,
     retries: int = 0,
     timeout: float | None = None,
     cache: bool | str | Any = False,
@@ -312,6 +313,7 @@ def task(
     version: str | int | None = None,
     ignore: Iterable[str] = (),
     depends: Iterable[Any] = (),
+    readonly: bool | None = None,
     **unknown: Any,
 ) -> Any:
     """Make a task of a function: sync, async, generator or async generator.
@@ -320,7 +322,7 @@ def task(
         func: The function; left out where options are given: `@task(cache=True)`.
         name: Name of the task, without dots; `{parameter}` and `{map_index}` are filled in at each call.
         description: What it is for; default: the docstring.
-        backend: Backend of maps and submits of this task; default: the session's.
+        backend: Backend of maps and submits of this task, by name or as an object; default: the session's.
         retries: Further attempts after a failure.
         timeout: Seconds that one attempt may take.
         cache: False; True or "disk" for the session's store; "session" to keep results in memory only; a path or a
@@ -338,6 +340,8 @@ def task(
         version: Part of the cache key; change it to recompute.
         ignore: Parameters that do not count for the cache key.
         depends: Further functions, values or files that count for the cache key.
+        readonly: Hand out cached results read-only, so that large arrays and frames are shared instead of copied, and
+            cost next to nothing as arguments of other cached tasks; default: the setting `cache_readonly`.
         **unknown: Anything else is an error.
 
     Returns:

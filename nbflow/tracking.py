@@ -44,7 +44,7 @@ def progress(iterable: Iterable[T], *, total: float | None = None, label: str | 
 
 def _told(iterable: Iterable[T], total: float | None, label: str | None) -> Iterator[T]:
     call = current_call()
-    if call is None or not call.session.listening:
+    if call is None or not (call.session.listening or call.progress is not None):
         yield from iterable
         return
     clock = call.session.clock.monotonic

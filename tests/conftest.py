@@ -68,6 +68,7 @@ def _isolated(_no_home: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def _nothing_left(_isolated: None) -> Iterator[None]:
     """Fail a test that leaves a call, a session, a thread, a child process, an asyncio task or a comm behind."""
     threads, children, comms = set(threading.enumerate()), _children(), _comms()
+    loops = {id(task.get_loop()) for task in _pending_tasks()}  # of a cluster that several tests share
     yield
     left: list[str] = []
     if (found := current.frame()) is not None:
@@ -78,7 +79,7 @@ def _nothing_left(_isolated: None) -> Iterator[None]:
         sessions.close_notebook_session()
         current.ambient.session = None
     sessions.close_default_session()
-    left += [f"the asyncio task {task!r}" for task in _pending_tasks()]
+    left += [f"the asyncio task {task!r}" for task in _pending_tasks() if id(task.get_loop()) not in loops]
     left += [f"the comm {comm}" for comm in _comms() - comms]
     deadline = monotonic() + _GRACE_S
     left += [f"the thread {thread.name!r}" for thread in threading.enumerate() if _lives(thread, threads, deadline)]
@@ -125,12 +126,14 @@ def _children() -> set[int]:
 
 
 def _servers() -> set[int | None]:
-    """Return the ids of the helpers that multiprocessing keeps for the life of this process."""
+    """Return the ids of the helpers that multiprocessing and nbflow keep for the life of this process."""
     forkserver, tracker = (
         sys.modules.get("multiprocessing.forkserver"),
         sys.modules.get("multiprocessing.resource_tracker"),
     )
+    nursery = getattr(sys.modules.get("nbflow.backends.process.nursery"), "_nursery", None)
     return {
+        getattr(getattr(nursery, "process", None), "pid", None),
         getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None),
         getattr(getattr(tracker, "_resource_tracker", None), "_pid", None),
     }

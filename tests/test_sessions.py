@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from nbflow import async_session, map_tasks, session, submit, task
-from nbflow.cache import CacheStore
+from nbflow.cache import CACHE_MISS, CacheStore
 from nbflow.datasets import DatasetStore
-from nbflow.errors import BackendError, DefinitionError, SessionError
-from nbflow.events import SessionEnded, SessionStarted, TaskStarted
+from nbflow.errors import BackendError, DefinitionError, SessionError, SettingsError
+from nbflow.events import CacheFailed, SessionEnded, SessionStarted, TaskStarted
 from nbflow.hooks import hook_impl
 from nbflow.runtime import current
 from nbflow.sessions import (
@@ -210,6 +210,50 @@ def test_one_thing_overridden(option: str, tmp_path: Path) -> None:
         assert getattr(inner, option) == other[option]
 
 
+def test_the_shared_cache_is_inherited_or_replaced(tmp_path: Path) -> None:
+    """An inner session keeps the folder and changes what is behind it, or the other way round, or neither."""
+    with session(cache_store=tmp_path / "c", cache_shared=tmp_path / "s") as outer:
+        assert outer.cache_store.shared.url == str(tmp_path / "s")
+        with session(backend="thread") as inner:
+            assert inner.cache_store is outer.cache_store
+        with session(cache_shared="off") as inner:
+            assert inner.cache_store.location == outer.cache_store.location
+            assert inner.cache_store.shared is None
+        with session(cache_shared=tmp_path / "t") as inner:
+            assert inner.cache_store.location == outer.cache_store.location
+            assert inner.cache_store.shared.url == str(tmp_path / "t")
+        with session(cache_store=tmp_path / "d") as inner:
+            assert inner.cache_store.shared.url == str(tmp_path / "s")
+        with session(cache_store="off") as inner:
+            assert inner.cache_store.shared is None
+
+
+@pytest.mark.parametrize("place", ["off", "store"])
+def test_a_shared_cache_needs_a_folder(tmp_path: Path, place: str) -> None:
+    """Where results are only in memory, or the store has a tier of its own, `cache_shared` cannot be honoured."""
+    store = CacheStore(tmp_path / "c") if place == "store" else "off"
+    with session(cache_store=store, cache_shared=tmp_path / "s") as context:
+        with pytest.raises(SessionError, match="cache_shared=.* needs a cache in a folder"):
+            _ = context.cache_store
+
+
+def test_a_cache_is_kept_in_a_folder() -> None:
+    """A URL as the store is an error that names where URLs belong."""
+    with session(cache_store="s3://bucket/cache") as context:
+        with pytest.raises(SettingsError, match="put the URL into cache_shared"):
+            _ = context.cache_store
+
+
+def test_trouble_with_the_shared_cache_is_an_event(tmp_path: Path, recorder: EventRecorder) -> None:
+    """It belongs to no call, fails none, and is said once."""
+    with session(cache_store=tmp_path / "c", cache_shared=tmp_path / "none.zip", observers=[recorder]) as context:
+        with pytest.warns(RuntimeWarning, match="There is no bundle"):
+            assert context.cache_store.get("0" * 32) is CACHE_MISS
+        assert context.cache_store.get("1" * 32) is CACHE_MISS
+    (event,) = recorder.of(CacheFailed)
+    assert (event.stage, event.name) == ("share", context.session_id)
+
+
 def test_own_settings_replace_all(tmp_path: Path) -> None:
     """Settings given to an inner session count with all they imply."""
     with session(backend="thread", dataset_store=tmp_path / "a") as outer:
@@ -327,7 +371,7 @@ def test_a_failing_body_closes_the_session() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"backend": "nope"}, BackendError, "There is no backend 'nope'. Known: inline"),
+        ({"backend": "nope"}, BackendError, "There is no backend 'nope'. Known: dask"),
         ({"backend": 3}, BackendError, "There is no backend 3"),
         ({"settings": {}}, DefinitionError, "settings={} is not a Settings object; use nbflow.settings.load_settings"),
         ({"observers": [3]}, DefinitionError, "observer=3 is not callable"),

@@ -66,11 +66,17 @@ def test_every_field_has_an_environment_name(field: str, tmp_path: Path) -> None
         "cache_max_bytes": ("10", 10),
         "cache_max_age_s": ("10", 10.0),
         "cache_memory_bytes": ("10", 10),
+        "cache_readonly": ("yes", True),
+        "mutation_guard": ("off", False),
+        "cache_shared_options": ('{"anon": true}', {"anon": True}),
+        "cache_shared_readonly": ("yes", True),
+        "cache_trust": ("team, keys/ci.key", ("team", "keys/ci.key")),
         "allow_outside_keys": ("yes", True),
         "progress": ("off", "off"),
         "wrap_errors": ("1", True),
         "force": ("on", True),
         "max_records": ("0", 0),
+        "max_worker_losses": ("0", 0),
         "loop_bridge": ("thread", "thread"),
     }
     text, value = texts.get(field, ("word", "word"))
@@ -88,6 +94,9 @@ def test_every_field_has_an_environment_name(field: str, tmp_path: Path) -> None
         ("max_backend_threads", True, "use a whole number ≥ 1"),
         ("max_parallel_processes", -1, "use a whole number ≥ 1"),
         ("max_records", float("inf"), "use a whole number ≥ 0"),
+        ("cache_shared", 3, "use a path or a URL"),
+        ("cache_shared_options", "[1]", "use a table"),
+        ("cache_trust", 3, "use a list of non-empty strings"),
         ("cache_ttl", -1, "use seconds ≥ 0"),
         ("cache_ttl", "soon", "use seconds ≥ 0"),
         ("cache_ttl", float("nan"), "use seconds ≥ 0"),
@@ -144,6 +153,21 @@ def test_unknown_fields(tmp_path: Path) -> None:
     write(tmp_path, "[tool.nbflow]\nbakcend = 'thread'\n")
     with pytest.raises(SettingsError, match=r"\[tool.nbflow\] bakcend in .*pyproject.toml: there is no such setting"):
         load(tmp_path)
+
+
+def test_paths_of_a_file_are_relative_to_it(tmp_path: Path) -> None:
+    """A bundle and its key are named as seen from pyproject.toml; names of keys stay names."""
+    write(
+        tmp_path,
+        "[tool.nbflow]\ncache_shared = 'warm.zip'\ncache_trust = ['warm.key', 'team']\ncache_shared_key = 'team'\n",
+    )
+    (tmp_path / "sub").mkdir()
+    found = load(tmp_path / "sub")
+    assert found.cache_shared == str(tmp_path / "warm.zip")
+    assert found.cache_trust == (str(tmp_path / "warm.key"), "team")
+    assert found.cache_shared_key == "team"
+    write(tmp_path, "[tool.nbflow]\ncache_shared = 's3://bucket/cache'\n")
+    assert load(tmp_path).cache_shared == "s3://bucket/cache"
 
 
 @pytest.mark.parametrize("word", ["1", "true", "YES", " on "])

@@ -71,6 +71,7 @@ class Backend(abc.ABC):
     abilities: ClassVar[Abilities] = Abilities()
 
     _state: str = "new"
+    _at_stop: tuple[Callable[[], object], ...] = ()
 
     @final
     def start(self, session: Any = None) -> None:
@@ -89,6 +90,11 @@ class Backend(abc.ABC):
         self._start(context=BackendContext(name=self.name, settings=settings, session_id=session_id))
         self._state = "started"
 
+    @property
+    def started(self) -> bool:
+        """Whether it takes submissions: it was started, and not stopped."""
+        return self._state == "started"
+
     def _start(self, *, context: BackendContext) -> None:
         """Create resources; called once, before the first submission."""
 
@@ -98,6 +104,12 @@ class Backend(abc.ABC):
         if self._state == "started":
             self._state = "stopped"
             self._stop()
+            for call in self._at_stop:
+                call()
+
+    def at_stop(self, call: Callable[[], object]) -> None:
+        """Have something called when the backend has stopped; for whoever owns resources on its behalf."""
+        self._at_stop = (*self._at_stop, call)
 
     def _stop(self) -> None:
         """Release resources; called once."""

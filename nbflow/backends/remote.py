@@ -7,6 +7,7 @@ value travel once for any number of jobs; `tell` lets running code send messages
 from __future__ import annotations
 
 import abc
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
@@ -18,18 +19,45 @@ from nbflow.backends.base import Abilities, Backend
 __all__ = ["RemoteBackend", "RemoteJob", "Shared", "enter_worker", "inside_worker", "tell", "working"]
 
 
+class _Condition(threading.Condition):
+    """A condition that an interrupt cannot leave locked.
+
+    `with` calls the lock's own method, in which no interrupt strikes, instead of one in Python that calls it: else the
+    thread that settles the job would wait for ever for a lock that an interrupted `result()` has left behind.
+    """
+
+    def __init__(self) -> None:
+        self._raw = threading.RLock()
+        super().__init__(self._raw)
+
+    @property
+    def __enter__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._raw.__enter__
+
+    @property
+    def __exit__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._raw.__exit__
+
+
 class RemoteJob(Future[Any]):
     """The future of a call that runs somewhere else; safe from any thread.
 
     Attributes:
         worker: Name of the worker that runs it or ran it; None while it waits.
+        left: Name of the worker where its code goes on although it was stopped; None where it ended.
     """
 
     def __init__(self, end: Callable[[RemoteJob], object]) -> None:
         """Make a job; `end(job)` ends it on its worker and settles it, it is called at most once and while it runs."""
         super().__init__()
+        self._condition = _Condition()
         self.worker: str | None = None
+        self.left: str | None = None
         self._end: Callable[[RemoteJob], object] | None = end
+
+    def cancelled(self) -> bool:
+        """Whether the job was withdrawn or stopped."""
+        return super().cancelled() or (self.done() and isinstance(self._exception, CancelledError))
 
     def stop(self) -> bool:
         """End the job wherever it is: withdrawn while it waits, ended on its worker while it runs.

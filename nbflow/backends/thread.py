@@ -54,7 +54,7 @@ class ThreadBackend(Backend):
         """Start workers for the jobs that no idle one will take."""
         while self._idle < len(self._jobs) and len(self._threads) < self._limit:
             self._number += 1
-            thread = threading.Thread(target=self._work, name=f"nbflow-thread-{self._number}", daemon=True)
+            thread = threading.Thread(target=self._work, name=f"nbflow-{self.name}-{self._number}", daemon=True)
             thread.start()
             self._threads[cast("int", thread.ident)] = thread
             self._idle += 1  # it has yet to take its first job, which is as good
@@ -87,6 +87,12 @@ class ThreadBackend(Backend):
             for ident, thread in list(self._threads.items()):
                 if thread.name == worker:
                     del self._threads[ident]
+            self._grow()
+
+    def limit(self, workers: int) -> None:
+        """Allow so many threads from now on."""
+        with self._lock:
+            self._limit = workers
             self._grow()
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Digests of arrays and tables: NumPy, pandas, Arrow, Polars, SciPy sparse matrices.
+"""Digests of arrays and tables: NumPy, pandas, SciPy sparse matrices, PyTorch; see `columns` for Arrow and Polars.
 
 Buffers are hashed where they are, at the speed of memory; what surrounds them (dtype, shape, names, index, time zone)
 is part of the digest. Memory layout, chunks, padding, unused categories' order of storage and bytes under a missing
@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_128_digest
 
+from nbflow.cache.columns import COLUMNS, COLUMNS_INHERITED, arrow_values
+from nbflow.cache.packed import PACKED_FROM, packed_texts
 from nbflow.cache.parts import Undigestable, hashed, text_bytes
+from nbflow.cache.standard import fields
 
 if TYPE_CHECKING:
     from nbflow.cache.digest import Walk
@@ -47,12 +50,22 @@ def array_data(walk: Walk, value: Any) -> bytes:
     if dtype.names is not None:  # by field: the padding between them is not content
         return hashed(b"fd", *(array_data(walk, value[name]) for name in dtype.names))
     if dtype.hasobject or dtype.kind == "T":
-        return walk.sequence(value.ravel().tolist())
+        return _objects(walk, value.ravel())
     if dtype.char in "gG":  # long double: some of its bytes are padding
         return walk.sequence([repr(item) for item in value.ravel()])
     if not value.flags.c_contiguous:
         value = sys.modules["numpy"].ascontiguousarray(value)
     return b"#" + xxh3_128_digest(value.reshape(-1).view("u1"))
+
+
+def _objects(walk: Walk, value: Any) -> bytes:
+    """Encode a flat array of objects as the list of them would be."""
+    count = len(value)
+    if count >= PACKED_FROM and type(value[0]) is str:
+        texts = packed_texts(lambda part: value[part].tolist(), count)
+        if texts is not None:
+            return texts
+    return walk.sequence(value.tolist())
 
 
 def _subarray(walk: Walk, value: Any) -> bytes:
@@ -109,7 +122,7 @@ def _pandas_values(walk: Walk, values: Any) -> bytes:
     if kind.startswith("StringArray"):
         return hashed(b"px", head, _array(walk, values.to_numpy(dtype=object, na_value=None)))
     if kind.startswith("Arrow"):
-        return hashed(b"pw", head, _arrow_values(walk, values.__arrow_array__()))
+        return hashed(b"pw", head, arrow_values(walk, values.__arrow_array__()))
     if kind == "SparseArray":
         return hashed(
             b"pz",
@@ -137,7 +150,8 @@ def _frame(walk: Walk, value: Any) -> bytes:
 
 
 def _attrs(walk: Walk, value: Any) -> bytes:
-    return walk.encode(value.attrs) if value.attrs else b""
+    unique = b"" if value.flags.allows_duplicate_labels else b"u"
+    return (walk.encode(value.attrs) if value.attrs else b"") + unique
 
 
 def _index(walk: Walk, value: Any) -> bytes:
@@ -160,92 +174,6 @@ def _timedelta(walk: Walk, value: Any) -> bytes:
     return hashed(b"tl", walk.encode(value.unit), walk.encode(int(value._value)))
 
 
-def _by_repr(walk: Walk, value: Any) -> bytes:
-    return hashed(b"rp", type(value).__name__.encode(), text_bytes(repr(value)))
-
-
-# --- Arrow --------------------------------------------------------------------------------------------------------
-
-
-def _arrow_values(walk: Walk, value: Any) -> bytes:
-    """Encode an array or chunked array: type, which values are missing, and the others."""
-    if hasattr(value, "chunks"):
-        value = value.combine_chunks()
-        if hasattr(value, "chunks"):  # some types cannot be joined
-            return hashed(b"wc", text_bytes(str(value.type)), walk.sequence(value.to_pylist()))
-    return hashed(b"wa", text_bytes(str(value.type)), walk.encode(len(value)), _arrow_data(walk, value))
-
-
-def _arrow_data(walk: Walk, value: Any) -> bytes:
-    types = sys.modules["pyarrow"].types
-    if hasattr(value, "storage"):
-        value = value.storage
-    kind = value.type
-    if types.is_null(kind):
-        return b"0"
-    if types.is_dictionary(kind):
-        return hashed(b"wd", _arrow_values(walk, value.indices), _arrow_values(walk, value.dictionary))
-    validity = b""
-    if value.null_count:
-        validity = b"#" + xxh3_128_digest(_flat(value.is_valid().cast("uint8"), 1))
-        value = value.drop_null()
-    if types.is_boolean(kind):
-        return hashed(b"wb", validity, xxh3_128_digest(_flat(value.cast("uint8"), 1)))
-    if types.is_string(kind) or types.is_binary(kind) or types.is_large_string(kind) or types.is_large_binary(kind):
-        return hashed(b"wv", validity, *_arrow_texts(value, "large" in str(kind)))
-    if types.is_primitive(kind) or types.is_decimal(kind) or types.is_fixed_size_binary(kind):
-        return hashed(b"wp", validity, xxh3_128_digest(_flat(value, kind.bit_width // 8)))
-    if types.is_struct(kind):
-        return hashed(b"wt", validity, *(_arrow_values(walk, field) for field in value.flatten()))
-    return hashed(b"wl", validity, walk.sequence(value.to_pylist()))
-
-
-def _flat(value: Any, width: int) -> memoryview:
-    """Return the bytes of the elements of an array without missing ones."""
-    buffer = value.buffers()[1]
-    if buffer is None:
-        return memoryview(b"")
-    return memoryview(buffer).cast("B")[value.offset * width : (value.offset + len(value)) * width]
-
-
-def _arrow_texts(value: Any, large: bool) -> tuple[bytes, bytes]:
-    """Return digests of lengths and bytes; offsets themselves depend on how an array was sliced."""
-    if not len(value):
-        return b"", b""
-    import pyarrow.compute as compute
-
-    lengths = compute.call_function("binary_length", [value])
-    _, offsets, data = value.buffers()
-    marks = memoryview(offsets).cast("B").cast("q" if large else "i")
-    first, last = marks[value.offset], marks[value.offset + len(value)]
-    content = memoryview(data).cast("B")[first:last] if data is not None else b""
-    return xxh3_128_digest(_flat(lengths, 8 if large else 4)), xxh3_128_digest(content)
-
-
-def _arrow_table(walk: Walk, value: Any) -> bytes:
-    metadata = walk.encode(dict(value.schema.metadata or {}))
-    columns = [_arrow_values(walk, column) for column in value.columns]
-    return hashed(b"wz", type(value).__name__.encode(), walk.sequence(value.schema.names), metadata, *columns)
-
-
-def _arrow_scalar(walk: Walk, value: Any) -> bytes:
-    return hashed(b"ws", text_bytes(str(value.type)), walk.encode(value.as_py()))
-
-
-# --- Polars -------------------------------------------------------------------------------------------------------
-
-
-def _polars_series(walk: Walk, value: Any) -> bytes:
-    head = text_bytes(value.name), text_bytes(repr(value.dtype)), walk.encode(len(value))
-    if repr(value.dtype).startswith(("Object", "Categorical", "Enum")):
-        return hashed(b"po", *head, walk.sequence(value.to_list()))
-    return hashed(b"ps", *head, _arrow_values(walk, value.to_arrow()))
-
-
-def _polars_frame(walk: Walk, value: Any) -> bytes:
-    return hashed(b"pl", *(_polars_series(walk, column) for column in value.get_columns()))
-
-
 # --- SciPy --------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +191,54 @@ def _sparse(walk: Walk, value: Any) -> bytes:
     )
 
 
+# --- PyTorch ------------------------------------------------------------------------------------------------------
+
+
+def _tensor(walk: Walk, value: Any) -> bytes:
+    """Encode a tensor: where it is, whether gradients flow through it, and its elements in C order."""
+    torch = sys.modules["torch"]
+    head = (type(value).__name__, str(value.dtype), str(value.device), value.requires_grad, tuple(value.shape))
+    plain = value.detach()
+    if plain.is_quantized or plain.is_meta or plain.is_nested:
+        return hashed(b"tr", walk.encode(head), walk.reduced(value))
+    if plain.layout is not torch.strided:
+        plain = plain.to_sparse_coo().coalesce()
+        return hashed(
+            b"ty",
+            walk.encode((*head, str(value.layout))),
+            _tensor(walk, plain.indices()),
+            _tensor(walk, plain.values()),
+        )
+    flat = plain.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+    data = flat.view(torch.uint8).numpy() if len(flat) else b""
+    return hashed(b"te", walk.encode(head), b"#" + xxh3_128_digest(data))
+
+
+def _foreign_tensor(walk: Walk, value: Any) -> bytes:
+    torch = sys.modules["torch"]
+    plain = value.as_subclass(torch.Tensor)
+    return hashed(b"tf", walk.code(type(value)), _tensor(walk, plain), walk.encode(dict(vars(value))))
+
+
+# --- classes of others that build on these ------------------------------------------------------------------------
+
+
+def _foreign_array(walk: Walk, value: Any) -> bytes:
+    plain = value.view(sys.modules["numpy"].ndarray)
+    return hashed(b"nS", walk.code(type(value)), _array(walk, plain), walk.encode(dict(getattr(value, "__dict__", {}))))
+
+
+_PANDAS_OWN = frozenset({"_mgr", "_item_cache", "_attrs", "_flags", "_name", "_cache"})
+
+
+def _foreign_pandas(base: Callable[[Walk, Any], bytes]) -> Callable[[Walk, Any], bytes]:
+    def handle(walk: Walk, value: Any) -> bytes:
+        added = {name: item for name, item in vars(value).items() if name not in _PANDAS_OWN}
+        return hashed(b"pS", walk.code(type(value)), base(walk, value), walk.encode(added))
+
+    return handle
+
+
 _INDEXES = "Index RangeIndex MultiIndex DatetimeIndex TimedeltaIndex PeriodIndex IntervalIndex CategoricalIndex".split()
 _SPARSE = [f"{layout}_{kind}" for layout in "coo csr csc bsr dia dok lil".split() for kind in ("matrix", "array")]
 
@@ -272,10 +248,6 @@ def _pandas_dtype(walk: Walk, value: Any) -> bytes:
         categories = b"" if value.categories is None else _index(walk, value.categories)
         return hashed(b"rc", categories, walk.encode(value.ordered))
     return hashed(b"rp", type(value).__name__.encode(), text_bytes(repr(value)))
-
-
-def _fields(tag: bytes, *names: str) -> Callable[[Walk, Any], bytes]:
-    return lambda walk, value: hashed(tag, *(walk.attribute(value, name) for name in names))
 
 
 HANDLERS: dict[str, Callable[[Walk, Any], bytes]] = {
@@ -292,14 +264,15 @@ HANDLERS: dict[str, Callable[[Walk, Any], bytes]] = {
     "pandas.Timedelta": _timedelta,
     "pandas.NaTType": lambda walk, value: b"rNaT",
     "pandas.NAType": lambda walk, value: b"rNA",
-    "pandas.Period": _fields(b"rq", "ordinal", "freqstr"),
-    "pandas.Interval": _fields(b"rv", "left", "right", "closed"),
-    "pyarrow.Table": _arrow_table,
-    "pyarrow.RecordBatch": _arrow_table,
-    "pyarrow.ChunkedArray": _arrow_values,
-    "polars.Series": _polars_series,
-    "polars.DataFrame": _polars_frame,
+    "pandas.Period": fields(b"rq", "ordinal", "freqstr"),
+    "pandas.Interval": fields(b"rv", "left", "right", "closed"),
     **{f"scipy.{name}": _sparse for name in _SPARSE},
+    "torch.Tensor": _tensor,
+    "torch.Parameter": _tensor,
+    "torch.Generator": lambda walk, value: hashed(
+        b"tg", walk.encode(str(value.device)), walk.encode(value.get_state())
+    ),
+    **COLUMNS,
 }
 """Handlers of exactly these types, by top-level package and name (inner modules differ between versions)."""
 
@@ -315,8 +288,14 @@ INHERITED: dict[str, Callable[[Walk, Any], bytes]] = {
     "numpy.dtype": lambda walk, value: hashed(b"nt", _dtype(walk, value)),
     "pandas.ExtensionArray": lambda walk, value: hashed(b"px", _pandas_values(walk, value)),
     "pandas.ExtensionDtype": _pandas_dtype,
-    "pyarrow.Array": _arrow_values,
-    "pyarrow.Scalar": _arrow_scalar,
-    "pyarrow.DataType": lambda walk, value: hashed(b"wy", text_bytes(str(value))),
+    **COLUMNS_INHERITED,
 }
 """Handlers that also fit the library's own subclasses of these."""
+
+SUBCLASSED: dict[str, Callable[[Walk, Any], bytes]] = {
+    "numpy.ndarray": _foreign_array,
+    "pandas.DataFrame": _foreign_pandas(_frame),
+    "pandas.Series": _foreign_pandas(_series),
+    "torch.Tensor": _foreign_tensor,
+}
+"""Handlers of subclasses that others wrote: data as in the base, with the class and the attributes that it adds."""

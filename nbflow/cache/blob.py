@@ -70,8 +70,12 @@ class Front:
         return self.table[-1][0] + self.table[-1][1] if self.table else self.length
 
 
-def pack(value: Any) -> Packed:
+def pack(value: Any, *, in_band: int = _IN_BAND) -> Packed:
     """Take a value apart.
+
+    Args:
+        value: The value.
+        in_band: Bytes up to which a buffer stays in the head.
 
     Raises:
         Exception: It cannot be pickled; whatever pickle and cloudpickle say.
@@ -80,7 +84,7 @@ def pack(value: Any) -> Packed:
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
-        if view.nbytes <= _IN_BAND:
+        if view.nbytes <= in_band:
             return True
         buffers.append(view)
         return False

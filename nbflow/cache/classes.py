@@ -12,7 +12,7 @@ from enum import Enum
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
-__all__ = ["class_members"]
+__all__ = ["class_members", "is_plain_object"]
 
 _GENERATED = frozenset(
     "__dict__ __weakref__ __doc__ __module__ __qualname__ __firstlineno__ __static_attributes__ __annotations__ "
@@ -70,6 +70,18 @@ def class_members(cls: type) -> list[tuple[str, Any, bool]]:
         ]
         members += _field_members(cls)
     return sorted(members, key=lambda member: member[0])
+
+
+def is_plain_object(value: Any) -> bool:
+    """Whether an object is just its attributes: its class says nothing special about how it is taken apart."""
+    kind: Any = type(value)
+    own: Any = object
+    return (
+        hasattr(value, "__dict__")
+        and kind.__reduce_ex__ is own.__reduce_ex__
+        and kind.__reduce__ is own.__reduce__
+        and kind.__getstate__ is own.__getstate__
+    )
 
 
 def _enum_members(cls: type[Enum]) -> list[tuple[str, Any, bool]]:

@@ -41,19 +41,19 @@ from typing import Any, TypeAlias
 from xxhash import xxh3_128_digest
 
 from nbflow._util import one_line, report
-from nbflow.cache.arrays import HANDLERS, INHERITED
+from nbflow.cache import memo
+from nbflow.cache.arrays import HANDLERS, INHERITED, SUBCLASSED
+from nbflow.cache.packed import PACKED_FROM, packed
 from nbflow.cache.parts import Undigestable, hashed, text_bytes
+from nbflow.cache.standard import STANDARD, refuse, volatile
 
-__all__ = ["LEAVES", "Handler", "Walk", "register", "task_function"]
+__all__ = ["LEAVES", "Handler", "Walk", "Without", "is_container", "is_data", "register", "task_function"]
 
 Handler: TypeAlias = Callable[["Walk", Any], bytes]
 
 _INLINE = 256  # bytes that are written out; longer ones are hashed
-_PACK = 8  # members from which a list of one simple type is packed
 _ENTANGLED = 1_000_000  # nodes of cycles, counted with repetition, before we give up
 _NAN = struct.pack("<d", float("nan"))
-_LITTLE = sys.byteorder == "little"
-_DATETIME = ("datetime",)
 
 
 def _float(value: float) -> bytes:
@@ -61,7 +61,9 @@ def _float(value: float) -> bytes:
 
 
 def _bytes(value: bytes) -> bytes:
-    return b"B" + xxh3_128_digest(value) if len(value) > _INLINE else b"b%x:" % len(value) + value
+    if len(value) <= _INLINE:
+        return b"b%x:" % len(value) + value
+    return (memo.recall(value) if len(value) >= memo.LARGE else None) or b"B" + xxh3_128_digest(value)
 
 
 LEAVES: dict[type, Callable[[Any], bytes]] = {
@@ -84,13 +86,21 @@ class Walk:
     Args:
         code: Encodes functions, classes and modules.
         identity: Encodes what cannot be digested; None to raise `Undigestable`.
+        rank: Gives members of sets and keys of dicts an order by their own content, where the order in which `code`
+            meets them would count.
     """
 
-    __slots__ = ("_depth", "_lowest", "_memo", "_repeats", "code", "identity")
+    __slots__ = ("_depth", "_lowest", "_memo", "_repeats", "code", "identity", "rank")
 
-    def __init__(self, code: Callable[[Any], bytes], identity: Callable[[Any], bytes] | None = None) -> None:
+    def __init__(
+        self,
+        code: Callable[[Any], bytes],
+        identity: Callable[[Any], bytes] | None = None,
+        rank: Callable[[Any], bytes] | None = None,
+    ) -> None:
         self.code = code
         self.identity = identity
+        self.rank = rank
         self._memo: dict[int, tuple[bytes, Any]] = {}
         self._depth: dict[int, int] = {}
         self._lowest = sys.maxsize
@@ -111,6 +121,8 @@ class Walk:
         known = self._memo.get(key)
         if known is not None:
             return known[0]
+        if memo.known and (content := memo.recall(value)) is not None:
+            return content
         level = self._depth.get(key)
         if level is not None:
             self._lowest = min(self._lowest, level)
@@ -143,10 +155,10 @@ class Walk:
 
     def sequence(self, items: list[Any] | tuple[Any, ...]) -> bytes:
         """Encode members in order; many strings or numbers of one type are packed."""
-        if len(items) >= _PACK:
-            packed = _packed(items)
-            if packed is not None:
-                return packed
+        if len(items) >= PACKED_FROM:
+            whole = packed(items)
+            if whole is not None:
+                return whole
         leaves, node, out = LEAVES, self._node, []
         try:
             for item in items:
@@ -158,6 +170,10 @@ class Walk:
 
     def pairs(self, items: Iterable[tuple[Any, Any]], step: str = "[{!r}]") -> bytes:
         """Encode keys and values in an order that only their content decides."""
+        if self.rank is not None:
+            rank, items = self.rank, [*items]
+            if not all(type(key) in LEAVES for key, _ in items):
+                items.sort(key=lambda item: rank(item[0]))
         keyed = sorted(((self.encode(key), key, value) for key, value in items), key=lambda item: item[0])
         out = []
         for encoded, key, value in keyed:
@@ -209,37 +225,19 @@ class Walk:
         return self.encode(state)
 
 
-def _packed(items: list[Any] | tuple[Any, ...]) -> bytes | None:
-    """Encode members of one simple type at the speed of memory, or return None."""
-    kinds = set(map(type, items))
-    if len(kinds) != 1:
-        return None
-    kind = kinds.pop()
-    if kind is str:
-        try:
-            text = "".join(items).encode()
-        except UnicodeEncodeError:
-            return None
-        return hashed(b"ps", _longs(list(map(len, items))), text)
-    if kind is int:
-        try:
-            return hashed(b"pi", _longs(items))
-        except OverflowError:
-            return None
-    if kind is float:
-        total = sum(items)
-        numbers = array("d", items if total == total else [item if item == item else float("nan") for item in items])
-        if not _LITTLE:
-            numbers.byteswap()
-        return hashed(b"pf", numbers.tobytes())
-    return hashed(b"pb", bytes(items)) if kind is bool else None
+class Without:
+    """An object as it is digested where some of its attributes do not count."""
+
+    __slots__ = ("names", "value")
+
+    def __init__(self, value: Any, names: frozenset[str]) -> None:
+        self.value = value
+        self.names = names
 
 
-def _longs(items: Iterable[int]) -> bytes:
-    numbers = array("q", items)
-    if not _LITTLE:
-        numbers.byteswap()
-    return numbers.tobytes()
+def _without(walk: Walk, view: Without) -> bytes:
+    attributes = [(name, value) for name, value in vars(view.value).items() if name not in view.names]
+    return hashed(b"wo", walk.code(type(view.value)), walk.pairs(attributes, ".{}"))
 
 
 # --- containers and values of the standard library -----------------------------------------------------------------
@@ -248,6 +246,8 @@ def _longs(items: Iterable[int]) -> bytes:
 def _set(tag: bytes) -> Handler:
     def handle(walk: Walk, value: Any) -> bytes:
         try:
+            if walk.rank is not None and len(value) > 1 and not all(type(member) in LEAVES for member in value):
+                value = sorted(value, key=walk.rank)
             return hashed(tag, *sorted(map(walk.encode, value)))
         except Undigestable as fault:
             raise fault.under("{…}") from None
@@ -307,80 +307,10 @@ _EXACT: dict[Any, Handler] = {
     MemberDescriptorType: _code,
     GenericAlias: _alias,
     UnionType: _alias,
-    object: lambda walk, value: hashed(b"ob", walk.identity(value)) if walk.identity else _refuse(value),
+    Without: _without,
+    object: lambda walk, value: hashed(b"ob", walk.identity(value)) if walk.identity else refuse(value),
 }
 
-
-def _refuse(value: Any, why: str = "it has no content that would last") -> bytes:
-    raise Undigestable("", f"{type(value).__module__}.{type(value).__qualname__}: {why}")
-
-
-def _timezone(walk: Walk, zone: Any) -> bytes:
-    """Encode a tzinfo by what it says, not by how it is stored (zoneinfo loads its tables from files)."""
-    if zone is None:
-        return b"N"
-    kind = type(zone)
-    key = getattr(zone, "key", None) if kind.__module__.startswith(("zoneinfo", "backports")) else None
-    if key is not None:
-        return hashed(b"zi", text_bytes(key))
-    return walk.encode(zone)
-
-
-def _datetime(walk: Walk, value: Any) -> bytes:
-    fields = (value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, value.fold)
-    return hashed(b"dt", walk.sequence(fields), _timezone(walk, value.tzinfo))
-
-
-def _time(walk: Walk, value: Any) -> bytes:
-    fields = (value.hour, value.minute, value.second, value.microsecond, value.fold)
-    return hashed(b"ti", walk.sequence(fields), _timezone(walk, value.tzinfo))
-
-
-def _path(walk: Walk, value: Any) -> bytes:
-    return hashed(b"pa", type(value).__name__.encode(), text_bytes(str(value)))
-
-
-def _fields(tag: bytes, *names: str) -> Handler:
-    return lambda walk, value: hashed(tag, *(walk.attribute(value, name) for name in names))
-
-
-def _volatile(why: str) -> Handler:
-    return lambda walk, value: _refuse(value, why)
-
-
-_BY_NAME: dict[str, Handler] = {
-    "datetime.date": _fields(b"da", "year", "month", "day"),
-    "datetime.time": _time,
-    "datetime.datetime": _datetime,
-    "datetime.timedelta": _fields(b"td", "days", "seconds", "microseconds"),
-    "datetime.timezone": lambda walk, value: hashed(b"tz", text_bytes(repr(value))),
-    "zoneinfo.ZoneInfo": lambda walk, value: _timezone(walk, value) if value.key else _refuse(value, "it has no key"),
-    "decimal.Decimal": lambda walk, value: hashed(b"de", text_bytes(str(value))),
-    "fractions.Fraction": _fields(b"fr", "numerator", "denominator"),
-    "uuid.UUID": _fields(b"uu", "int"),
-    "re.Pattern": _fields(b"re", "pattern", "flags"),
-    "collections.deque": lambda walk, value: hashed(b"dq", walk.encode(value.maxlen), walk.sequence([*value])),
-    "functools._lru_cache_wrapper": _code,
-    "_io.BytesIO": lambda walk, value: hashed(b"io", walk.encode(value.getvalue()), walk.encode(value.tell())),
-    "_io.StringIO": lambda walk, value: hashed(b"it", walk.encode(value.getvalue()), walk.encode(value.tell())),
-    **{
-        f"{module}.{name}": _path
-        for module in ("pathlib", "pathlib._local")
-        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "PurePath", "Path")
-    },
-    **dict.fromkeys(
-        ("weakref.ReferenceType", "weakref.WeakValueDictionary", "weakref.WeakKeyDictionary", "weakref.WeakSet"),
-        _volatile("it holds weak references"),
-    ),
-    **dict.fromkeys(
-        ("threading.Thread", "_thread._local", "contextvars.Context", "_contextvars.ContextVar"),
-        _volatile("it belongs to this process"),
-    ),
-    **dict.fromkeys(
-        ("polars.lazyframe.frame.LazyFrame", "pyarrow._dataset.FileSystemDataset"),
-        _volatile("it stands for data that are read later"),
-    ),
-}
 
 # --- registry -----------------------------------------------------------------------------------------------------
 
@@ -427,8 +357,8 @@ def _choose(kind: type) -> Handler:
         return _registered[name]
     if callable(getattr(kind, "__nbflow_digest__", None)):
         return _protocol
-    if name in _BY_NAME:
-        return _BY_NAME[name]
+    if name in STANDARD:
+        return STANDARD[name]
     if issubclass(kind, type):
         return _code
     if issubclass(kind, ModuleType):
@@ -437,7 +367,7 @@ def _choose(kind: type) -> Handler:
         return _enum
     if issubclass(kind, Iterator) and "__reduce__" not in vars(kind) and "__reduce_ex__" not in vars(kind):
         if kind.__module__ != "__main__":
-            return _volatile("it can be read only once")
+            return volatile("it can be read only once")
     top = kind.__module__.partition(".")[0]
     _load_entry_points(top)
     if name in _registered:
@@ -448,7 +378,26 @@ def _choose(kind: type) -> Handler:
         inherited = INHERITED.get(f"{base.__module__.partition('.')[0]}.{base.__qualname__}")
         if inherited is not None and base.__module__.partition(".")[0] == top:
             return inherited
+    for base in kind.__mro__[1:]:
+        subclassed = SUBCLASSED.get(f"{base.__module__.partition('.')[0]}.{base.__qualname__}")
+        if subclassed is not None and top != base.__module__.partition(".")[0]:
+            return subclassed
     return Walk.reduced
+
+
+def is_container(value: Any) -> bool:
+    """Whether a value is a mutable container of the standard library."""
+    kind = type(value)
+    return kind in (list, dict, set, bytearray, array) or kind.__module__ == "collections"
+
+
+def is_data(value: Any) -> bool:
+    """Whether a value is an array, a frame or alike: data, even for code that stores into it."""
+    handler = _handler(type(value)) if type(value) not in LEAVES else None
+    return handler in _DATA
+
+
+_DATA = frozenset({*HANDLERS.values(), *INHERITED.values(), *SUBCLASSED.values()} - {INHERITED["matplotlib.Artist"]})
 
 
 def _load_entry_points(package: str) -> None:

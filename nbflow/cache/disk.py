@@ -6,6 +6,8 @@ The rules:
 
 * Nothing is made before the first save. The folder is for its user only (mode 0700).
 * A file is written beside its place and renamed; it is never changed afterwards, only deleted, so it can be mapped.
+* A result whose computing took a while is committed at once; cheap ones wait for each other, see `pending`. Stores of
+  one process on one folder see each other's results at once all the same.
 * A read that finds anything wrong is a miss; what it found goes to the quarantine, and the reason is kept for
   `explain`. A write that fails raises.
 * Checksums of buffers are compared when a process first loads a file. For files beyond 64 MiB the comparison is made
@@ -19,36 +21,41 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_hexdigest
 
-from nbflow.cache.blob import Damaged, Front, Packed, check_buffers, front_of, pieces, read_front
-from nbflow.cache.index import Index, is_corruption
+from nbflow.cache.blob import Damaged, Packed, check_buffers, read_front
+from nbflow.cache.database import is_corruption
+from nbflow.cache.index import Index, Row
 from nbflow.cache.memory import EntryInfo
-from nbflow.cache.seal import FILE, HEAD, WHOLE, Record, seal, unseal
+from nbflow.cache.pending import Pending
+from nbflow.cache.seal import FILE, Loaded, Parcel, Record, loaded_from, named_front, seal, slices, unseal, wrap
 from nbflow.cache.trust import Signer, load_signer, make_signer
 from nbflow.errors import CacheError
 
-__all__ = ["INLINE", "DiskTier", "Loaded"]
+__all__ = ["DiskTier"]
 
-FORMAT = "nbflow cache 1"
-INLINE = 32 * 1024  # bytes below which a result lives in the index
+FORMAT = "nbflow cache 2"
+_AT_ONCE_S = 0.05  # seconds of computing from which a result is worth a commit of its own
 _TRUST_STAMP = 64 * 1024**2  # bytes from which a file is compared only when it has changed
+_NOTED = 10_000  # keys of entries that are remembered as too old
 _QUARANTINED = 32  # files that are kept for inspection
 _ORPHAN_S = 3600.0  # age from which a file that nothing refers to is no write in progress
 _SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# Results cached by nbflow; safe to delete.\n"
 
 
-class Loaded(NamedTuple):
-    """A sound entry: its head, its buffers (mapped, or bytes of their own), and what its seal says."""
+class _Folder:
+    """What all tiers of this process on one folder share."""
 
-    head: bytes | memoryview
-    buffers: tuple[Any, ...]
-    record: Record
-    size: int
+    def __init__(self) -> None:
+        self.tiers: weakref.WeakSet[DiskTier] = weakref.WeakSet()
+        self.seals: dict[str, bytes] = {}  # of results that wait to be written
+
+
+_folders: weakref.WeakValueDictionary[str, _Folder] = weakref.WeakValueDictionary()
 
 
 class DiskTier:
@@ -72,6 +79,12 @@ class DiskTier:
         self._sound: dict[str, tuple[int, ...]] = {}  # files compared by this process, with their stamps
         self._pruned = 0.0
         self._signer: Signer | None = None
+        self._shared = _folders.setdefault(str(self.folder), _Folder())
+        self._shared.tiers.add(self)
+        self._pending = Pending(self._commit, self._lost, self._shared.seals)
+        self._trouble: str | None = None  # why the last commit failed
+        self._told = False
+        self._expired: dict[str, float] = {}  # limits that the entries under these keys were found to have passed
 
     # -- reading
 
@@ -89,16 +102,17 @@ class DiskTier:
                 if not self._usable() or (signer := load_signer()) is None:
                     return None
                 self._signer = signer
-            sealed = self._index.read(key)
+            sealed = self._shared.seals.get(key) or self._index.read(key)
             if sealed is None:
                 return None
             record = unseal(signer, key, sealed)
             limit = ttl if ttl is not None else record.ttl if record.ttl is not None else default_ttl
             if limit is not None and self._wall() - record.created > limit:
+                if len(self._expired) >= _NOTED:
+                    self._expired.clear()
+                self._expired[key] = limit
                 return None
-            if record.kind == HEAD:
-                return Loaded(record.payload, (), record, len(sealed))
-            return self._whole(record) if record.kind == WHOLE else self._mapped(key, sealed, record, signer)
+            return loaded_from(record) if record.kind != FILE else self._mapped(key, sealed, record, signer)
         except Damaged as fault:
             self._set_aside(key, str(fault))
         except FileNotFoundError:
@@ -107,14 +121,9 @@ class DiskTier:
             self._fault(key, error)
         return None
 
-    def too_old(self, key: str, default_ttl: float | None) -> float | None:
-        """Return the limit that the entry under `key` has passed, or None where it has not, or there is none."""
-        sealed = self._index.read(key) if self._signer is not None else None
-        if sealed is None or self._signer is None:
-            return None
-        record = unseal(self._signer, key, sealed)
-        limit = default_ttl if record.ttl is None else record.ttl
-        return limit if limit is not None and self._wall() - record.created > limit else None
+    def too_old(self, key: str) -> float | None:
+        """Return the limit that the entry under `key` had passed when it was last asked for; None if it had not."""
+        return self._expired.get(key)
 
     def note_use(self, key: str, times: int = 1) -> None:
         """Remember a use, for eviction; never raises."""
@@ -123,25 +132,16 @@ class DiskTier:
         except Exception as error:
             self._fault(key, error)
 
-    def _whole(self, record: Record) -> Loaded:
-        """Take a blob with buffers out of its seal, which vouches for all of it."""
-        view = memoryview(bytearray(record.payload))
-        front = read_front(view, None)
-        return Loaded(front.head, _slices(front, view), record, len(view))
-
     def _mapped(self, key: str, sealed: bytes, record: Record, signer: Signer) -> Loaded:
         name = record.result.hex()
         with open(self._blob(name), "rb") as stream:
             status = os.fstat(stream.fileno())
             if not status.st_size:
                 raise Damaged("it is empty")
-            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+            access = mmap.ACCESS_READ if record.content else mmap.ACCESS_COPY
+            mapped = mmap.mmap(stream.fileno(), 0, access=access)
         view = memoryview(mapped)
-        front = read_front(view, signer)
-        if front.digest != name:
-            raise Damaged("it holds another result")
-        if front.size != status.st_size:
-            raise Damaged("it is cut off")
+        front = named_front(view, signer, record, status.st_size)
         stamp = (status.st_size, status.st_ino, status.st_ctime_ns)
         if self._sound.get(name) != stamp:
             large = status.st_size >= _TRUST_STAMP
@@ -150,16 +150,17 @@ class DiskTier:
                 if large and not self._index.readonly:
                     self._index.reseal(key, sealed, seal(signer, key, record._replace(payload=_written(stamp))))
             self._sound[name] = stamp
-        return Loaded(front.head, _slices(front, view), record, status.st_size)
+        return Loaded(front.head, slices(front, view), record, status.st_size)
 
     # -- writing
 
-    def save(self, info: EntryInfo, packed: Packed) -> tuple[int, str]:
+    def save(self, info: EntryInfo, packed: Packed, content: bytes = b"") -> tuple[int, str]:
         """Store a result under `info.key`.
 
         Args:
             info: What is known of it; its size is filled in.
             packed: The result.
+            content: Of a result that is to be handed out read-only, see `Record`.
 
         Returns:
             Bytes that it takes (0: too large for the store's budget, not stored), and its digest.
@@ -170,61 +171,140 @@ class DiskTier:
         """
         self._prepare()
         signer = self._signer = self._signer or make_signer()
-        front, begin = front_of(packed, signer)
-        if front.size > self.max_bytes:
-            return 0, front.digest
-        is_file = front.size >= INLINE
-        if is_file:
-            kind, payload = FILE, self._write_blob(front, begin, packed)
-        elif packed.buffers:
-            kind, payload = WHOLE, b"".join(pieces(front, begin, packed.buffers))
-        else:
-            kind, payload = HEAD, packed.head
-        info.size_bytes = front.size
-        record = Record(info.created, info.ttl, info.cost_s, bytes.fromhex(front.digest), kind, payload)
-        sealed = seal(signer, info.key, record)
-        file = front.digest if is_file else None
+        parcel = wrap(signer, info, packed, content)
+        if parcel.size > self.max_bytes:
+            return 0, parcel.name
+        info.size_bytes = parcel.size
+        sealed, file = parcel.sealed, None
+        if parcel.blob:
+            self._prepare(again=True)
+            file = parcel.name
+            record = unseal(signer, info.key, sealed)
+            sealed = seal(signer, info.key, record._replace(payload=self._write_blob(parcel)))
+        self._supersede(info.key)
+        self._pending.add(Row(info, sealed, file))
+        if info.cost_s >= _AT_ONCE_S or self._trouble is not None or self._index.readonly:
+            self._pending.flush()
+        if file and not self._blob(file).exists():  # evicted by another process in between
+            self._write_blob(parcel)
+        return parcel.size, parcel.name
+
+    def _supersede(self, key: str) -> None:
+        """Let no older result under `key` be written after the one that comes now."""
+        if key in self._shared.seals:
+            for tier in self._shared.tiers:
+                if tier is not self:
+                    tier._pending.discard(key)
+
+    def _commit(self, rows: list[Row]) -> None:
+        self._prepare(again=True)
         try:
-            total, orphan = self._index.write(info, sealed, file)
+            total, orphans = self._index.write(rows)
         except Exception as error:
             if not is_corruption(error):
                 raise
             self._set_index_aside()
-            total, orphan = self._index.write(info, sealed, file)
-        self.faults.pop(info.key, None)
-        self._remove([orphan] if orphan else [])
-        if is_file and not self._blob(front.digest).exists():  # evicted by another process in between
-            self._write_blob(front, begin, packed)
-        if total > self.max_bytes or info.created - self._pruned > self.max_age_s / 100:
-            self.prune(keep_some=True)
-        return front.size, front.digest
+            total, orphans = self._index.write(rows)
+        self._trouble = None
+        for row in rows:
+            self.faults.pop(row.info.key, None)
+            self._expired.pop(row.info.key, None)
+        self._remove(orphans)
+        if total > self.max_bytes or rows[-1].info.created - self._pruned > self.max_age_s / 100:
+            self._prune(None, keep_some=True)
 
-    def _write_blob(self, front: Front, begin: bytes, packed: Packed) -> bytes:
+    def _lost(self, rows: list[Row], error: Exception) -> None:
+        self._trouble = f"{type(error).__name__}: {error}"
+        self._told = False
+        for row in rows:
+            self.faults[row.info.key] = f"it could not be written ({self._trouble})"
+
+    def trouble(self) -> str | None:
+        """Return, once, why results that were saved before could not be written."""
+        if self._trouble is None or self._told:
+            return None
+        self._told = True
+        return self._trouble
+
+    def flush(self) -> None:
+        """Write the results of this process that wait; what cannot be written is noted as a fault."""
+        for tier in list(self._shared.tiers):
+            tier._pending.flush_quietly()
+
+    def when_written(self, key: str, act: Callable[[], None]) -> None:
+        """Call `act` once the result under `key` is written, at once if it does not wait; it must not raise."""
+        self._pending.then(key, act)
+
+    def verify(self, key: str) -> str | None:
+        """Read an entry back to its last byte; return what is wrong with it (it is set aside), or None."""
+        loaded = self.fetch(key, float("inf"), None)
+        if loaded is None:
+            return self.faults.get(key, "it is gone")
+        if loaded.record.kind == FILE:  # compared now, whatever was known of the file
+            try:
+                with open(self._blob(loaded.record.result.hex()), "rb") as stream:
+                    view = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+                check_buffers(read_front(view, self._signer), view)
+            except (Damaged, OSError, ValueError) as fault:
+                self._set_aside(key, str(fault))
+                return str(fault)
+        return None
+
+    def export(self, key: str) -> Loaded | None:
+        """Return a sound entry with all that is known of it, to be wrapped for somebody else; None if there is none.
+
+        Never raises; an entry that has passed its limit is exported with that limit.
+        """
+        loaded = self.fetch(key, float("inf"), None)
+        if loaded is None:
+            return None
+        self.flush()
+        info = self._index.info(key)
+        return None if info is None else loaded._replace(info=info)
+
+    def adopt(self, loaded: Loaded) -> tuple[int, str]:
+        """Store an entry that came from elsewhere under the user's own key; see `save`.
+
+        Args:
+            loaded: What `unwrap` returned, with `info`.
+        """
+        assert loaded.info is not None
+        return self.save(loaded.info, Packed(bytes(loaded.head), loaded.buffers), loaded.record.content)
+
+    def _write_blob(self, parcel: Parcel) -> bytes:
         """Write a file unless it is there already; return its stamp."""
-        path = self._blob(front.digest)
+        path = self._blob(parcel.name)
         try:
             known = path.stat()
         except FileNotFoundError:
             known = None
         stamp = (known.st_size, known.st_ino, known.st_ctime_ns) if known else ()
-        if known is None or self._sound.get(front.digest) != stamp:  # one that we have not seen sound is written anew
+        if known is None or self._sound.get(parcel.name) != stamp:  # one that we have not seen sound is written anew
             path.parent.mkdir(mode=0o700, exist_ok=True)
             beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
             try:
                 with open(beside, "xb", opener=_private) as stream:
-                    for piece in pieces(front, begin, packed.buffers):
+                    for piece in parcel.blob:
                         stream.write(piece)
                 os.replace(beside, path)
             except BaseException:
                 beside.unlink(missing_ok=True)
                 raise
             status = path.stat()
-            stamp = self._sound[front.digest] = (status.st_size, status.st_ino, status.st_ctime_ns)
+            stamp = self._sound[parcel.name] = (status.st_size, status.st_ino, status.st_ctime_ns)
         return _written(stamp)
 
-    def _prepare(self) -> None:
-        """Make the folder and its marks."""
-        if self._usable(for_writing=True):
+    def prepare_quietly(self) -> bool:
+        """Make the folder if it can be made; return whether it is there and of our format."""
+        try:
+            self._prepare()
+        except (CacheError, OSError):
+            return False
+        return True
+
+    def _prepare(self, *, again: bool = False) -> None:
+        """Make the folder and its marks; `again` even if it was there before, since somebody may have deleted it."""
+        if (self._format_seen and not again) or self._usable(for_writing=True):
             return
         home = self.folder.parent
         new_home = not home.exists() and (home.name == ".nbflow" or os.environ.get("NBFLOW_HOME") == str(home))
@@ -278,7 +358,7 @@ class DiskTier:
             elif len(name) == 32 and name.isalnum():
                 self._quarantine(self._blob(name), f"{name}.blob")
                 self._sound.pop(name, None)
-            self._index.delete("key = ?", (key,))
+            self._index.delete([key])
         except Exception as error:  # cannot be moved (read-only): it stays a miss
             self.faults[key] = f"{reason} ({error})"
 
@@ -313,8 +393,9 @@ class DiskTier:
     # -- management
 
     def check(self) -> None:
-        """Raise `CacheError` where the folder is of another format."""
+        """Write what waits, and raise `CacheError` where the folder is of another format."""
         self._usable(for_writing=True)
+        self.flush()
 
     def prune(self, max_bytes: int | None = None, *, keep_some: bool = False) -> int:
         """Enforce the budgets of size and age, and remove files that nothing refers to.
@@ -326,14 +407,21 @@ class DiskTier:
         Returns:
             How many entries went.
         """
+        self.flush()
+        return self._prune(max_bytes, keep_some=keep_some)
+
+    def _prune(self, max_bytes: int | None, *, keep_some: bool) -> int:
         limit = self.max_bytes if max_bytes is None else max_bytes
         now = self._wall()
-        count = 0
         self._pruned = now
-        if self._index.totals()[1] > limit or now - self._index.totals()[2] > self.max_age_s / 100:
-            count, files = self._index.evict(int(limit * 0.9) if keep_some else limit, now - self.max_age_s, now)
-            self._remove(files)
-            self._sweep()
+        _, size, pruned = self._index.totals()
+        if size <= limit and now - pruned <= self.max_age_s / 100:
+            return 0
+        count, files = self._index.evict(int(limit * 0.9) if keep_some else limit, now - self.max_age_s, now)
+        self._remove(files)
+        if now - pruned > self.max_age_s / 100:
+            self._index.reclaim()
+        self._sweep()
         return count
 
     def _sweep(self) -> None:
@@ -351,9 +439,17 @@ class DiskTier:
         for folder in (self.folder / "blobs").glob("??"):
             yield from folder.iterdir()
 
-    def delete(self, where: str, values: tuple[Any, ...] = ()) -> int:
+    def delete(self, keys: Iterable[str]) -> int:
         """Delete entries; return how many."""
-        count, files = self._index.delete(where, values)
+        self.flush()
+        count, files = self._index.delete(keys)
+        self._remove(files)
+        return count
+
+    def clear(self, task: str | None = None) -> int:
+        """Delete all entries, or those of one task; return how many."""
+        self.flush()
+        count, files = self._index.clear(task)
         self._remove(files)
         return count
 
@@ -377,6 +473,7 @@ class DiskTier:
 
     def close(self) -> None:
         """Write what is held back; the tier can be used again."""
+        self._pending.close()
         try:
             self._index.close()
         except Exception as error:  # only times of use are lost
@@ -385,10 +482,6 @@ class DiskTier:
 
     def _blob(self, result: str) -> Path:
         return self.folder / "blobs" / result[:2] / result[2:]
-
-
-def _slices(front: Front, view: memoryview) -> tuple[Any, ...]:
-    return tuple(view[offset : offset + length] for offset, length, _ in front.table)
 
 
 def _written(stamp: tuple[int, ...]) -> bytes:

@@ -13,11 +13,12 @@ from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
-from nbflow.cache.digest import LEAVES, Walk
-from nbflow.cache.graph import ABSENT, Graph, is_constant
-from nbflow.cache.identity import identity_token
-from nbflow.cache.parts import Fingerprint, Undigestable, hashed, part_bytes, text_bytes
-from nbflow.cache.places import is_standard
+from nbflow.cache.classes import is_plain_object
+from nbflow.cache.digest import LEAVES, Walk, is_container
+from nbflow.cache.graph import Graph
+from nbflow.cache.nodes import ABSENT, is_constant
+from nbflow.cache.parts import Fingerprint, Undigestable, hashed, text_bytes
+from nbflow.cache.places import file_signature, is_standard
 
 __all__ = ["Snapshot", "content_bytes", "digest", "fingerprint", "snapshot"]
 
@@ -31,13 +32,15 @@ class Snapshot:
     """
 
     __slots__ = (
+        "_alive",
         "_attributes",
         "_cheap",
+        "_code",
         "_contents",
+        "_files",
         "_names",
-        "_typed",
-        "chunks",
         "fingerprint",
+        "frame",
         "memo",
         "solid",
         "state",
@@ -45,14 +48,18 @@ class Snapshot:
 
     def __init__(self, graph: Graph) -> None:
         self.fingerprint = graph.result()
+        self.frame = graph.frame
         self.state: frozenset[str] = graph.state_names()
         self.solid = graph.solid
         self.memo: dict[Any, str] = {}
-        self.chunks = [part_bytes(part.kind, part.name, part.digest) for part in self.fingerprint.parts]
         self._names = tuple(graph.names)
         self._attributes = tuple(graph.attributes)
-        self._contents = tuple(graph.contents)
-        self._cheap = all(_is_cheap(value) for value, _ in graph.contents)
+        self._files = tuple(graph.files)
+        dropped = graph.dropped()
+        self._contents = tuple(content for content in graph.contents if content[0] not in dropped)
+        self._code = graph.seen_code()
+        self._alive = graph.alive
+        self._cheap = all(_is_cheap(value) for _, value, _ in self._contents)
 
     def holds(self) -> bool:
         """Whether the graph is unchanged; digests captured mutable values again."""
@@ -64,6 +71,9 @@ class Snapshot:
         for owner, name, expected in self._attributes:
             if getattr(owner, name, ABSENT) is not expected:
                 return False
+        for path, expected in self._files:
+            if file_signature(path) != expected:
+                return False
         return not self._contents or self._same_contents()
 
     def holds_cheaply(self) -> bool:
@@ -72,23 +82,39 @@ class Snapshot:
 
     def _same_contents(self) -> bool:
         try:
-            return all(_plain_walk().encode(value) == expected for value, expected in self._contents)
-        except Undigestable:
+            return all(Walk(self._code).encode(value) == expected for _, value, expected in self._contents)
+        except Exception:  # it can no longer be digested, or its own methods fail now
             return False
 
+    @property
+    def captures(self) -> bool:
+        """Whether anything captured could turn out to be state."""
+        return any(name and is_container(value) for name, value, _ in self._contents)
 
-def _is_cheap(value: Any) -> bool:
-    if type(value) in (list, dict, set) and len(value) <= _CHEAP:
-        return all(is_constant(member) for member in (value.values() if type(value) is dict else value))
-    return False
+    def captured(self) -> dict[str, str | None]:
+        """Return the present digests of captured containers; None where there is none."""
+        found: dict[str, str | None] = {}
+        for name, value, _ in self._contents:
+            if name and is_container(value):
+                try:
+                    found[name] = xxh3_128_hexdigest(Walk(self._code).encode(value))
+                except Exception:  # new code in it, or what has no content
+                    found[name] = None
+        return found
 
 
-def _no_code(value: Any) -> bytes:
-    raise Undigestable("", "it contains code")
-
-
-def _plain_walk() -> Walk:
-    return Walk(_no_code, identity_token)
+def _is_cheap(value: Any, left: int = _CHEAP) -> bool:
+    """Whether digesting `value` again takes no more than some microseconds."""
+    if is_constant(value) or isinstance(value, (FunctionType, type)):
+        return True
+    kind = type(value)
+    if kind in (list, dict, set, tuple):
+        members = [*value, *value.values()] if kind is dict else value
+    elif is_plain_object(value):
+        members = vars(value).values()
+    else:
+        return False
+    return len(members) <= left and all(_is_cheap(member, left // 4) for member in members)
 
 
 # --- the doors ----------------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
-"""The index of a store: one SQLite table, one row per key.
+"""The index of a store: an SQLite database that finds, weighs and forgets entries.
 
 The rules:
 
-* WAL, one connection for each process, used under a lock; a forked child opens its own and never touches its
-  parent's.
+* `live` has a short row for each entry, by a number made from its key: what eviction weighs, and where the entry is.
+  `rows` has the entries themselves, appended one after the other. So an insert touches one page at random, not many,
+  and forgetting half of the entries rewrites a small table: their `rows` are only listed in `gone`, and removed a few
+  at a time by later writes.
+* What calls of the same code share (name, cell, parts of the code) is stored once, in `kinds`.
 * All that a hit depends on is in the signed column `seal`; the others are for finding, evicting and telling.
-* A result below 32 KiB lives in its row; a larger one in a file that the row names by content.
 * Totals are kept, never counted. Uses are noted in memory and written with the next change, not at every hit.
 * Eviction is greedy-dual by value: `priority = floor + seconds saved · uses / bytes`, where `floor` rises to the
   priority of the last entry that had to go. Dear, small and often used entries stay; what is no longer used sinks.
@@ -14,63 +16,57 @@ The rules:
 from __future__ import annotations
 
 import json
-import os
-import threading
-import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from nbflow.cache.database import Database
 from nbflow.cache.memory import EntryInfo
 from nbflow.cache.parts import KeyPart
 
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Index", "is_corruption"]
+__all__ = ["Index", "Row", "arguments_of"]
 
-_BUSY_S = 5.0
-_BATCH = 512  # uses that are held back at most
-_CORRUPT = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
+_BATCH = 8192  # uses that are held back at most
+_RECLAIM = 256  # rows of forgotten entries that a write removes at least
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    key TEXT PRIMARY KEY, seal BLOB, file TEXT, task TEXT, cell TEXT, args INTEGER, created REAL, used REAL, ttl REAL,
-    cost REAL, size INTEGER, hits INTEGER, pinned INTEGER, priority REAL, parts TEXT);
-CREATE INDEX IF NOT EXISTS by_priority ON entries (pinned, priority, used);
-CREATE INDEX IF NOT EXISTS by_task ON entries (task);
-CREATE INDEX IF NOT EXISTS by_args ON entries (args);
-CREATE INDEX IF NOT EXISTS by_file ON entries (file) WHERE file IS NOT NULL;
+CREATE TABLE IF NOT EXISTS live (
+    id INTEGER PRIMARY KEY, n INTEGER, size INTEGER, cost REAL, hits INTEGER, used REAL, pinned INTEGER,
+    priority REAL, file TEXT);
+CREATE INDEX IF NOT EXISTS by_file ON live (file) WHERE file IS NOT NULL;
+CREATE TABLE IF NOT EXISTS rows (
+    n INTEGER PRIMARY KEY, id INTEGER, key TEXT, kind INTEGER, task INTEGER, args INTEGER, created REAL, ttl REAL,
+    parts TEXT, seal BLOB);
+CREATE INDEX IF NOT EXISTS by_task ON rows (task);
+CREATE INDEX IF NOT EXISTS by_args ON rows (args);
+CREATE TABLE IF NOT EXISTS kinds (id INTEGER PRIMARY KEY, task TEXT, cell TEXT, parts TEXT);
+CREATE TABLE IF NOT EXISTS gone (n INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS totals (
     id INTEGER PRIMARY KEY CHECK (id = 1), entries INTEGER, bytes INTEGER, floor REAL, pruned REAL);
 INSERT OR IGNORE INTO totals VALUES (1, 0, 0, 0.0, 0.0);
 """
-_INSERT = f"INSERT OR REPLACE INTO entries VALUES ({','.join('?' * 15)})"
-_COLUMNS = "key, task, cell, created, used, cost, size, ttl, parts, hits, pinned"
+_READ = "SELECT seal FROM live JOIN rows USING (n) WHERE live.id = ?"
+_INFOS = (
+    "SELECT rows.key, kinds.task, kinds.cell, rows.created, live.used, live.cost, live.size, rows.ttl, kinds.parts, "
+    "rows.parts, live.hits, live.pinned "
+    "FROM rows JOIN live ON live.id = rows.id AND live.n = rows.n JOIN kinds ON kinds.id = rows.kind "
+)
 
 
-_indexes: weakref.WeakSet[Index] = weakref.WeakSet()
+class Row(NamedTuple):
+    """An entry to be written: what is known of it, its seal, and the file that has its result, if one has."""
+
+    info: EntryInfo
+    seal: bytes
+    file: str | None
 
 
-def _watch_forks(index: Index) -> None:
-    if not _indexes and hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_after_fork)
-    _indexes.add(index)
-
-
-def _after_fork() -> None:
-    for index in list(_indexes):
-        index.after_fork()
-
-
-def is_corruption(error: BaseException) -> bool:
-    """Whether SQLite says that the file is no sound database (rather than busy, full or read-only)."""
-    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _CORRUPT
-
-
-class Index:
-    """The table of one store; safe from any thread and after a fork.
+class Index(Database):
+    """The index of one store; safe from any thread and after a fork.
 
     Args:
         path: The database file.
@@ -79,97 +75,20 @@ class Index:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
-        self._opened = (0, 0)  # device, inode
-        self._left_alone: list[Any] = []  # connections of our parent process
+        self._older: dict[str, bool] = {}  # tasks asked for, and whether they had entries by then
         self._uses: dict[str, tuple[int, float]] = {}
-        self.readonly = False
-        _watch_forks(self)
-
-    def connect(self, create: bool = False) -> sqlite3.Connection | None:
-        """Return the open connection, or None where there is no database and none is to be made."""
-        with self._lock:
-            connection = self._connection
-            if connection is not None:
-                if not (create and self._was_replaced()):
-                    return connection
-                self.abandon()
-            if not create and not os.path.exists(self._path):
-                return None
-            return self._open()
-
-    def _open(self) -> sqlite3.Connection:
-        import sqlite3
-
-        self.readonly = False
-        connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        try:
-            if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-                raise sqlite3.OperationalError("this file system cannot share a database")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("PRAGMA cache_size=-16384")  # KiB: the inner pages of some 100,000 entries
-            if connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'totals'").fetchone()[0] == 0:
-                connection.executescript(_SCHEMA)
-        except sqlite3.OperationalError as error:
-            connection.close()
-            connection = self._open_readonly(error)
-        except BaseException:
-            connection.close()
-            raise
-        status = os.stat(self._path)
-        self._opened = (status.st_dev, status.st_ino)
-        self._connection = connection
-        return connection
-
-    def _open_readonly(self, error: sqlite3.OperationalError) -> sqlite3.Connection:
-        """Open a store in a folder that we may only read; the MACs guard us from what others write meanwhile."""
-        import sqlite3
-        from urllib.parse import quote
-
-        if not os.path.exists(self._path) or (
-            os.access(self._path, os.W_OK) and os.access(os.path.dirname(self._path), os.W_OK)
-        ):
-            raise error
-        connection = sqlite3.connect(
-            f"file:{quote(self._path)}?mode=ro&immutable=1", uri=True, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute("SELECT 1 FROM totals").fetchone()
-        except BaseException:
-            connection.close()
-            raise
-        self.readonly = True
-        return connection
-
-    def _was_replaced(self) -> bool:
-        """Whether somebody deleted the database under us; writing to it would be lost."""
-        try:
-            status = os.stat(self._path)
-        except OSError:
-            return True
-        return self._opened != (status.st_dev, status.st_ino)
-
-    def abandon(self) -> None:
-        """Let go of the connection."""
-        with self._lock:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+        super().__init__(path, _SCHEMA)
 
     def after_fork(self) -> None:
-        """Forget, in a forked child, what belongs to the parent; closing its connection would break its locks."""
-        self._left_alone.append(self._connection)
-        self._connection = None
-        self._lock = threading.RLock()
+        """Forget, in a forked child, what belongs to the parent."""
+        super().after_fork()
         self._uses = {}
 
     def close(self) -> None:
         """Write what is held back, and close."""
         with self._lock:
             if self._connection is not None and self._uses and not self.readonly:
-                with self._change() as connection:
+                with self.change() as connection:
                     self._write_uses(connection)
             self.abandon()
 
@@ -181,91 +100,126 @@ class Index:
             connection = self._connection or self.connect()
             if connection is None:
                 return None
-            found = connection.execute("SELECT seal FROM entries WHERE key = ?", (key,)).fetchone()
+            found = connection.execute(_READ, (_number(key),)).fetchone()
         return None if found is None else found[0]
 
     def file_of(self, key: str) -> str | None:
         """Return the name of the file that has the result of `key`."""
-        with self._lock:
-            connection = self.connect()
-            found = (
-                None
-                if connection is None
-                else connection.execute("SELECT file FROM entries WHERE key = ?", (key,)).fetchone()
-            )
-        return None if found is None else found[0]
+        found = self._ask("SELECT file FROM live WHERE id = ?", (_number(key),))
+        return found[0][0] if found else None
+
+    def info(self, key: str) -> EntryInfo | None:
+        """Return what is known of the entry under `key`."""
+        found = self._infos("WHERE rows.id = ? AND rows.n = (SELECT n FROM live WHERE id = ?)", (_number(key),) * 2)
+        return found[0] if found else None
 
     def note_use(self, key: str, when: float, times: int = 1) -> None:
         """Remember that `key` was used, to be written later."""
         known = self._uses.get(key)
         self._uses[key] = (times if known is None else known[0] + times, when)
         if len(self._uses) >= _BATCH and not self.readonly:
-            with self._lock, self._change() as connection:
+            with self._lock, self.change() as connection:
                 self._write_uses(connection)
-
-    def write(self, info: EntryInfo, seal: bytes, file: str | None) -> tuple[int, str | None]:
-        """Insert or replace the row of `info.key`.
-
-        Args:
-            info: What is known of the entry.
-            seal: What a hit will depend on.
-            file: Name of the file that has the result, if one has.
-
-        Returns:
-            Bytes that all results take now, and the name of a file that nothing refers to any more.
-        """
-        parts = json.dumps([[p.kind, p.name, p.digest, p.text, p.where] for p in info.parts])
-        with self._lock, self._change() as connection:
-            self._write_uses(connection)
-            floor, size, hits, pinned, old = connection.execute(
-                "SELECT floor, size, hits, pinned, file FROM totals LEFT JOIN entries ON key = ?", (info.key,)
-            ).fetchone()
-            is_new, size, hits, pinned = size is None, size or 0, hits or 0, pinned or 0
-            priority = floor + info.cost_s * (hits + 1) / max(info.size_bytes, 1)
-            place = (info.key, seal, file, info.task, info.cell, _arguments(info.task, info.parts))
-            facts = (
-                info.created,
-                info.last_used,
-                info.ttl,
-                info.cost_s,
-                info.size_bytes,
-                hits,
-                pinned,
-                priority,
-                parts,
-            )
-            connection.execute(_INSERT, (*place, *facts))
-            total = connection.execute(
-                "UPDATE totals SET entries = entries + ?, bytes = bytes + ? RETURNING bytes",
-                (int(is_new), info.size_bytes - size),
-            ).fetchone()[0]
-            orphan = old if old is not None and old != file and not self._is_used(connection, old) else None
-        return total, orphan
 
     def reseal(self, key: str, before: bytes, seal: bytes) -> None:
         """Replace the seal of a row that has not changed meanwhile."""
-        with self._lock, self._change() as connection:
-            connection.execute("UPDATE entries SET seal = ? WHERE key = ? AND seal = ?", (seal, key, before))
+        with self._lock, self.change() as connection:
+            connection.execute(
+                "UPDATE rows SET seal = ? WHERE n = (SELECT n FROM live WHERE id = ?) AND seal = ?",
+                (seal, _number(key), before),
+            )
 
     def pin(self, key: str, pinned: bool) -> bool:
         """Keep (or no longer keep) an entry from eviction; return whether there is one."""
         with self._lock:
             if self.connect() is None:
                 return False
-            with self._change() as connection:
-                return (
-                    connection.execute("UPDATE entries SET pinned = ? WHERE key = ?", (int(pinned), key)).rowcount > 0
-                )
+            with self.change() as connection:
+                changed = connection.execute(
+                    "UPDATE live SET pinned = ? WHERE id = ?", (int(pinned), _number(key))
+                ).rowcount
+                return changed > 0
 
-    # -- many keys
+    # -- writing
 
-    def delete(self, where: str, values: tuple[Any, ...] = ()) -> tuple[int, list[str]]:
-        """Delete rows; return how many, and the files that nothing refers to any more."""
-        with self._lock:
-            if self.connect() is None:
-                return 0, []
-            with self._change() as connection:
-                return self._delete(connection, where, values)
+    def write(self, rows: Sequence[Row]) -> tuple[int, list[str]]:
+        """Insert or replace entries, all of them or none.
+
+        Returns:
+            Bytes that all results take now, and the files that nothing refers to any more.
+        """
+        with self._lock, self.change() as connection:
+            floor, last = connection.execute("SELECT floor, (SELECT max(n) FROM rows) FROM totals").fetchone()
+            new = {row.info.key: row for row in rows}  # the last one under a key counts
+            entries, size, replaced = self._insert(connection, new.values(), floor, last or 0)
+            connection.executemany("DELETE FROM rows WHERE n = ?", [(n,) for n, _ in replaced])
+            self._write_uses(connection)  # which may be those of the new entries
+            self._reclaim(connection, max(_RECLAIM, 2 * len(rows)))
+            total = connection.execute(
+                "UPDATE totals SET entries = entries + ?, bytes = bytes + ? RETURNING bytes", (entries, size)
+            ).fetchone()[0]
+            return total, self._unused(connection, {file for _, file in replaced if file is not None})
+
+    def _insert(
+        self, connection: sqlite3.Connection, rows: Iterable[Row], floor: float, last: int
+    ) -> tuple[int, int, list[tuple[int, str | None]]]:
+        """Insert rows; return how many entries and bytes there are more, and place and file of what was replaced."""
+        entries = more = 0
+        replaced: list[tuple[int, str | None]] = []
+        facts, weights, kinds = [], [], {}
+        for n, (info, seal, file) in enumerate(rows, last + 1):
+            number, (kind, code, arguments) = _number(info.key), _split(info)
+            hits = pinned = 0
+            old = connection.execute("SELECT n, size, hits, pinned, file FROM live WHERE id = ?", (number,)).fetchone()
+            if old is None:
+                entries += 1
+            else:
+                hits, pinned = old[2], old[3]
+                more -= old[1]
+                replaced.append((old[0], old[4]))
+            more += info.size_bytes
+            priority = floor + info.cost_s * (hits + 1) / max(info.size_bytes, 1)
+            kinds[kind] = (kind, info.task, info.cell, code)
+            args = arguments_of(info.task, info.parts)
+            facts.append((n, number, info.key, kind, _hash(info.task), args, info.created, info.ttl, arguments, seal))
+            used = info.last_used
+            weights.append((number, n, info.size_bytes, info.cost_s, hits, used, pinned, priority, file))
+        connection.executemany("INSERT OR IGNORE INTO kinds VALUES (?, ?, ?, ?)", kinds.values())
+        connection.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", facts)
+        connection.executemany("INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", sorted(weights))
+        return entries, more, replaced
+
+    def _write_uses(self, connection: sqlite3.Connection) -> None:
+        uses, self._uses = self._uses, {}
+        if uses:
+            connection.executemany(
+                "UPDATE live SET hits = hits + ?1, used = max(used, ?2), "
+                "priority = (SELECT floor FROM totals) + cost * (hits + ?1 + 1) / max(size, 1) WHERE id = ?3",
+                [(times, when, _number(key)) for key, (times, when) in uses.items()],
+            )
+
+    # -- forgetting
+
+    def delete(self, keys: Iterable[str]) -> tuple[int, list[str]]:
+        """Delete entries; return how many, and the files that nothing refers to any more."""
+        return self._forget("id IN (SELECT value FROM json_each(?))", json.dumps([_number(key) for key in keys]))
+
+    def clear(self, task: str | None = None) -> tuple[int, list[str]]:
+        """Delete all entries, or those of one task; returns as `delete`."""
+        if task is None:
+            with self._lock:
+                if self.connect() is None:
+                    return 0, []
+                with self.change() as connection:
+                    count, files = self._delete(connection, "1", ())
+                    for table in ("rows", "gone", "kinds"):
+                        connection.execute(f"DELETE FROM {table}")
+            return count, files
+        return self._forget(
+            "n IN (SELECT n FROM rows JOIN kinds ON kinds.id = rows.kind WHERE rows.task = ? AND kinds.task = ?)",
+            _hash(task),
+            task,
+        )
 
     def evict(self, max_bytes: int, unused_since: float, now: float) -> tuple[int, list[str]]:
         """Delete what is too old, then what is worth least until the rest fits; pinned entries stay.
@@ -281,118 +235,157 @@ class Index:
         with self._lock:
             if self.connect() is None:
                 return 0, []
-            with self._change() as connection:
+            with self.change() as connection:
                 self._write_uses(connection)
                 count, files = self._delete(connection, "pinned = 0 AND used < ?", (unused_since,))
-                excess = (
-                    connection.execute("UPDATE totals SET pruned = ? RETURNING bytes", (now,)).fetchone()[0] - max_bytes
-                )
-                last = None
-                if excess > 0:
-                    rows = connection.execute(
-                        "SELECT size, priority, used FROM entries WHERE pinned = 0 ORDER BY priority, used"
-                    )
-                    for size, priority, used in rows:
-                        last = (priority, used)
-                        excess -= size
-                        if excess <= 0:
-                            break
-                    rows.close()
+                total = connection.execute("UPDATE totals SET pruned = ? RETURNING bytes", (now,)).fetchone()[0]
+                last = self._cut(connection, total - max_bytes)
                 if last is not None:
                     more, further = self._delete(connection, "pinned = 0 AND (priority, used) <= (?, ?)", last)
                     connection.execute("UPDATE totals SET floor = max(floor, ?)", last[:1])
                     count, files = count + more, files + further
         return count, files
 
+    @staticmethod
+    def _cut(connection: sqlite3.Connection, excess: int) -> tuple[float, float] | None:
+        """Return priority and last use of the best entry that has to go, so that `excess` bytes go; None for none."""
+        if excess <= 0:
+            return None
+        last = None
+        rows = connection.execute("SELECT size, priority, used FROM live WHERE pinned = 0 ORDER BY priority, used")
+        for size, priority, used in rows:
+            last = (priority, used)
+            excess -= size
+            if excess <= 0:
+                break
+        rows.close()
+        return last
+
+    def _forget(self, where: str, *values: Any) -> tuple[int, list[str]]:
+        with self._lock:
+            if self.connect() is None:
+                return 0, []
+            with self.change() as connection:
+                return self._delete(connection, where, values)
+
+    def _delete(self, connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> tuple[int, list[str]]:
+        """Forget entries: their short rows go now, the others are listed to go later."""
+        count, size = connection.execute(f"SELECT count(*), sum(size) FROM live WHERE {where}", values).fetchone()
+        if not count:
+            return 0, []
+        found = connection.execute(f"SELECT DISTINCT file FROM live WHERE file IS NOT NULL AND {where}", values)
+        files = {file for (file,) in found}
+        connection.execute(f"INSERT OR IGNORE INTO gone SELECT n FROM live WHERE {where} ORDER BY n", values)
+        connection.execute(f"DELETE FROM live WHERE {where}", values)
+        connection.execute("UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (count, size))
+        return count, self._unused(connection, files)
+
+    def reclaim(self) -> None:
+        """Remove all that belongs to forgotten entries, in steps between which others can write."""
+        with self._lock:
+            if self.connect() is None:
+                return
+            left = True
+            while left:
+                with self.change() as connection:
+                    left = self._reclaim(connection, 4000)
+            with self.change() as connection:
+                connection.execute("DELETE FROM kinds WHERE id NOT IN (SELECT kind FROM rows)")
+
+    @staticmethod
+    def _reclaim(connection: sqlite3.Connection, count: int) -> bool:
+        """Remove rows of `count` forgotten entries; return whether there were as many."""
+        found = connection.execute("SELECT n FROM gone ORDER BY n LIMIT ?", (count,)).fetchall()
+        if found:
+            last = found[-1]
+            connection.execute("DELETE FROM rows WHERE n IN (SELECT n FROM gone WHERE n <= ?)", last)
+            connection.execute("DELETE FROM gone WHERE n <= ?", last)
+        return len(found) == count
+
+    @staticmethod
+    def _unused(connection: sqlite3.Connection, files: set[str]) -> list[str]:
+        used = "SELECT 1 FROM live WHERE file = ?"
+        return [file for file in sorted(files) if connection.execute(used, (file,)).fetchone() is None]
+
+    # -- knowing
+
     def entries(self, task: str | None = None) -> Iterator[EntryInfo]:
         """Return what is known of each entry, oldest first."""
-        where, values = ("WHERE task = ?", (task,)) if task is not None else ("", ())
-        return iter(self._infos(f"{where} ORDER BY created", values))
+        where, values = (
+            ("WHERE rows.task = ? AND kinds.task = ? ", (_hash(task), task)) if task is not None else ("", ())
+        )
+        return iter(self._infos(f"{where}ORDER BY rows.created, rows.n", values))
 
     def related(self, task: str, parts: tuple[KeyPart, ...]) -> list[EntryInfo]:
-        """Return recent entries of a task: those with the same arguments, and the last few."""
-        found: dict[str, EntryInfo] = {}
-        same = self._infos("WHERE args = ? ORDER BY rowid DESC LIMIT 8", (_arguments(task, parts),))
-        for info in (*same, *self._infos("WHERE task = ? ORDER BY rowid DESC LIMIT 4", (task,))):
-            found[info.key] = info
-        return list(found.values())
+        """Return entries that a task had when it was first asked for: those with the same arguments, and recent ones.
+
+        Those written since are known to whoever wrote them.
+        """
+        older = self._older.get(task)
+        if older is None:
+            older = self._older[task] = bool(self._ask("SELECT 1 FROM rows WHERE task = ? LIMIT 1", (_hash(task),)))
+        if not older:
+            return []
+        same = self._infos("WHERE rows.args = ? ORDER BY rows.n DESC LIMIT 2", (arguments_of(task, parts),))
+        last = self._infos("WHERE rows.task = ? ORDER BY rows.n DESC LIMIT 3", (_hash(task),))
+        return list({info.key: info for info in (*same, *last) if info.task == task}.values())
 
     def _infos(self, where: str, values: tuple[Any, ...]) -> list[EntryInfo]:
-        with self._lock:
-            connection = self.connect()
-            rows = (
-                []
-                if connection is None
-                else connection.execute(f"SELECT {_COLUMNS} FROM entries {where}", values).fetchall()
-            )
-        return [_info(*row) for row in rows]
+        return [_info(*row) for row in self._ask(_INFOS + where, values)]
 
     def totals(self) -> tuple[int, int, float]:
         """Return the number of entries, their bytes, and when the last clean-up was."""
-        with self._lock:
-            connection = self.connect()
-            found = (
-                None
-                if connection is None
-                else connection.execute("SELECT entries, bytes, pruned FROM totals").fetchone()
-            )
-        return found or (0, 0, 0.0)
-
-    # -- inside a transaction
-
-    @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        connection = self.connect(create=True)
-        assert connection is not None
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-
-    def _write_uses(self, connection: sqlite3.Connection) -> None:
-        uses, self._uses = self._uses, {}
-        if uses:
-            connection.executemany(
-                "UPDATE entries SET hits = hits + ?1, used = max(used, ?2), "
-                "priority = (SELECT floor FROM totals) + cost * (hits + ?1 + 1) / max(size, 1) WHERE key = ?3",
-                [(times, when, key) for key, (times, when) in uses.items()],
-            )
-
-    def _delete(self, connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> tuple[int, list[str]]:
-        gone = connection.execute(f"DELETE FROM entries WHERE {where} RETURNING size, file", values).fetchall()
-        if not gone:
-            return 0, []
-        connection.execute(
-            "UPDATE totals SET entries = entries - ?, bytes = bytes - ?", (len(gone), sum(size for size, _ in gone))
-        )
-        files = {name for _, name in gone if name is not None}
-        return len(gone), [name for name in sorted(files) if not self._is_used(connection, name)]
-
-    @staticmethod
-    def _is_used(connection: sqlite3.Connection, result: str) -> bool:
-        return connection.execute("SELECT 1 FROM entries WHERE file = ?", (result,)).fetchone() is not None
+        found = self._ask("SELECT entries, bytes, pruned FROM totals")
+        return found[0] if found else (0, 0, 0.0)
 
     def used_files(self) -> set[str]:
-        """Return the names of all files that rows refer to."""
+        """Return the names of all files that entries refer to."""
+        return {name for (name,) in self._ask("SELECT file FROM live WHERE file IS NOT NULL")}
+
+    def _ask(self, question: str, values: tuple[Any, ...] = ()) -> list[Any]:
         with self._lock:
             connection = self.connect()
-            rows: Iterable[tuple[str]] = (
-                () if connection is None else connection.execute("SELECT file FROM entries WHERE file IS NOT NULL")
-            )
-            return {name for (name,) in rows}
+            return [] if connection is None else connection.execute(question, values).fetchall()
+
+
+def _number(key: str) -> int:
+    """Return the number by which an entry is found; its seal names the whole key."""
+    return int(xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"))) >> 1
+
+
+def _hash(text: str) -> int:
+    """Return a short number for a text, which many texts may share."""
+    return int(xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))) >> 33
+
+
+_ARGUMENTS = frozenset({"argument", "input"})
+
+
+def _split(info: EntryInfo) -> tuple[int, str, str]:
+    """Return the parts of an entry as text: those of its kind, with the number of that kind, and those of its own."""
+    code = _text(part for part in info.parts if part.kind not in _ARGUMENTS)
+    arguments = _text(part for part in info.parts if part.kind in _ARGUMENTS)
+    about = "\0".join((info.task, info.cell or "\0", code))
+    return int(xxh3_64_intdigest(about.encode("utf-8", "surrogatepass"))) >> 1, code, arguments
+
+
+def _text(parts: Iterable[KeyPart]) -> str:
+    return json.dumps([[part.kind, part.name, part.digest, part.text, part.where] for part in parts])
 
 
 def _info(*row: Any) -> EntryInfo:
-    key, task, cell, created, used, cost, size, ttl, parts, hits, pinned = row
-    known = tuple(KeyPart(*part) for part in json.loads(parts))
-    return EntryInfo(key, task, cell, created, used, cost, size, ttl, known, hits, bool(pinned), "disk")
+    key, task, cell, created, used, cost, size, ttl, code, arguments, hits, pinned = row
+    parts = _parsed(code) + tuple(KeyPart(*part) for part in json.loads(arguments))
+    return EntryInfo(key, task, cell, created, used, cost, size, ttl, parts, hits, bool(pinned), "disk")
 
 
-def _arguments(task: str, parts: tuple[KeyPart, ...]) -> int:
-    """Return a number by which entries of a task with the same arguments are found."""
-    texts = [f"{part.kind}\0{part.name}\0{part.digest}" for part in parts if part.kind in ("argument", "input")]
-    return int(xxh3_64_intdigest("\0".join([task, *texts]).encode("utf-8", "surrogatepass"))) >> 1
+@lru_cache(maxsize=256)
+def _parsed(code: str) -> tuple[KeyPart, ...]:
+    return tuple(KeyPart(*part) for part in json.loads(code))
+
+
+def arguments_of(task: str, parts: tuple[KeyPart, ...]) -> int:
+    """Return a number by which entries of a task with the same arguments are found; others may share it."""
+    return _hash(
+        "\0".join([task, *(f"{part.kind}\0{part.name}\0{part.digest}" for part in parts if part.kind in _ARGUMENTS)])
+    )

@@ -14,7 +14,8 @@ from xxhash import xxh3_128_hexdigest
 
 from nbflow._typing import CacheHash
 from nbflow._util import one_line
-from nbflow.cache.digest import register
+from nbflow.cache import state
+from nbflow.cache.digest import LEAVES, register
 from nbflow.cache.fingerprint import Snapshot, content_bytes, digest, fingerprint, snapshot
 from nbflow.cache.identity import identity_token
 from nbflow.cache.parts import (
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 _PLAIN = frozenset({int, str, bool, type(None), bytes})  # equal values of one of these types are the same value
+_NUMBERS = _PLAIN | {float}
+_OF_CALL = frozenset({"argument", "version"})  # kinds of parts that are not of the code
 _MEMO = 4096  # calls that are recognised at once
 _LONG = 1024  # characters of an argument up to which its call is remembered
 
@@ -71,22 +74,28 @@ class KeyBuilder:
             value: Anything.
         """
         try:
-            data = content_bytes(value)
+            leaf = LEAVES.get(type(value))
+            data = leaf(value) if leaf is not None else content_bytes(value)
         except Exception as error:
-            path = error.path if isinstance(error, Undigestable) else ""
-            reason = error.reason if isinstance(error, Undigestable) else one_line(error)
-            self._notes.append(f"{kind} `{name}`{path} cannot be digested ({reason}): kept for this session only")
-            data = _for_session(value)
-        self._add(KeyPart(kind, name, xxh3_128_hexdigest(data), short_text(value)))
+            data = self._session_bytes(kind, name, value, error)
+        digest = xxh3_128_hexdigest(data)
+        self._parts.append(KeyPart(kind, name, digest, short_text(value)))
+        self._chunks.append(part_bytes(kind, name, digest))
+
+    def _session_bytes(self, kind: str, name: str, value: Any, error: Exception) -> bytes:
+        path = error.path if isinstance(error, Undigestable) else ""
+        reason = error.reason if isinstance(error, Undigestable) else one_line(error)
+        self._notes.append(f"{kind} `{name}`{path} cannot be digested ({reason}): kept for this session only")
+        return _for_session(value)
 
     def add_digest(self, kind: str, name: str, digest: str, text: str = "", where: str = "") -> None:
         """Add a part whose digest is known already."""
         self._add(KeyPart(kind, name, digest, text, where))
 
     def add_code(self, found: Fingerprint) -> None:
-        """Add all parts of a fingerprint."""
-        for part in found.parts:
-            self._add(part)
+        """Add all parts of a fingerprint; they count together by its digest."""
+        self._parts.extend(found.parts)
+        self._chunks.append(part_bytes("code", "", found.digest))
         self._notes.extend(found.notes)
 
     def _add(self, part: KeyPart) -> None:
@@ -120,7 +129,7 @@ class FunctionKeyer:
         bind: Takes a call's arguments and returns them by parameter name with defaults filled in.
     """
 
-    __slots__ = ("_bind", "_custom", "_depends", "_func", "_ignore", "_name", "_snapshot", "_state", "_version")
+    __slots__ = ("_asked", "_bind", "_custom", "_depends", "_func", "_ignore", "_name", "_snapshot", "_version")
 
     def __init__(
         self,
@@ -141,13 +150,68 @@ class FunctionKeyer:
         self._custom = custom
         self._bind = bind
         self._snapshot: Snapshot | None = None
-        self._state: frozenset[str] = frozenset()
+        self._asked: Snapshot | None = None
 
     @property
     def state_names(self) -> frozenset[str]:
         """Captured names that are left out of the key because the function itself changes them."""
         known = self._snapshot
-        return known.state | self._state if known is not None else self._state
+        return known.state if known is not None else frozenset()
+
+    def prepare(self, store: Any) -> None:
+        """Read from a store what earlier sessions found out about this function's state; to be called before `key`.
+
+        Args:
+            store: A `CacheStore`; it is asked once for each version of a function that has captured something mutable.
+        """
+        if self._custom is not None:
+            return
+        code = self._code()
+        if code is not self._asked:
+            self._asked = code
+            if code.captures and state.recall(store, code.frame, self._name):
+                self._snapshot = None
+
+    def settle(self, key: CacheKey, store: Any) -> CacheKey:
+        """Return the key to save a result under, now that the function has run on this thread and nothing else has.
+
+        Captured values that have changed since the key was made are the function's state: from now on they are left
+        out of its keys, in this process and (by a small entry in `store`) in later ones.
+
+        Args:
+            key: What `key` returned before the run.
+            store: The `CacheStore` that the result is about to be saved in.
+
+        Returns:
+            The same key, or what it would have been had we known; the same when in doubt.
+        """
+        code = self._snapshot
+        if self._custom is not None or code is None or not code.captures or key.scope != "disk":
+            return key
+        before = {part.name: part.digest for part in key.parts if part.kind not in _OF_CALL}
+        changed = frozenset(name for name, now in code.captured().items() if before.get(name, now) != now)
+        if not changed:
+            return key
+        state.learn(code.frame, changed)
+        self._snapshot = None
+        if key.scope == "disk":
+            state.record(store, code.frame, self._name)
+        return self._without_state(key)
+
+    def _without_state(self, key: CacheKey) -> CacheKey:
+        """Return a key as made before the run, but for the parts that are state."""
+        before = {(part.kind, part.name): part for part in key.parts}
+        fresh = self._code().fingerprint.parts
+        parts = [before.get((part.kind, part.name)) for part in fresh]
+        kept = [part for part in parts if part is not None]
+        if len(kept) < len(fresh):
+            return key  # the run has also brought in code that was not there before
+        builder = KeyBuilder(self._name)
+        builder.add_code(Fingerprint(combine([part_bytes(*part[:3]) for part in kept]), tuple(kept)))
+        for part in key.parts:
+            if part.kind in _OF_CALL:
+                builder.add_digest(*part)
+        return builder.build()
 
     def quick(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """Return the digest of a call that was seen before, or None when only `key` can tell.
@@ -166,10 +230,10 @@ class FunctionKeyer:
         if known is None or not known.holds_cheaply():
             return None
         kinds = tuple(map(type, args))
-        if kwargs or not _PLAIN.issuperset(kinds):
-            call = _typed_call(args, kwargs)
-            return known.memo.get(call) if call is not None else None
-        return known.memo.get((kinds, args))
+        if not kwargs and _PLAIN.issuperset(kinds):
+            return known.memo.get((kinds, args))
+        call = _typed_call(kinds, args, kwargs)
+        return known.memo.get(call) if call is not None else None
 
     def key(
         self,
@@ -196,7 +260,8 @@ class FunctionKeyer:
             code = self._code()
         except Exception as error:
             return self._failed(f"the key could not be made ({one_line(error)})")
-        builder = _Calls(self._name, code)
+        builder = KeyBuilder(self._name)
+        builder.add_code(code.fingerprint)
         for name, value in inputs.items():
             if name not in self._ignore:
                 builder.add("argument", name, value)
@@ -216,11 +281,12 @@ class FunctionKeyer:
     def _remember(self, code: Snapshot, args: tuple[Any, ...], kwargs: Mapping[str, Any], digest: str) -> None:
         kinds = tuple(map(type, args))
         plain = not kwargs and _PLAIN.issuperset(kinds)
-        call = (kinds, args) if plain else _typed_call(args, kwargs)
-        if call is None or any(
-            len(value) > _LONG for value in (*args, *kwargs.values()) if isinstance(value, (str, bytes))
-        ):
+        call = (kinds, args) if plain else _typed_call(kinds, args, kwargs)
+        if call is None:
             return
+        for value in args if plain else (*args, *kwargs.values()):
+            if isinstance(value, (str, bytes)) and len(value) > _LONG:
+                return
         if len(code.memo) >= _MEMO:
             code.memo.clear()
         code.memo[call] = digest
@@ -245,20 +311,10 @@ class FunctionKeyer:
         return CacheKey(key.digest, key.task, "session", key.parts, (f"{why}: kept for this session only",))
 
 
-class _Calls(KeyBuilder):
-    """A builder that begins with the parts of a snapshot."""
-
-    __slots__ = ()
-
-    def __init__(self, task: str, code: Snapshot) -> None:
-        super().__init__(task)
-        self._chunks = list(code.chunks)
-        self._parts = list(code.fingerprint.parts)
-        self._notes = list(code.fingerprint.notes)
-
-
-def _typed_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def _typed_call(kinds: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Return arguments as something that is equal only for the same types and values, or None."""
+    if not kwargs and _NUMBERS.issuperset(kinds) and 0.0 not in args:  # 0.0 == -0.0
+        return (kinds, args)
     out: list[Any] = [len(args)]
     for value in (*args, *kwargs.values()):
         typed = _typed(value)
@@ -270,7 +326,7 @@ def _typed_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 def _typed(value: Any) -> Any:
     kind = type(value)
-    if kind in _PLAIN or (kind is float and value != 0.0):  # 0.0 == -0.0
+    if kind in _PLAIN or (kind is float and value != 0.0):
         return (kind, value)
     if kind is tuple:
         members = [_typed(member) for member in value]

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from nbflow.cache.blob import Packed, Unloadable, unpack
+from nbflow.cache.memo import remember
 from nbflow.cache.parts import KeyPart
 
-__all__ = ["EntryInfo", "Found", "MemoryTier", "is_immutable"]
+__all__ = ["UNKNOWN", "EntryInfo", "Found", "MemoryTier", "is_immutable", "unpack_readonly"]
 
 _IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
 _IMMUTABLE_NAMES = frozenset(
@@ -25,7 +26,11 @@ _IMMUTABLE_NAMES = frozenset(
     "pathlib._local.PosixPath pathlib._local.WindowsPath re.Pattern zoneinfo.ZoneInfo".split()
 )
 _OVERHEAD = 200  # bytes that holding a result takes, about
+UNKNOWN = b"?"
+"""Stands for the content of a read-only result that cannot be digested."""
+
 _MEMBERS = 1000  # members of a tuple that are looked at
+_RECENT = 3  # results of a task that are remembered for comparison
 
 
 @dataclass(slots=True)
@@ -64,22 +69,47 @@ class EntryInfo:
 
 
 class _Held:
-    """One result: `found` to be handed out as it is, or `packed` to be built anew; `info` where it was made here."""
+    """One result: `found` to be handed out as it is, or `packed` to be built anew; `info` where it was made here.
 
-    __slots__ = ("cost_s", "created", "found", "fresh", "info", "packed", "session", "size", "ttl")
+    A result with `content` is handed out read-only, over the buffers that are held here.
+    """
+
+    __slots__ = ("content", "cost_s", "created", "found", "fresh", "info", "packed", "session", "size", "ttl")
 
     def __init__(
-        self, found: Found | None, packed: Packed | None, created: float, ttl: float | None, cost_s: float
+        self,
+        found: Found | None,
+        packed: Packed | None,
+        created: float,
+        ttl: float | None,
+        cost_s: float,
+        content: bytes = b"",
     ) -> None:
         self.found = found
         self.packed = packed
         self.created = created
         self.ttl = ttl
         self.cost_s = cost_s
+        self.content = content
         self.info: EntryInfo | None = None
         self.session = False  # nowhere else
         self.fresh = 0  # hits since it came here
-        self.size = _OVERHEAD + (packed.size if packed is not None else _size_of(found.value) if found else 0)
+        if packed is None:
+            self.size = _OVERHEAD + (_size_of(found.value) if found else 0)
+        else:  # of a read-only result the buffers are mapped, or part of a seal that is short
+            self.size = _OVERHEAD + (len(packed.head) if content else packed.size)
+
+
+def unpack_readonly(packed: Packed, content: bytes) -> Any:
+    """Build a value over buffers that nobody can write to, and remember its content.
+
+    Raises:
+        Unloadable: It cannot be built.
+    """
+    value = unpack(packed.head, packed.buffers)
+    if content != UNKNOWN:
+        remember(value, content)
+    return value
 
 
 def is_immutable(value: Any) -> bool:
@@ -117,6 +147,7 @@ class MemoryTier:
         self._wall = wall
         self._dropped = dropped
         self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._recent: dict[str, deque[EntryInfo]] = {}
         self._lock = threading.RLock()
 
     def peek(self, digest: str, ttl: float | None = None) -> Found | None:
@@ -144,13 +175,26 @@ class MemoryTier:
         packed = held.packed
         assert packed is not None
         try:
-            value = unpack(packed.head, [bytearray(buffer) for buffer in packed.buffers])
+            value = (
+                unpack_readonly(packed, held.content)
+                if held.content
+                else unpack(packed.head, [bytearray(buffer) for buffer in packed.buffers])
+            )
         except Unloadable:
             self.drop(digest)
             return None
         return Found(value, held.cost_s, held.created, digest)
 
-    def keep(self, info: EntryInfo, value: Any, packed: Packed | None, *, ttl: float | None, session: bool) -> bool:
+    def keep(
+        self,
+        info: EntryInfo,
+        value: Any,
+        packed: Packed | None,
+        *,
+        ttl: float | None,
+        session: bool,
+        content: bytes = b"",
+    ) -> bool:
         """Hold a result that was made here, if it fits the budget.
 
         Args:
@@ -159,19 +203,24 @@ class MemoryTier:
             packed: The same taken apart; None where `value` cannot change.
             ttl: Seconds after which it is too old.
             session: Whether this is its only place.
+            content: Of a result that is handed out read-only, over the buffers of `packed`.
 
         Returns:
             Whether it is held.
         """
         found = Found(value, info.cost_s, info.created, info.key) if packed is None else None
-        held = _Held(found, None if packed is None else packed.detached(), info.created, ttl, info.cost_s)
+        if packed is not None and not content:
+            packed = packed.detached()
+        held = _Held(found, packed, info.created, ttl, info.cost_s, content)
         held.info, held.session = info, session
         info.size_bytes = info.size_bytes or held.size
+        if info.parts:
+            self._recent.setdefault(info.task, deque(maxlen=_RECENT)).append(info)
         return self._hold(info.key, held)
 
-    def keep_loaded(self, found: Found, packed: Packed | None, ttl: float | None) -> bool:
+    def keep_loaded(self, found: Found, packed: Packed | None, ttl: float | None, content: bytes = b"") -> bool:
         """Hold a result that came from disk; as `keep`, without what the disk knows better."""
-        held = _Held(None if packed else found, packed, found.created, ttl, found.saved_s)
+        held = _Held(None if packed else found, packed, found.created, ttl, found.saved_s, content)
         return self._hold(found.key, held)
 
     def _hold(self, digest: str, held: _Held) -> bool:
@@ -199,9 +248,14 @@ class MemoryTier:
 
     def clear(self) -> None:
         """Forget all."""
+        self._recent.clear()
         with self._lock:
             for digest in list(self._held):
                 self.drop(digest)
+
+    def related(self, task: str) -> list[EntryInfo]:
+        """Return what is known of the last results of a task that were made here."""
+        return list(self._recent.get(task, ()))
 
     def infos(self) -> Iterator[tuple[EntryInfo, bool]]:
         """Return what is known of the results, and whether they are only here; newest use last."""

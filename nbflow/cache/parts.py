@@ -7,15 +7,17 @@ comparing them. A part is digested on its own and never contains another part, s
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from nbflow._util import one_line
+from nbflow.cache import memo
 from nbflow.errors import NbflowError
 
 __all__ = [
@@ -32,7 +34,7 @@ __all__ = [
     "text_bytes",
 ]
 
-KEY_FORMAT = b"nbflow-key-1"
+KEY_FORMAT = b"nbflow-key-2"
 """Names how keys are made; any change of a digest changes it, so that old entries are left alone instead of misread."""
 
 
@@ -58,8 +60,7 @@ class Undigestable(NbflowError, TypeError):
         return Undigestable, (self.path, self.reason)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPart:
+class KeyPart(NamedTuple):
     """One thing that a key depends on.
 
     Args:
@@ -121,6 +122,8 @@ _INLINE = 256  # bytes of a text that are written out; longer ones are hashed
 
 def text_bytes(value: str) -> bytes:
     """Encode an exact `str`."""
+    if len(value) >= memo.LARGE and (known := memo.recall(value)) is not None:
+        return known
     data = value.encode("utf-8", "surrogatepass")
     if len(data) > _INLINE:
         return b"S" + xxh3_128_digest(data)
@@ -158,7 +161,7 @@ _SMALL = 10**15
 def short_text(value: Any) -> str:
     """Return a small value as Python writes it, else its type and size (`"DataFrame 336776×19"`); never raises."""
     kind = type(value)
-    if kind is bool or value is None or (kind is int and -_SMALL < value < _SMALL):
+    if kind is float or kind is bool or value is None or (kind is int and -_SMALL < value < _SMALL):
         return repr(value)
     if kind in _SHORT:
         if isinstance(value, (str, bytes)) and len(value) > _LIMIT:
@@ -175,6 +178,8 @@ def short_text(value: Any) -> str:
             return _short_container(value)
         if callable(value) and hasattr(value, "__qualname__"):
             return str(value.__qualname__)
+        if isinstance(value, os.PathLike) and len(text := repr(value)) <= _LIMIT + 8:
+            return text
     except Exception as error:  # a property of the user's object failed
         return f"{kind.__name__} ({one_line(error, 40)})"
     return kind.__name__

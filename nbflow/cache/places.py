@@ -15,7 +15,7 @@ from typing import Any
 
 from nbflow._util import PACKAGE_ROOT
 
-__all__ = ["is_local", "is_standard", "module_file", "package_version", "set_where", "where_of"]
+__all__ = ["file_signature", "is_local", "is_standard", "module_file", "package_version", "set_where", "where_of"]
 
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__))
 _SITES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -92,6 +92,15 @@ def module_file(module: str) -> str | None:
             return None
         path = spec.submodule_search_locations
     return spec.origin if spec is not None else None
+
+
+def file_signature(path: str) -> tuple[int, int, int] | None:
+    """Return time of change (ns), size and inode of a file, or None where it cannot be asked."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @lru_cache(maxsize=1024)

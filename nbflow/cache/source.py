@@ -43,7 +43,7 @@ class CodeFacts:
         digest: What it says.
         chains: Names that it loads from outside, each with the attributes that follow at once.
         imports: Modules that it imports, with level of a relative import and names taken from them.
-        state: Chains that it rebinds or mutates; `REBOUND` ends those whose last attribute is rebound, not mutated.
+        state: Chains that it rebinds or mutates; `REBOUND` ends those whose last name is rebound, not mutated.
         exact: Whether `digest` comes from the syntax tree.
     """
 
@@ -154,18 +154,23 @@ class _Source:
     nodes: dict[tuple[str, int], list[ast.AST]]
     codes: dict[tuple[str, int], list[CodeType]]
 
+    def has(self, code: CodeType, place: tuple[str, int]) -> bool:
+        """Whether the text compiles to this code."""
+        return any(same_code(code, other) for other in self.codes.get(place, ()))
+
 
 _sources: dict[str, _Source | None] = {}
 
 
 def _find_node(code: CodeType) -> ast.AST | None:
     """Return the tree of `code`, or None where no text compiles to exactly this code."""
-    source = _source_of(code)
-    if source is None:
-        return None
     place = (code.co_name, code.co_firstlineno)
-    if not any(same_code(code, other) for other in source.codes.get(place, ())):
-        return None
+    source = _source_of(code)
+    if source is None or not source.has(code, place):
+        linecache.checkcache(code.co_filename)  # a reloaded module's file is not read anew by itself
+        older, source = source, _source_of(code)
+        if source is None or source is older or not source.has(code, place):
+            return None
     nodes = source.nodes.get(place, [])
     if len(nodes) > 1:
         spans = set(code.co_positions())
@@ -298,7 +303,7 @@ def _references(
             ):
                 chain = [step.argval]
             elif name in _STORES and ("GLOBAL" in name or step.argval in outside):
-                stored.add((step.argval,))
+                stored.add((step.argval, REBOUND))
             elif name == "IMPORT_NAME":
                 level, names = before
                 imports.add(

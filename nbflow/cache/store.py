@@ -8,19 +8,21 @@ built anew. Session-scoped keys never reach the disk.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from nbflow._clock import SYSTEM_CLOCK, Clock
 from nbflow.cache.blob import Packed, Unloadable, pack, unpack
 from nbflow.cache.disk import DiskTier
 from nbflow.cache.explain import expired, explain_miss
-from nbflow.cache.memory import EntryInfo, Found, MemoryTier, is_immutable
+from nbflow.cache.flight import Flight, flights_of
+from nbflow.cache.memory import UNKNOWN, EntryInfo, Found, MemoryTier, is_immutable, unpack_readonly
 from nbflow.cache.parts import CacheKey, hashed
+from nbflow.cache.seal import Loaded
 from nbflow.errors import CacheError
 
-__all__ = ["CACHE_MISS", "CacheMissType", "CacheStore", "EntryInfo", "Found", "Saved"]
+__all__ = ["CACHE_MISS", "CacheMissType", "CacheStore", "EntryInfo", "Found", "Saved", "SharedStore"]
 
 _MIB = 1024**2
 _MEMORY_COPY = 256 * 1024  # bytes up to which a changeable value of the disk is kept in memory too
@@ -57,11 +59,45 @@ class Saved:
         size_bytes: Bytes that it takes.
         digest: Digest of the result; equal results of different keys are stored once.
         persisted: Whether it is on disk.
+        value: What to hand out instead of the result, where that is to be read-only; else None.
     """
 
     size_bytes: int
     digest: str
     persisted: bool
+    value: Any = None
+
+
+class SharedStore(Protocol):
+    """A store further away, which is asked after the disk and offered what was saved; safe from any thread.
+
+    It pickles as its address, and none of its methods raises: what goes wrong is a miss, or is told by `why`.
+    """
+
+    def fetch(self, key: str, ttl: float | None) -> Loaded | None:
+        """Return the trusted entry under `key`, with `info`, or None; blocks while it is looked for.
+
+        Args:
+            key: Digest of the key.
+            ttl: Seconds after which it is too old; None for the entry's own limit.
+        """
+        ...
+
+    def offer(self, key: str, disk: DiskTier) -> None:
+        """Take note that `disk` has a new result under `key`, which `disk.export` returns; comes back at once."""
+        ...
+
+    def why(self, key: str) -> str | None:
+        """Return why the last `fetch` of `key` found nothing, where it is not just that there is none."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """Return counts of what was found, sent, refused and lost."""
+        ...
+
+    def close(self) -> None:
+        """Send what is waiting, for a bounded time; it can be used again."""
+        ...
 
 
 class CacheStore:
@@ -76,6 +112,7 @@ class CacheStore:
         max_bytes: Budget of the disk tier.
         max_age_s: Seconds after which unused entries leave the disk.
         clock: Where time comes from.
+        shared: A store further away, asked after a miss on disk; what it has is kept on disk too.
     """
 
     def __init__(
@@ -87,17 +124,25 @@ class CacheStore:
         max_bytes: int = 2048 * _MIB,
         max_age_s: float = 90 * 86400.0,
         clock: Clock = SYSTEM_CLOCK,
+        shared: SharedStore | None = None,
     ) -> None:
         self.location = None if location is None else os.path.abspath(os.path.expanduser(os.fspath(location)))
         self.ttl = ttl
         self._options = {"ttl": ttl, "memory_bytes": memory_bytes, "max_bytes": max_bytes, "max_age_s": max_age_s}
         self._clock = clock
+        self.shared = shared
         self._disk = None if self.location is None else DiskTier(self.location, max_bytes, max_age_s, clock.wall)
         self._memory = MemoryTier(memory_bytes, clock.wall, self._dropped)
         self._why: dict[str, str] = {}  # keys whose entry was there and could not be used
         self._misses = 0
         self._disk_hits = 0
         self.peek = self._memory.peek
+        self.flights = flights_of(self.location)
+
+    @property
+    def disk(self) -> DiskTier | None:
+        """The tier on disk, where there is one."""
+        return self._disk
 
     # -- looking up
 
@@ -108,35 +153,58 @@ class CacheStore:
             key: The key, or its digest.
             ttl: Seconds after which an entry is too old; None for the entry's own limit, else the store's.
         """
-        digest = key if isinstance(key, str) else key.digest
-        found = self.peek(digest, ttl)
-        if found is None and self._disk is not None and not (isinstance(key, CacheKey) and key.scope == "session"):
-            found = self._from_disk(digest, ttl)
+        found = self.refetch(key, ttl)
         if found is None:
             self._misses += 1
         return found
 
+    def refetch(self, key: CacheKey | str, ttl: float | None = None) -> Found | None:
+        """Look once more, or beforehand: as `fetch`, but not finding anything is not counted as a miss."""
+        if isinstance(key, str):
+            digest, persisted = key, self._disk is not None
+        else:
+            digest, persisted = key.digest, self._disk is not None and key.scope != "session"
+        found = self.peek(digest, ttl)
+        return self._from_disk(digest, ttl) if found is None and persisted else found
+
     def _from_disk(self, digest: str, ttl: float | None) -> Found | None:
         assert self._disk is not None
         loaded = self._disk.fetch(digest, ttl, self.ttl)
+        if loaded is None and self.shared is not None:
+            loaded = self._from_afar(digest, ttl)
         if loaded is None:
             return None
+        record = loaded.record
+        readonly = Packed(bytes(loaded.head), loaded.buffers) if record.content else None
         try:
-            value = unpack(loaded.head, loaded.buffers)
+            value = unpack_readonly(readonly, record.content) if readonly else unpack(loaded.head, loaded.buffers)
         except Unloadable as error:
             self._why[digest] = f"the stored result cannot be built here: {error}"
             return None
         self._disk_hits += 1
         self._disk.note_use(digest)
-        record = loaded.record
         found = Found(value, record.cost, record.created, digest)
         limit = self.ttl if record.ttl is None else record.ttl
         if is_immutable(value):
             self._memory.keep_loaded(found, None, limit)
+        elif readonly is not None:
+            self._memory.keep_loaded(found, readonly, limit, record.content)
         elif loaded.size <= _MEMORY_COPY:
             packed = Packed(bytes(loaded.head), tuple(map(bytes, loaded.buffers)))
             self._memory.keep_loaded(found, packed, limit)
         return found
+
+    def _from_afar(self, digest: str, ttl: float | None) -> Loaded | None:
+        """Ask the shared store, and keep on disk what it has."""
+        assert self._disk is not None
+        assert self.shared is not None
+        loaded = self.shared.fetch(digest, self.ttl if ttl is None else ttl)
+        if loaded is not None:
+            try:
+                self._disk.adopt(loaded)
+            except Exception as error:  # a full disk does not make a hit a miss
+                self._why[digest] = f"the shared result could not be kept here: {error}"
+        return loaded
 
     def contains(self, key: CacheKey | str, *, ttl: float | None = None) -> bool:
         """Whether `fetch` would find something."""
@@ -147,10 +215,37 @@ class CacheStore:
         found = self.fetch(key)
         return CACHE_MISS if found is None else found.value
 
+    @property
+    def again(self) -> _Again:
+        """This store as seen by whoever looks a second time: nothing found is not counted as another miss."""
+        return _Again(self)
+
+    # -- one at a time
+
+    def take_seat(self, flight: Flight, key: CacheKey) -> bool:
+        """Keep other processes from computing what `flight` computes; False while one of them does; never blocks."""
+        if self._disk is None or key.scope == "session":
+            return True
+        return not self._disk.prepare_quietly() or self.flights.take_seat(flight)
+
+    def when_written(self, key: str, act: Callable[[], None]) -> None:
+        """Call `act` once the result under `key` is on disk, at once if it does not wait for that."""
+        if self._disk is None:
+            act()
+        else:
+            self._disk.when_written(key, act)
+
     # -- storing
 
     def save(
-        self, key: CacheKey | str, value: Any, *, ttl: float | None = None, cost_s: float = 0.0, cell: str | None = None
+        self,
+        key: CacheKey | str,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        cost_s: float = 0.0,
+        cell: str | None = None,
+        readonly: bool = False,
     ) -> Saved:
         """Store a result; replaces what was there.
 
@@ -160,12 +255,14 @@ class CacheStore:
             ttl: Seconds after which it is too old.
             cost_s: Seconds that computing it took.
             cell: The cell that did so.
+            readonly: Hand it out read-only, mapped from where it is stored; see `Saved.value`.
 
         Returns:
             Size and digest, and whether it is on disk (session keys never are).
 
         Raises:
-            Exception: It cannot be pickled (what pickle says), or the disk is full, read-only or busy.
+            Exception: It cannot be pickled (what pickle says), or the disk is full, read-only or busy; then it is kept
+                in memory at least. Cheap results are written a moment later: see `trouble`.
         """
         if isinstance(key, str):
             key = CacheKey(key, "")
@@ -173,23 +270,35 @@ class CacheStore:
         ttl = None if ttl is None else float(ttl)
         cost_s = float(cost_s) if cost_s == cost_s else 0.0
         info = EntryInfo(key.digest, key.task, cell, now, now, cost_s, 0, ttl, key.parts)
-        shared = is_immutable(value)
-        packed = None
-        digest = ""
-        persisted = False
         self._memory.drop(key.digest)  # whatever happens next, the old value is not the answer any more
-        if self._disk is not None and key.scope != "session":
-            packed = pack(value)
-            size, digest = self._disk.save(info, packed)
-            persisted = size > 0
-        elif not shared:
-            packed = pack(value)
-        size = info.size_bytes or (packed.size if packed else 0)
-        if shared or not persisted or size <= _MEMORY_COPY:
-            limit = self.ttl if ttl is None else ttl
-            self._memory.keep(info, value, None if shared else packed, ttl=limit, session=not persisted)
         self._why.pop(key.digest, None)
-        return Saved(info.size_bytes or size, digest or _result_digest(packed, value), persisted)
+        shared = is_immutable(value)
+        on_disk = self._disk is not None and key.scope != "session"
+        content = _content_of(value) if readonly else b""
+        packed = None if shared and not on_disk else pack(value, in_band=0) if readonly else pack(value)
+        digest, size, failure = "", 0, None
+        if self._disk is not None and packed is not None and on_disk:
+            try:
+                size, digest = self._disk.save(info, packed, content)
+            except Exception as error:
+                failure = error
+        persisted = size > 0
+        size = info.size_bytes or (packed.size if packed else 0)
+        limit = self.ttl if ttl is None else ttl
+        if content and packed is not None and not shared:
+            # What is handed out lies over the file, or over a copy that nobody else has.
+            loaded = self._disk.fetch(key.digest, float("inf"), None) if self._disk is not None and persisted else None
+            packed = packed.detached() if loaded is None else Packed(packed.head, loaded.buffers)
+            value = unpack_readonly(packed, content)
+        if shared or content or not persisted or size <= _MEMORY_COPY:
+            kept = None if shared else packed
+            self._memory.keep(info, value, kept, ttl=limit, session=not persisted, content=content)
+        if failure is not None:
+            raise failure
+        if persisted and self.shared is not None and self._disk is not None:
+            self.shared.offer(key.digest, self._disk)
+        digest = digest or _result_digest(packed, value)
+        return Saved(info.size_bytes or size, digest, persisted, value if readonly else None)
 
     def put(self, key: CacheKey | str, value: Any, ttl: float | None = None) -> None:
         """Store a result; see `save`."""
@@ -199,7 +308,7 @@ class CacheStore:
         """Delete one entry; return whether there was one."""
         digest = key if isinstance(key, str) else key.digest
         there = self._memory.drop(digest)
-        return bool(self._disk is not None and self._manage().delete("key = ?", (digest,))) or there
+        return bool(self._disk is not None and self._manage().delete([digest])) or there
 
     def clear(self, task: str | None = None) -> int:
         """Delete all entries, or those of one task; return how many were on disk or only in memory."""
@@ -207,7 +316,7 @@ class CacheStore:
         gone = [info.key for info in self.entries(task)] if task is not None else None
         count = len(held)
         if self._disk is not None:
-            count += self._manage().delete("1" if task is None else "task = ?", () if task is None else (task,))
+            count += self._manage().clear(task)
         if gone is None:
             self._memory.clear()
         else:
@@ -220,9 +329,28 @@ class CacheStore:
         digest = key if isinstance(key, str) else key.digest
         return self._disk is not None and self._manage().index.pin(digest, pinned)
 
-    def prune(self, max_bytes: int | None = None) -> int:
-        """Enforce the budgets now (or a smaller one); return how many entries went."""
-        return 0 if self._disk is None else self._manage().prune(max_bytes)
+    def prune(self, max_bytes: int | None = None, *, unused_s: float | None = None) -> int:
+        """Enforce the budgets now and return how many entries went; pinned ones stay.
+
+        Args:
+            max_bytes: A smaller budget of bytes.
+            unused_s: Remove what was not used for so many seconds too.
+        """
+        if self._disk is None:
+            return 0
+        count = 0
+        if unused_s is not None:
+            limit = self._clock.wall() - unused_s
+            old = [info.key for info in self.entries() if not info.pinned and info.last_used <= limit]
+            count = self._manage().delete(old)
+        return count + self._manage().prune(max_bytes)
+
+    def verify(self) -> list[tuple[EntryInfo, str]]:
+        """Read every entry on disk back to its last byte; return the damaged ones (set aside), with what is wrong."""
+        if self._disk is None:
+            return []
+        checked = [(info, self._disk.verify(info.key)) for info in self.entries() if info.tier == "disk"]
+        return [(info, fault) for info, fault in checked if fault is not None]
 
     # -- knowing
 
@@ -255,6 +383,7 @@ class CacheStore:
             "hits": self._memory.hits + self._disk_hits,
             "misses": self._misses,
             "quarantined": self._disk.quarantined() if self._disk is not None else 0,
+            "shared": self.shared.stats() if self.shared is not None else None,
         }
 
     def explain(self, key: CacheKey) -> str | None:
@@ -264,18 +393,29 @@ class CacheStore:
         before", or what is wrong with the stored entry.
         """
         fault = self._why.get(key.digest) or (self._disk.faults.get(key.digest) if self._disk is not None else None)
+        if fault is None and self.shared is not None and (afar := self.shared.why(key.digest)) is not None:
+            return afar
         if fault is not None:
             return fault if fault.startswith("the ") else f"the stored entry was set aside: {fault}"
-        others = [info for info, _ in self._memory.infos() if info.task == key.task and info.parts]
+        others = self._memory.related(key.task)
         if self._disk is not None:
             try:
-                limit = self._disk.too_old(key.digest, self.ttl)
+                limit = self._disk.too_old(key.digest)
                 if limit is not None:
                     return expired(limit)
                 others += self._disk.index.related(key.task, key.parts)
             except Exception as error:
                 return f"the store cannot be read: {error}"
         return explain_miss(key, others)
+
+    def trouble(self) -> str | None:
+        """Return, once, why results that were saved earlier could not be written; None where all is well."""
+        return None if self._disk is None else self._disk.trouble()
+
+    def flush(self) -> None:
+        """Write what waits to be written, so that other processes find it; what cannot be written is explained."""
+        if self._disk is not None:
+            self._disk.flush()
 
     def _manage(self) -> DiskTier:
         assert self._disk is not None
@@ -296,6 +436,8 @@ class CacheStore:
 
     def close(self) -> None:
         """Write what is held back and close files; the store can be used again."""
+        if self.shared is not None:
+            self.shared.close()
         if self._disk is not None:
             self._disk.close()
 
@@ -303,11 +445,29 @@ class CacheStore:
         return f"CacheStore({self.location!r})" if self.location else "CacheStore() in memory"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.location, self._options)
+        return _reopen, (self.location, {**self._options, "shared": self.shared})
+
+
+class _Again:
+    """A store as seen by whoever looks a second time."""
+
+    def __init__(self, store: CacheStore) -> None:
+        self.fetch = store.refetch
 
 
 def _reopen(location: str | None, options: dict[str, Any]) -> CacheStore:
     return CacheStore(location, **options)
+
+
+def _content_of(value: Any) -> bytes:
+    """Return the canonical bytes of a value that is to be handed out read-only."""
+    from nbflow.cache.fingerprint import content_bytes  # keys need a store, but a store alone needs no keys
+
+    try:
+        content = content_bytes(value)
+    except Exception:  # it has no content that would mean the same tomorrow
+        return UNKNOWN
+    return content if len(content) < 256 else UNKNOWN
 
 
 def _result_digest(packed: Packed | None, value: Any) -> str:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from nbflow.errors import CacheError
 
-__all__ = ["MAC_BYTES", "Signer", "key_file", "load_signer", "make_signer"]
+__all__ = ["KEY_BYTES", "MAC_BYTES", "Signer", "key_file", "load_signer", "make_signer", "own_secret", "publish"]
 
 MAC_BYTES = 32
-_BYTES = 32
+KEY_BYTES = 32
 _loaded: dict[str, Signer] = {}
 _lock = threading.Lock()
 
@@ -35,14 +35,20 @@ def load_signer() -> Signer | None:
     path = key_file()
     known = _loaded.get(str(path))
     if known is None:
-        try:
-            data = path.read_bytes()
-        except OSError:
+        secret = own_secret()
+        if secret is None:
             return None
-        if len(data) != _BYTES:
-            return None
-        known = _loaded[str(path)] = Signer(data)
+        known = _loaded[str(path)] = Signer(secret)
     return known
+
+
+def own_secret() -> bytes | None:
+    """Return the user's key itself, or None where there is none that can be used."""
+    try:
+        data = key_file().read_bytes()
+    except OSError:
+        return None
+    return data if len(data) == KEY_BYTES else None
 
 
 def make_signer() -> Signer:
@@ -58,7 +64,7 @@ def make_signer() -> Signer:
         path = key_file()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _publish(path, os.urandom(_BYTES))
+            publish(path, os.urandom(KEY_BYTES))
         except OSError as error:
             raise CacheError(
                 f"The key that protects cached results cannot be made at {path} ({error}); set NBFLOW_KEY_FILE to a "
@@ -67,13 +73,16 @@ def make_signer() -> Signer:
         known = load_signer()
         if known is None:
             raise CacheError(
-                f"{path} is not a key of {_BYTES} bytes; remove it, or set NBFLOW_KEY_FILE to another file."
+                f"{path} is not a key of {KEY_BYTES} bytes; remove it, or set NBFLOW_KEY_FILE to another file."
             )
         return known
 
 
-def _publish(path: Path, data: bytes) -> None:
-    """Write beside and link, so that of several processes one wins and none sees half a key."""
+def publish(path: Path, data: bytes) -> bool:
+    """Write a file for its user only, unless there is one; return whether it was written.
+
+    It is written beside and linked, so that of several processes one wins and none sees half a key.
+    """
     beside = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -82,10 +91,12 @@ def _publish(path: Path, data: bytes) -> None:
         try:
             os.link(beside, path)
         except FileExistsError:
-            return
+            return False
         except OSError:  # no hard links here
-            if not path.exists():
-                os.replace(beside, path)
+            if path.exists():
+                return False
+            os.replace(beside, path)
+        return True
     finally:
         beside.unlink(missing_ok=True)
 

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nbflow._version import __version__
-from nbflow.cli.cache import format_size, open_store
+from nbflow.cache.keyring import OWN, Trust, find_key, ring, ring_folder, short_id
+from nbflow.cache.shared import SharedTier, last_trouble
+from nbflow.cli.cache import open_store
 from nbflow.cli.console import ExitCode, say
-from nbflow.errors import NbflowError
+from nbflow.cli.units import count_of, format_size
+from nbflow.errors import CacheError, NbflowError
 from nbflow.settings import load_settings
 
 __all__ = ["configure", "execute"]
@@ -34,6 +37,7 @@ _NEEDED = (
 _OPTIONAL = (
     ("jupyterlab", "nbflow lab", 'pip install "nbflow[lab]"'),
     ("nbconvert", "nbflow run --html", 'pip install "nbflow[lab]"'),
+    ("distributed", 'backend="dask"', 'pip install "nbflow[dask]"'),
     ("pandas", "tables, the example notebooks", 'pip install "nbflow[data]"'),
 )
 
@@ -50,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the findings and return the exit code."""
-    findings = [*_python(), *_packages(), *_settings(), *_places()]
+    findings = [*_python(), *_packages(), *_settings(), *_places(), *_sharing()]
     for finding in findings:
         say(f"{finding.state:>4}  {finding.what}", sys.stdout)
     return ExitCode.FAILED if any(finding.state == "FAIL" for finding in findings) else ExitCode.OK
@@ -103,3 +107,38 @@ def _places() -> Iterator[_Finding]:
     yield _Finding("ok", f"cache: {facts['entries']} results, {format_size(facts['bytes'])} in {folder}")
     if facts["quarantined"]:
         yield _Finding("note", f"{facts['quarantined']} damaged results were set aside in {folder}")
+
+
+def _sharing() -> Iterator[_Finding]:
+    """Say whether the shared cache answers, by which key results are sealed, and whose are opened."""
+    try:
+        settings = load_settings()
+        store = open_store(Path())
+    except Exception:  # told by the checks before
+        return
+    store.close()
+    keys = ", ".join(f"{key.name} ({short_id(key.id)})" for key in ring()) or "none"
+    if settings.cache_shared is None:
+        yield _Finding("ok", f"cache: not shared; keys in {ring_folder()}: {keys}")
+        return
+    tier = store.shared
+    fault = tier.check() if isinstance(tier, SharedTier) else None
+    if fault is None:
+        yield _Finding("ok", f"shared cache: {settings.cache_shared} answers")
+    else:
+        yield _Finding("FAIL", f"shared cache: {settings.cache_shared} does not answer: {fault}")
+    trust = Trust(settings.cache_trust)
+    named = ", ".join(f"{key.name} ({short_id(key.id)})" for key in trust) or "none"
+    yield _Finding("ok", f"shared cache: results sealed by your own key are opened, and by: {named}")
+    for reason in trust.missing:
+        yield _Finding("FAIL", reason)
+    if not (settings.cache_shared_readonly or getattr(tier, "readonly", False)):
+        try:
+            key = find_key(settings.cache_shared_key or OWN)
+            yield _Finding("ok", f"shared cache: what is sent is sealed by key {key.name} ({short_id(key.id)})")
+        except CacheError as error:
+            yield _Finding("note" if settings.cache_shared_key is None else "FAIL", str(error))
+    facts = last_trouble(Path(str(store.location)))
+    if facts is not None:
+        dropped = count_of(facts["dropped"], "result")
+        yield _Finding("note", f"shared cache: lately {dropped} could not be sent to {facts['url']}: {facts['fault']}")

@@ -94,7 +94,7 @@ class Call(NamedTuple):
 
 
 class Save(NamedTuple):
-    """Store the result in the cache. No reply; never fails."""
+    """Store the result in the cache. Reply: None, or `Returned` with what to hand out instead; never fails."""
 
     value: Any
 
@@ -151,7 +151,7 @@ def attempts(
         out = yield Call(number)
         if isinstance(out, Returned):
             if cached:
-                yield Save(out.value)
+                out = (yield Save(out.value)) or out
             if published and isinstance(failed := (yield Publish(out.value, False)), Raised):
                 yield ending(failed.error, policy)
                 return failed

@@ -40,6 +40,7 @@ __all__ = [
     "TaskStarted",
     "TaskTimedOut",
     "Terminal",
+    "ValueChanged",
     "WorkerLost",
 ]
 
@@ -145,7 +146,10 @@ class CacheWritten(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheFailed(Event):
-    """Key, read or write failed, or the entry can only be kept for this session; the task goes on."""
+    """Key, read or write failed, or the entry can only be kept for this session; the task goes on.
+
+    `stage` is "key", "read", "write", or "share" for trouble with the shared cache, which belongs to no single call.
+    """
 
     stage: str
     error: str
@@ -215,6 +219,19 @@ class DatasetLoaded(Event):
     key: str
     format: str
     duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueChanged(Event):
+    """A value that nbflow had handed out was changed in place; emitted by the call that gets it, or after a cell.
+
+    `holder` is the variable or argument that it was found by, `origin` says how it came to be ("`load` produced it
+    (cell 3)"), `cell` is the cell that has run meanwhile. `call_id` is 0 where no call was involved.
+    """
+
+    holder: str
+    origin: str
+    cell: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,16 +58,24 @@ class TaskSpec:
     signature: inspect.Signature
     bind: Callable[..., dict[str, Any]]
     policy: Policy = NO_RETRY
-    backend: str | None = None
+    backend: Any = None
     cache: bool | str = False
     cache_store: Any = None
     cache_ttl: float | None = None
+    readonly: bool | None = None
     keyer: Any = None
     dataset: str | None = None
     dataset_store: Any = None
     dataset_format: str | None = None
     template_names: frozenset[str] = frozenset()
     plain: bool = True
+
+    def key_suffix(self, readonly: bool) -> str:
+        """Return what the cache keys of this task end with, where `readonly` is the session's default.
+
+        The same result to be handed out read-only, and to be written to, are two entries.
+        """
+        return ":readonly" if (readonly if self.readonly is None else self.readonly) else ""
 
     def call_name(self, inputs: Callable[[], Mapping[str, Any]], index: int | None) -> str:
         """Return the name of one call: the template filled in, with `[index]` for items of a map."""

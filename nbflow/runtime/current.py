@@ -7,6 +7,7 @@ a cell is lost to the next cell): it is a plain attribute here, put there by who
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from itertools import count
@@ -21,14 +22,40 @@ from nbflow.settings import Settings
 if TYPE_CHECKING:
     from collections import deque
 
+    from nbflow.core.attempts import Outcome
     from nbflow.hooks import Fanout, Hooks
 
-__all__ = ["Call", "Frame", "SessionLike", "ambient", "current_call", "frame", "new_id", "restore"]
+__all__ = [
+    "Call",
+    "Frame",
+    "Remote",
+    "SessionLike",
+    "ambient",
+    "current_call",
+    "frame",
+    "make_ids_unique",
+    "new_id",
+    "restore",
+]
 
 CANCELLED, COMPLETED, FAILED, RUNNING, TIMED_OUT = "cancelled", "completed", "failed", "running", "timed out"
 
-new_id = count(1).__next__
-"""Return the next id of a call or map, unique in this process; safe from any thread."""
+_ids = count(1)
+
+
+def new_id() -> int:
+    """Return the next id of a call or map, unique in this process and its workers; safe from any thread."""
+    return next(_ids)
+
+
+def make_ids_unique() -> None:
+    """Let ids of this process differ from those of all others, once; for workers, whose events go elsewhere.
+
+    They stay below 2**53, so that a browser can count with them.
+    """
+    global _ids
+    if next(_ids) < 1 << 32:
+        _ids = count((1 + int.from_bytes(os.urandom(4)) % (1 << 20)) << 32)
 
 
 class SessionLike(Protocol):
@@ -54,6 +81,12 @@ class SessionLike(Protocol):
     def random(self) -> float: ...
 
 
+class Remote(Protocol):
+    """How attempts of a call are made that does not run in this process."""
+
+    def attempt(self, call: Call) -> Outcome: ...
+
+
 class Frame(Protocol):
     """What the context variable holds."""
 
@@ -77,6 +110,10 @@ class Call:
         attempts: How many attempts were made.
         key: The cache key, where one was made; `reason` says why the cache missed.
         notes: Further remarks for people, such as why a result could not be stored.
+        remarks: Those that say nothing of storing, such as that an argument was changed in place.
+        reads: Files that a cached call reads while it runs, with their states (None: the key has them anyway).
+        remote: How its attempts are made, where that is not in this process.
+        progress: Done, total and clock time of what it last told of its progress; None unless somebody set it to be kept.
     """
 
     __slots__ = (
@@ -98,7 +135,11 @@ class Call:
         "notes",
         "parent",
         "parent_id",
+        "progress",
+        "reads",
         "reason",
+        "remarks",
+        "remote",
         "saved_s",
         "session",
         "spec",
@@ -114,7 +155,11 @@ class Call:
     flag: Flag | None
     key: Any
     notes: tuple[str, ...]
+    progress: tuple[float, float | None, float] | None
+    reads: dict[str, Any] | None
     reason: str | None
+    remarks: tuple[str, ...]
+    remote: Remote | None
     saved_s: float
     started: float | None
     stop: Callable[[], object] | None
@@ -148,8 +193,8 @@ class Call:
         self.attempts = 0
         self.error: BaseException | None = None
         self.started = self.ended = self.key = self.reason = self.worker = None
-        self.alarm = self.flag = self.stop = None
-        self.notes = ()
+        self.alarm = self.flag = self.progress = self.reads = self.remote = self.stop = None
+        self.notes = self.remarks = ()
         self._cancel_reason = self._name = self._pool = None
 
     @property
@@ -224,6 +269,25 @@ class Call:
             stop()
         return True
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether it matters which files this call reads: to itself, or to a call around it."""
+        call: Call | None = self
+        while call is not None:
+            if call.reads is not None:
+                return True
+            call = call.parent
+        return False
+
+    def note_reads(self, states: dict[str, Any]) -> None:
+        """Note that this call, and thus those around it, read these files; their keys may have them anyway."""
+        call: Call | None = self
+        while call is not None:
+            if call.reads is not None:
+                for path, state in states.items():
+                    call.reads.setdefault(path, state)
+            call = call.parent
+
     def wait_flag(self) -> Flag:
         """Return a flag that `cancel` sets, for waits that must end then."""
         with _cancelling:
@@ -240,14 +304,14 @@ class Call:
         with _cancelling:
             if self.state != RUNNING:
                 return False
+            self.ended = ended
             self.state = state
-        self.ended = ended
         self.forget()
         return True
 
     def forget(self) -> None:
         """Let go of arguments and of the calls around, so that a record keeps nothing alive."""
-        self.args = self.kwargs = self.parent = self.stop = None
+        self.args = self.kwargs = self.parent = self.remote = self.stop = None
 
 
 _cancelling = Lock()
@@ -282,7 +346,7 @@ class Ambient:
     def __init__(self) -> None:
         self.session: Any = None
         self.panel: Callable[[bool], None] | None = None
-        self.why: Callable[[str], str] | None = None
+        self.why: Callable[[str], Any] | None = None
 
 
 ambient = Ambient()

@@ -15,7 +15,7 @@ from typing import Any
 from nbflow.core.attempts import Call as CallStep
 from nbflow.core.attempts import Emit, Outcome, Raised, Returned, Wait
 from nbflow.core.spec import TaskSpec
-from nbflow.runtime.current import Call, enter, restore
+from nbflow.runtime.current import Call, Remote, enter, restore
 from nbflow.runtime.emit import emit
 from nbflow.runtime.steps import Steps, as_failure, cancelled_error, failed, timed_out
 from nbflow.runtime.stopping import Alarm, DeadlineReached, Region, Stopped, call_detached, can_alarm
@@ -41,6 +41,7 @@ def run_sync(
     kwargs: dict[str, Any],
     index: int | None = None,
     map: Any = None,
+    remote: Remote | None = None,
 ) -> Any:
     """Run one call of a synchronous task to its end.
 
@@ -52,6 +53,7 @@ def run_sync(
         kwargs: Keyword arguments.
         index: Position in a map.
         map: The map that the call is an item of.
+        remote: How to make its attempts, where that is not in this process; a task of any kind then gives a value.
 
     Returns:
         What the function returned, now or when its result was cached.
@@ -61,7 +63,9 @@ def run_sync(
         BaseException: What the function raised, with a note.
     """
     __tracebackhide__ = True
-    return drive_sync(Call(spec, session, parent, args, kwargs, index, map))
+    call = Call(spec, session, parent, args, kwargs, index, map)
+    call.remote = remote
+    return drive_sync(call)
 
 
 def drive_sync(call: Call) -> Any:
@@ -123,7 +127,7 @@ async def drive_async(call: Call) -> Any:
             elif type(step) is Emit or not steps.blocks(step):
                 step = steps.send(steps.perform(step))
             else:
-                step = steps.send(await asyncio.to_thread(steps.perform, step))
+                step = steps.send(await steps.perform_async(step, asyncio))
     except BaseException as error:
         final = steps.abort(error)
         if final is error:
@@ -200,7 +204,7 @@ async def run_async_stream(
             if type(step) is not CallStep:
                 blocks = type(step) is not Emit and steps.blocks(step)
                 step = steps.send(
-                    await asyncio.to_thread(steps.perform, step) if blocks else _inside(call, steps.perform, step)
+                    await steps.perform_async(step, asyncio) if blocks else _inside(call, steps.perform, step)
                 )
                 continue
             out: Outcome | None = None
@@ -278,6 +282,8 @@ def _inside(call: Call, func: Any, *args: Any, **kwargs: Any) -> Any:
 def _attempt(call: Call) -> Outcome:
     """Call the user's function once, in a region that can be stopped and within its timeout."""
     __tracebackhide__ = True
+    if call.remote is not None:
+        return call.remote.attempt(call)
     spec = call.spec
     timeout = spec.policy.timeout_s
     alarm: Alarm | None = None

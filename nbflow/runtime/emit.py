@@ -63,12 +63,15 @@ def emit(call: Call, fact: str, data: dict[str, Any], value: Any = None) -> bool
         return _end(call, ending, fact, data, value)
     if fact == "TaskStarted":
         call.started = session.clock.monotonic()
-        call.worker = threading.current_thread().name
+        if call.remote is None and call.worker is None:  # else it is known, or will be when a worker begins
+            call.worker = threading.current_thread().name
         session.active[call.id] = call  # so that it can be cancelled
     if hooks is not None:
         _call_hooks(call, hooks.call, fact, data, value)
     if fact == "AttemptStarted":
         call.attempts = data["number"]  # not before: a wrapper may have refused it
+    if fact == "ProgressMade" and call.progress is not None:
+        call.progress = (data["done"], data["total"], session.clock.monotonic())
     if session.fanout.wants(fact, call.map is not None):
         session.fanout.emit(_event(call, fact, data))
     return True
@@ -93,23 +96,35 @@ def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) ->
     told = session.fanout.wants(fact, call.map is not None)
     if told:
         _ = call.name  # needs the arguments, which the end lets go
-    error = data.get("error")
-    if not call.close(state, session.clock.monotonic()):
-        return False
+    ended = session.clock.monotonic()
+    closed = False
     try:
-        call.cached = bool(data.get("cached", False))
-        call.saved_s = data.get("saved_s", 0.0)
-        call.error = error if isinstance(error, BaseException) else None
-        session.active.pop(call.id, None)
-        session.records.append(call)
-        if call.map is not None:
-            call.map.count(call)
-    finally:  # an interrupt that strikes here must not keep the end from being told
-        if told:
+        if closed := call.close(state, ended):
+            _record(call, data)
+    except BaseException:  # an interrupt that strikes here must keep the end neither from being recorded nor told
+        closed = call.state == state and call.ended == ended
+        if closed and not any(found is call for found in session.records):
+            _record(call, data)
+        raise
+    finally:
+        if closed and told:
             session.fanout.emit(_event(call, fact, data))
-    if failed is not None:
+    if closed and failed is not None:
         raise failed
-    return True
+    return closed
+
+
+def _record(call: Call, data: dict[str, Any]) -> None:
+    """Keep what became of a call that has ended."""
+    session = call.session
+    error = data.get("error")
+    call.cached = bool(data.get("cached", False))
+    call.saved_s = data.get("saved_s", 0.0)
+    call.error = error if isinstance(error, BaseException) else None
+    session.active.pop(call.id, None)
+    session.records.append(call)
+    if call.map is not None:
+        call.map.count(call)
 
 
 def queued(call: Call) -> None:

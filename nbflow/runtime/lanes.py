@@ -7,20 +7,23 @@ whatever is out of the ordinary goes to the drivers.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from nbflow._util import lazy
+from nbflow.core.reads import Reads
 from nbflow.core.spec import TaskSpec
 from nbflow.runtime import current
-from nbflow.runtime.current import Call, enter, restore
+from nbflow.runtime.current import Call, Remote, enter, restore
+from nbflow.runtime.stopping import Region, Stopped
 
 if TYPE_CHECKING:
     from nbflow.runtime import drivers
 else:
     drivers = lazy("nbflow.runtime.drivers")  # the machinery is only loaded for calls that need it
 
-__all__ = ["fail", "run_hit", "run_plain"]
+__all__ = ["drive_plain", "fail", "run_hit", "run_plain"]
 
 _monotonic = time.perf_counter
 
@@ -48,16 +51,45 @@ def run_plain(
         raise final from final.__cause__
     finally:
         restore(token)
-    call.ended = _monotonic()
+    _complete(call, _monotonic())
+    return value
+
+
+def drive_plain(call: Call) -> Any:
+    """Run a plain call that was made before and that nobody listens to; it can be cancelled while it runs."""
+    __tracebackhide__ = True
+    token = enter(call)
+    call.started = _monotonic()
+    call.worker = threading.current_thread().name
+    try:
+        with Region() as region:
+            call.stop = region.stop
+            if call.cancel_reason is not None:  # asked for just before there was something to stop
+                raise Stopped
+            value = call.spec.func(*call.args, **call.kwargs)
+    except BaseException as error:
+        call.stop = None
+        final = drivers.failed(call, error)
+        if final is error:
+            raise
+        raise final from final.__cause__
+    finally:
+        restore(token)
+    _complete(call, _monotonic())
+    return value
+
+
+def _complete(call: Call, ended: float) -> None:
+    """Let a call end well that nobody was told of."""
+    call.ended = ended
     call.attempts = 1
-    if spec.template_names:
+    if call.spec.template_names:
         _ = call.name
     call.state = current.COMPLETED
-    call.args = call.kwargs = call.parent = None
-    session.records.append(call)
-    if map is not None:
-        map.count(call)
-    return value
+    call.args = call.kwargs = call.parent = call.stop = None
+    call.session.records.append(call)
+    if call.map is not None:
+        call.map.count(call)
 
 
 def fail(spec: TaskSpec, session: Any, args: Any, kwargs: Any, error: Exception) -> BaseException:
@@ -75,17 +107,20 @@ def run_hit(
     kwargs: dict[str, Any],
     index: int | None = None,
     map: Any = None,
+    remote: Remote | None = None,
 ) -> Any:
-    """Return the result of a cached task that nobody listens to, if memory has it; else run it by `run_sync`."""
+    """Return the result of a cached task that nobody listens to, if the store has it; else run it by `run_sync`."""
     __tracebackhide__ = True
     store = session.cache_store_for(spec)
     if store is not None and (digest := spec.keyer.quick(args, kwargs)) is not None:
         ttl = spec.cache_ttl
         try:
-            found = store.peek(digest, session.settings.cache_ttl if ttl is None else ttl)
+            digest += spec.key_suffix(session.settings.cache_readonly)
+            look = store.peek if spec.cache == "session" else getattr(store, "refetch", store.peek)
+            found = look(digest, session.settings.cache_ttl if ttl is None else ttl)
         except Exception:  # the drivers will ask again, and tell
             found = None
-        if found is not None:
+        if found is not None and type(found.value) is not Reads:
             call = Call(spec, session, parent, args, kwargs, index, map)
             call.started = call.ended = _monotonic()
             if spec.template_names:
@@ -98,4 +133,4 @@ def run_hit(
             if map is not None:
                 map.count(call)
             return found.value
-    return drivers.run_sync(spec, session, parent, args, kwargs, index, map)
+    return drivers.run_sync(spec, session, parent, args, kwargs, index, map, remote)

@@ -24,7 +24,7 @@ from nbflow.runtime.current import Call, new_id
 from nbflow.runtime.emit import Reporter, emit, emit_session
 from nbflow.runtime.stopping import GRACE_S, WAKE_S, Region, Stopped
 
-__all__ = ["PENDING", "MapState", "run_map"]
+__all__ = ["PENDING", "MapState", "conduct", "run_map", "stopped_while_waiting"]
 
 PENDING = object()
 """What stands in `results` for an item that has none."""
@@ -140,6 +140,12 @@ class MapState:
             else:
                 self.failed += 1
 
+    def count_completed(self, number: int) -> None:
+        """Add calls that were computed and have completed."""
+        with self._lock:
+            if not self.over.is_set():
+                self.completed += number
+
     def cancel(self, reason: str = "cancelled") -> bool:
         """Stop the map: no further item starts, running ones are told to end; False if it is over."""
         if self.over.is_set():
@@ -248,14 +254,28 @@ def run_map(
     """
     __tracebackhide__ = True
     pulls = backend.abilities.pulls
-    try:
-        state.begin()
+
+    def work() -> None:
         if pulls and (state.total == 1 or not backend.abilities.parallel):
             _pull_here(state, run_item)
         elif pulls:
             _pull_together(state, backend, run_item, concurrency, chunksize)
         else:
             _submit_each(state, backend, run_item, concurrency)
+
+    return conduct(state, work)
+
+
+def conduct(state: MapState, work: Callable[[], object]) -> list[Any]:
+    """Do what runs the items of a map, between its begin and its end, and return the results.
+
+    Raises:
+        BaseException: The first failure, or the interrupt, that stopped the map.
+    """
+    __tracebackhide__ = True
+    try:
+        state.begin()
+        work()
     except BaseException as error:
         state.stop("interrupt" if isinstance(error, KeyboardInterrupt) else type(error).__name__, error)
     finally:
@@ -263,7 +283,7 @@ def run_map(
     return state.outcome()
 
 
-def _stopped_while_waiting(state: MapState, error: BaseException) -> None:
+def stopped_while_waiting(state: MapState, error: BaseException) -> None:
     """End the map because its coordinator was interrupted; where it waited says nothing to the user."""
     if isinstance(error, KeyboardInterrupt):
         state.stop("interrupt", error.with_traceback(None))
@@ -411,7 +431,7 @@ def _pull_together(
                 return
             changed.wait(WAKE_S)
     except BaseException as error:
-        _stopped_while_waiting(state, error)
+        stopped_while_waiting(state, error)
     for future in futures:
         future.cancel()
     _end_pullers(state, backend, pullers)
@@ -516,7 +536,7 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
             if pending and state.cancel_reason is None:
                 changed.wait(WAKE_S)
     except BaseException as error:
-        _stopped_while_waiting(state, error)
+        stopped_while_waiting(state, error)
     running = [index for index, future in list(pending.items()) if not future.cancel() and not future.done()]
     for index in running:
         if (region := regions.get(index)) is not None:

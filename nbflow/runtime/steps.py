@@ -7,25 +7,40 @@ exception keeps its type and gets a note.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nbflow._util import one_line
+from nbflow._util import lazy, one_line
 from nbflow.core.attempts import Emit, Hit, Lookup, Outcome, Publish, Raised, Returned, Save, attempts, ending
+from nbflow.core.reads import Reads
 from nbflow.core.spec import render_template
 from nbflow.errors import DatasetError, ParameterError, TaskCancelledError, TaskError, TaskTimeoutError
 from nbflow.runtime.current import FAILED, Call
 from nbflow.runtime.emit import emit
 from nbflow.runtime.stopping import DeadlineReached, Stopped
 
-__all__ = ["Steps", "as_failure", "cancelled_error", "failed", "for_user", "timed_out"]
+if TYPE_CHECKING:
+    from nbflow.cache import guard, state, trace
+    from nbflow.cache.flight import Flight, Flights
+    from nbflow.runtime import waiting
+    from nbflow.runtime.waiting import Pause
+else:
+    guard = lazy("nbflow.cache.guard")
+    state = lazy("nbflow.cache.state")
+    trace = lazy("nbflow.cache.trace")  # whoever caches nothing needs no cache
+    waiting = lazy("nbflow.runtime.waiting")
+
+__all__ = ["Steps", "as_failure", "cancelled_error", "check_arguments", "failed", "for_user", "timed_out"]
+
+_FORCED = "recomputing was forced"
 
 
 def failed(call: Call, error: BaseException) -> BaseException:
     """End a call of the short lane that raised `error`, and return what its caller should see."""
     if type(error) is TypeError and error.__traceback__ is not None and error.__traceback__.tb_next is None:
-        _check_arguments(call)  # raised by the call itself, not inside the function
+        check_arguments(call)  # raised by the call itself, not inside the function
     call.attempts = 1
     failure = as_failure(call, error)
     step = ending(failure, call.spec.policy)
@@ -33,7 +48,7 @@ def failed(call: Call, error: BaseException) -> BaseException:
     return for_user(call, failure)
 
 
-def _check_arguments(call: Call) -> None:
+def check_arguments(call: Call) -> None:
     """Raise `ParameterError` unless the arguments fit the signature."""
     try:
         call.spec.bind(*call.args, **call.kwargs)
@@ -50,14 +65,17 @@ def _check_arguments(call: Call) -> None:
 class Steps:
     """One call's way through `attempts`, and the steps that do not depend on the driver's world."""
 
-    __slots__ = ("_generator", "_share", "_store", "call", "outcome")
+    __slots__ = ("_base_key", "_flights", "_generator", "_run", "_share", "_store", "call", "outcome")
 
     def __init__(self, call: Call) -> None:
         spec = call.spec
         self.call = call
         self.outcome: Outcome | None = None
         self._share: float | None = None
+        self._run: state.Watch | None = None  # while the body runs
         self._store: Any = None
+        self._flights: Flights | None = None  # of the store; stores of other make have none
+        self._base_key: Any = None  # the key without the files that the body reads
         self._generator: Generator[Any, Any, Outcome] = attempts(
             spec.policy,
             cached=bool(spec.cache),
@@ -68,9 +86,11 @@ class Steps:
     def begin(self) -> Any:
         """Check the arguments and return the first step."""
         call = self.call
-        _check_arguments(call)
+        check_arguments(call)
         if call.spec.cache:
             self._store = call.session.cache_store_for(call.spec)
+            self._flights = getattr(self._store, "flights", None)
+            call.reads = {}
             if call.map is not None:
                 self._share = call.map.share(1)
         return self.send(None)
@@ -85,7 +105,10 @@ class Steps:
             return None
 
     def _over(self) -> None:
-        """Note that the call no longer takes a share of its map's time."""
+        """Note that the call no longer takes a share of its map's time, and that nobody need wait for it."""
+        self._land("failed")
+        if self._run is not None:
+            self._run.end()
         if self._share is not None:
             self.call.map.share(-1)
             self._share = None
@@ -93,8 +116,11 @@ class Steps:
     def blocks(self, step: Any) -> bool:
         """Whether performing `step` may take long, so that an event loop should not do it itself."""
         if type(step) is Lookup:
-            digest = self.call.spec.keyer.quick(self.call.args, self.call.kwargs)
-            return digest is None or self._store is None or self._store.peek(digest) is None
+            spec = self.call.spec
+            digest = spec.keyer.quick(self.call.args, self.call.kwargs)
+            suffix = spec.key_suffix(self.call.session.settings.cache_readonly)
+            found = None if digest is None or self._store is None else self._store.peek(digest + suffix)
+            return found is None or type(found.value) is Reads
         return True
 
     def perform(self, step: Any) -> Any:
@@ -104,59 +130,167 @@ class Steps:
             emit(self.call, step.fact, step.data, step.value)
             return None
         if kind is Lookup:
-            return self._lookup()
+            looking = self._lookup()
+            what, found = _advance(looking)
+            while what is not None:
+                what, found = _advance(looking, waiting.wait(what, self.call))
+            return found
         if kind is Save:
             return self._save(step.value)
         return self._publish(step)
 
-    def _lookup(self) -> Hit | None:
-        call, store = self.call, self._store
-        spec = call.spec
-        if store is None:
+    async def perform_async(self, step: Any, asyncio: Any) -> Any:
+        """Perform a step that blocks, without blocking the running loop."""
+        if type(step) is not Lookup:
+            return await asyncio.to_thread(self.perform, step)
+        looking = self._lookup()
+        what, found = await asyncio.to_thread(_advance, looking)
+        while what is not None:
+            landed = await waiting.wait_async(what, self.call, asyncio)
+            what, found = await asyncio.to_thread(_advance, looking, landed)
+        return found
+
+    # -- looking up: generators that yield what is to be waited for, and are sent whether that is over
+
+    def _lookup(self) -> Generator[Flight | Pause, bool, Hit | None]:
+        call = self.call
+        if self._store is None:
             return None
-        ttl = spec.cache_ttl if spec.cache_ttl is not None else call.session.settings.cache_ttl
         try:
-            digest = spec.keyer.quick(call.args, call.kwargs)
-            if digest is not None and not call.session.settings.force:
-                found = store.peek(digest, ttl)
-                if found is not None:
-                    return Hit(found.value, digest, found.saved_s)
-            key = call.key = spec.keyer.key(call.inputs, call.args, call.kwargs)
-            if spec.cache == "session" and key.scope != "session":
-                key = call.key = replace(key, scope="session")
-            call.notes += key.notes
-            if call.session.settings.force:
-                call.reason = "recomputing was forced"
-                return None
-            found = store.fetch(key, ttl=ttl)
+            found = yield from self._look(self._store)
+            self._compare_inputs()
             if found is not None:
-                return Hit(found.value, key.digest, found.saved_s)
-            call.reason = store.explain(key)
+                self._watch(found.value)
         except Exception as error:
             self._cache_failed("read", error)
             return None
-        emit(call, "CacheMiss", {"key": call.key.digest, "reason": call.reason})
-        return None
+        if found is None:
+            self._run = state.Watch()
+        if found is None and call.reason is not _FORCED:
+            emit(call, "CacheMiss", {"key": call.key.digest, "reason": call.reason})
+        return found
 
-    def _save(self, value: Any) -> None:
+    def _look(self, store: Any) -> Generator[Flight | Pause, bool, Hit | None]:
+        call, spec = self.call, self.call.spec
+        ttl = spec.cache_ttl if spec.cache_ttl is not None else call.session.settings.cache_ttl
+        forced = call.session.settings.force
+        digest = spec.keyer.quick(call.args, call.kwargs)
+        suffix = spec.key_suffix(call.session.settings.cache_readonly)
+        if digest is not None and not forced:
+            digest += suffix
+            found = store.peek(digest, ttl)
+            if found is None and spec.cache != "session" and self._flights is not None:
+                found = store.refetch(digest, ttl=ttl)
+            if found is not None and type(found.value) is not Reads:
+                return Hit(found.value, digest, found.saved_s)
+        state.prepare(spec.keyer, store)
+        key = call.key = spec.keyer.key(call.inputs, call.args, call.kwargs)
+        if spec.cache == "session" and key.scope != "session":
+            key = call.key = replace(key, scope="session")
+        if suffix:
+            key = call.key = replace(key, digest=key.digest + suffix)
+        self._base_key = key
+        call.notes += key.notes
+        if forced:
+            call.reason = _FORCED
+            return None
+        call.key, found = trace.fetch(store, key, ttl=ttl)
+        if found is None and self._flights is not None:
+            found = yield from self._board(self._flights, key, ttl)
+        if found is None:
+            call.reason = store.explain(call.key)
+            return None
+        call.note_reads(trace.states(call.key))
+        return Hit(found.value, call.key.digest, found.saved_s)
+
+    def _board(self, flights: Flights, key: Any, ttl: float | None) -> Generator[Flight | Pause, bool, Any]:
+        """Lead the flight of this key, or wait for whoever does; returns what was found, or None to compute."""
         call, store = self.call, self._store
-        if store is None or call.key is None:
-            return
+        while True:
+            flight = flights.join(key.digest, call)
+            leads = flight.leader is call
+            if leads:
+                if not (yield from self._sit(store, flight, key)):
+                    return None
+            elif (yield flight):
+                call.notes += (f"waited for the same call in process {os.getpid()}",)
+            else:
+                return None
+            # Whoever led before may have ended between the first look and now.
+            call.key, found = trace.fetch(store.again, key, ttl=ttl)
+            if found is not None:
+                self._land("stored")
+                return found
+            if leads or flight.ending == "unstored":
+                return None
+
+    def _sit(self, store: Any, flight: Flight, key: Any) -> Generator[Pause, bool, bool]:
+        """Take the seat of a flight; returns False where another process has it and is not to be waited for."""
+        if store.take_seat(flight, key):
+            return True
+        pause = waiting.Pause()
+        while not store.take_seat(flight, key):
+            if not (yield pause) or pause.too_long_for(self.call):
+                return False
+        self.call.notes += ("waited for the same call in another process",)
+        return True
+
+    def _land(self, ending: str) -> None:
+        """End the flight that this call leads, if it leads one."""
+        if self._flights is not None and self._base_key is not None:
+            self._flights.leave(self._base_key.digest, self.call, ending, self._store.when_written)
+
+    def _save(self, value: Any) -> Returned | None:
+        call, store = self.call, self._store
+        if store is None or self._base_key is None:
+            return None
         spec = call.spec
+        self._watch(value)
         began = call.session.clock.monotonic()
+        readonly = {"readonly": True} if spec.key_suffix(call.session.settings.cache_readonly) else {}
         try:
-            saved = store.save(
-                call.key,
+            reads = {path: state for path, state in (call.reads or {}).items() if state is not None}
+            call.key, saved = trace.save(
+                store,
+                state.settle(spec.keyer, self._base_key, store, self._run),
+                reads,
                 value,
                 ttl=spec.cache_ttl if spec.cache_ttl is not None else call.session.settings.cache_ttl,
                 cost_s=self._cost_s(began),
                 cell=call.session.label(),
+                **readonly,
             )
+            self._land("stored")
+            if self._flights is not None and (trouble := store.trouble()) is not None:
+                self._cache_failed("write", trouble)
         except Exception as error:
+            self._land("unstored")
             self._cache_failed("write", error)
-            return
+            return None
         took = call.session.clock.monotonic() - began
         emit(call, "CacheWritten", {"key": call.key.digest, "size_bytes": saved.size_bytes, "duration_s": took})
+        return Returned(saved.value) if readonly else None
+
+    def _watch(self, value: Any) -> None:
+        """Let the mutation guard know what is handed out; items of maps are too many for that."""
+        call = self.call
+        if call.session.settings.mutation_guard and call.map is None:
+            guard.note(value, f"`{call.spec.name}`", call.session.label())
+
+    def _compare_inputs(self) -> None:
+        """Note which inputs are no longer what they were when nbflow handed them out."""
+        call, key = self.call, self._base_key
+        if key is None or not call.session.settings.mutation_guard:
+            return
+        inputs = call.inputs
+        for part in key.parts:
+            if part.kind in ("argument", "input") and part.name in inputs:
+                change = guard.look(inputs[part.name], part.digest, part.name, call.session.label())
+                if change is not None:
+                    call.remarks += (f"{part.kind} `{part.name}` was changed in place since {change.since}",)
+                    if change.fresh:
+                        about = {"holder": part.name, "origin": change.since, "cell": change.seen_in}
+                        emit(call, "ValueChanged", about)
 
     def _cost_s(self, now: float) -> float:
         """Return the seconds that a hit will save: the call's duration, or its share of that of its map."""
@@ -165,9 +299,10 @@ class Steps:
             return float(call.map.share() - self._share)
         return now - call.started if call.started is not None else 0.0
 
-    def _cache_failed(self, stage: str, error: Exception) -> None:
-        self.call.notes += (f"not cached: {stage} failed: {one_line(error)}",)
-        emit(self.call, "CacheFailed", {"stage": stage, "error": one_line(error)})
+    def _cache_failed(self, stage: str, error: Exception | str) -> None:
+        text = error if isinstance(error, str) else one_line(error)
+        self.call.notes += (f"not cached: {stage} failed: {text}",)
+        emit(self.call, "CacheFailed", {"stage": stage, "error": text})
 
     def _publish(self, step: Publish) -> Raised | None:
         """Save the result as a dataset; on a hit only where there is none yet."""
@@ -209,6 +344,14 @@ class Steps:
             return out.value
         assert isinstance(out, Raised)
         raise for_user(self.call, out.error)
+
+
+def _advance(looking: Generator[Any, bool, Any], reply: Any = None) -> tuple[Any, Any]:
+    """Go on until something is to be waited for; return that, or None and the result."""
+    try:
+        return looking.send(reply), None
+    except StopIteration as stop:
+        return None, stop.value
 
 
 def as_failure(call: Call, error: BaseException) -> BaseException:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -91,8 +91,16 @@ class RemoteFiles:
     def write(self, path: str, data: bytes) -> None:
         """Put `data` at `path` in one step."""
         data = bytes(data)
+        self._put(path, lambda target: self.fs.pipe_file(target, data))
+
+    def write_from(self, path: str, local: str) -> None:
+        """Put the bytes of a file of this machine at `path` in one step, without having them all in memory."""
+        self._put(path, lambda target: self.fs.put_file(local, target))
+
+    def _put(self, path: str, send: Callable[[str], object]) -> None:
+        """Have `send` write at `path`, or beside it where a file appears before it is complete."""
         if self.protocols & _WHOLE_OBJECTS:
-            self.fs.pipe_file(path, data)
+            send(path)
             return
         folder = posixpath.dirname(path)
         if folder:
@@ -101,7 +109,7 @@ class RemoteFiles:
             raise IsADirectoryError(f"{path} is a folder")
         temporary = posixpath.join(folder, f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
         try:
-            self.fs.pipe_file(temporary, data)
+            send(temporary)
             self._move(temporary, path)
         except BaseException:
             with suppress(Exception):

@@ -413,6 +413,7 @@ def test_a_forked_child_can_use_the_store(store: CacheStore) -> None:
             store._memory.clear()
             assert store.get("a") == [1]
             store.save("b", [2])
+            store.flush()
             status = 0
         finally:
             os._exit(status)
@@ -458,7 +459,7 @@ f = make(1)
     notebook.run(text)
     assert any_store.explain(keyed(2)) == "argument `x` 1 → 2"
     assert any_store.explain(keyed([1] * 100)) == "argument `x` 1 → list of 100"
-    assert any_store.explain(keyed(version="2")) == "version `version` is new"
+    assert any_store.explain(keyed(version="2")) == "version '2' is new"
     notebook.run(text.replace("CUTOFF = 3", "CUTOFF = 4").replace("make(1)", "make(3)"))
     assert any_store.explain(keyed(9)) == "closure `n` 1 → 3; global `CUTOFF` 3 → 4; argument `x` 1 → 9"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nbflow.cli import main
-from nbflow.cli.cache import format_size, open_store, parse_size
+from nbflow.cli.cache import open_store
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -62,6 +62,7 @@ def test_ls_lists_results_and_adds_up(filled: Path, capsys: pytest.CaptureFixtur
     assert output(capsys, "cache", "ls", "load").splitlines()[-1].startswith("1 result, ")
     found = json.loads(output(capsys, "cache", "ls", "load", "--json"))
     assert found[0]["size_bytes"] >= 100_000
+    assert {"code", "argument"} <= {part["kind"] for part in found[0]["parts"]}
 
 
 @pytest.mark.usefixtures("filled")
@@ -73,21 +74,61 @@ def test_why_names_what_had_changed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("filled")
+def test_ls_sorts_and_selects(capsys: pytest.CaptureFixture[str]) -> None:
+    """By size, age and pin, at most so many."""
+    assert output(capsys, "cache", "ls", "--sort", "size", "--limit", "1").splitlines()[2].startswith("load")
+    assert output(capsys, "cache", "ls", "--larger", "50k").splitlines()[-1].startswith("1 result, ")
+    assert output(capsys, "cache", "ls", "--unused", "7d").startswith("0 results")
+    key = json.loads(output(capsys, "cache", "ls", "load", "--json"))[0]["key"]
+    assert output(capsys, "cache", "pin", key[:8]) == f"load ({key[:8]}) is pinned\n"
+    assert output(capsys, "cache", "ls", "--pinned").splitlines()[2].endswith("pinned")
+    assert output(capsys, "cache", "prune", "--max-size", "1").startswith("removed 6 results; 1 left")
+    assert "no longer pinned" in output(capsys, "cache", "pin", key[:8], "--off")
+    assert "no keys begin with" in output(capsys, "cache", "pin", "zzzz", code=2)
+
+
+@pytest.mark.usefixtures("filled")
+def test_stats_add_up(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    """Results, bytes, and the seconds that hits have saved."""
+    assert cli("run", "flow.py:both", NBFLOW_HOME="").returncode == 0
+    text = output(capsys, "cache", "stats")
+    assert "disk    7 results, 100 kB of 2.1 GB, 0 pinned" in text
+    assert re.search("used    [1-9][0-9]* hits saved ", text)
+    found = json.loads(output(capsys, "cache", "stats", "--json"))
+    assert found["entries"] == 7
+    assert found["hits"] >= 4
+    assert found["shared"] is None
+
+
+@pytest.mark.usefixtures("filled")
 def test_clear_and_prune_remove_and_say_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
-    """One task, a smaller budget, everything."""
+    """One task, a smaller budget, everything; without a terminal to ask on, only where that was said."""
     assert output(capsys, "cache", "prune", "--max-size", "50k").startswith("removed 1 result; 6 left")
-    assert output(capsys, "cache", "clear", "scale").startswith("removed 6 results; 0 left")
+    assert output(capsys, "cache", "prune", "--unused", "1h").startswith("removed 0 results; 6 left")
+    assert "this would remove 6 results of scale" in output(capsys, "cache", "clear", "scale", code=2)
+    assert output(capsys, "cache", "clear", "scale", "--yes").startswith("removed 6 results; 0 left")
     assert output(capsys, "cache", "clear").startswith("removed 0 results; 0 left")
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize(("answer", "said"), [("n", "nothing was removed"), ("y", "removed 7 results")])
+def test_clear_asks(
+    answer: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal it asks first."""
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    assert said in output(capsys, "cache", "clear")
 
 
 def test_verify_finds_damaged_results(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1 and the name of the task; the rest is counted as good."""
-    assert output(capsys, "cache", "verify").startswith("7 of 7 results can be read")
+    assert output(capsys, "cache", "verify").startswith("7 of 7 results are sound")
     blob = max((filled / ".nbflow" / "cache" / "blobs").rglob("*"), key=lambda path: path.stat().st_size)
     blob.chmod(0o600)
     blob.write_bytes(b"\0" * blob.stat().st_size)
     text = output(capsys, "cache", "verify", code=1)
-    assert "6 of 7 results can be read" in text
+    assert "6 of 7 results are sound" in text
     assert "nbflow: load (" in text
 
 
@@ -116,19 +157,68 @@ def test_settings_decide_where_the_store_is(tmp_path: Path, monkeypatch: pytest.
     store.close()
 
 
-def test_sizes_are_read_and_written() -> None:
-    """What people type and what they read."""
-    assert [parse_size(text) for text in ("500", "1k", "1.5 MB", "2GiB")] == [500, 1024, 1572864, 2 * 1024**3]
-    assert [format_size(n) for n in (0, 999, 1500, 45_000_000, 3 * 10**12)] == [
-        "0 B",
-        "999 B",
-        "1.5 kB",
-        "45 MB",
-        "3.0 TB",
-    ]
-    for text in ("", "x", "1.2.3", "5 parsecs"):
-        with pytest.raises(argparse.ArgumentTypeError):
-            parse_size(text)
+def test_a_bundle_serves_a_fresh_home(
+    filled: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another user with an empty cache computes nothing with bundle and key, and everything without the key."""
+    said = output(capsys, "cache", "bundle", "warm.zip")
+    assert "7 results, " in said
+    assert 'cache_shared = "warm.zip"' in said
+    assert (filled / "warm.key").stat().st_mode & 0o77 == 0
+    (filled / "pyproject.toml").write_text("[tool.nbflow]\ncache_shared = 'warm.zip'\ncache_trust = ['warm.key']\n")
+    other = {
+        "NBFLOW_HOME": str(tmp_path_factory.mktemp("home")),
+        "NBFLOW_KEY_FILE": str(tmp_path_factory.mktemp("k") / "k"),
+    }
+    found = cli("run", "flow.py:both", "--json", **other)
+    assert [task["cached"] for task in json.loads(found.stdout)["tasks"]] == [1, 3]
+    (filled / "warm.key").unlink()
+    other["NBFLOW_HOME"] = str(tmp_path_factory.mktemp("home"))
+    found = cli("run", "flow.py:both", "--json", **other)
+    assert [task["cached"] for task in json.loads(found.stdout)["tasks"]] == [0, 0]
+    assert "warm.key cannot be read" in found.stderr
+
+
+def test_a_bundle_can_be_loaded(
+    filled: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Some tasks' results go from one store to another; a bundle of an unknown key is refused."""
+    assert output(capsys, "cache", "key", "new", "team").startswith("made key team (")
+    assert "1 result, " in output(capsys, "cache", "bundle", "some.zip", "--tasks", "load", "--key", "team")
+    assert "No result of 'lode'" in output(capsys, "cache", "bundle", "no.zip", "--tasks", "lode", code=1)
+    assert not (filled / "no.zip").exists()
+    ring = Path(output(capsys, "cache", "key", "ls").split("belong in ")[1].strip())
+    monkeypatch.setenv("NBFLOW_KEY_FILE", str(tmp_path_factory.mktemp("other") / "key"))
+    elsewhere = str(tmp_path_factory.mktemp("elsewhere"))
+    assert "0 results, 0 B, 1 refused" in output(capsys, "cache", "load", "some.zip", "--at", elsewhere, code=1)
+    assert "are trusted from now on" in output(capsys, "cache", "key", "add", str(ring / "team.key"))
+    assert output(capsys, "cache", "load", "some.zip", "--at", elsewhere).startswith("1 result, ")
+    assert "1 there already" in output(capsys, "cache", "load", "some.zip", "--at", elsewhere)
+    assert output(capsys, "cache", "ls", "--at", elsewhere).splitlines()[2].startswith("load")
+    assert "no longer trusted" in output(capsys, "cache", "key", "rm", "team")
+    assert "There is no key called 'team'" in output(capsys, "cache", "key", "rm", "team", code=1)
+    assert "cannot be removed" in output(capsys, "cache", "key", "rm", "own", code=2)
+
+
+def test_doctor_knows_the_shared_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it answers, whose results are opened, and by which key results are sealed."""
+    assert "ok  cache: not shared; keys in " in output(capsys, "doctor")
+    output(capsys, "cache", "key", "new", "team")
+    monkeypatch.setenv("NBFLOW_CACHE_SHARED", str(tmp_path / "team"))
+    monkeypatch.setenv("NBFLOW_CACHE_SHARED_KEY", "team")
+    text = output(capsys, "doctor")
+    assert "team answers" in text
+    assert "sent is sealed by key team" in text
+    monkeypatch.setenv("NBFLOW_CACHE_SHARED", "nothing-like-that://x")
+    monkeypatch.setenv("NBFLOW_CACHE_TRUST", "stranger")
+    text = output(capsys, "doctor", code=1)
+    assert "FAIL  shared cache: nothing-like-that://x does not answer" in text
+    assert "FAIL  There is no key called 'stranger'" in text
 
 
 def test_doctor_finds_nothing_wrong_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,0 +1,588 @@
+"""The coordinator's side: one thread that owns all workers, and jobs that belong to whoever takes their token.
+
+    any thread:  pack the call ──► inbox ──► wake
+    pool thread: inbox ──► queue ──► worker's socket ──► (worker takes the token, runs) ──► messages, result ──► job
+
+Other threads only append to the inbox, so an interrupt can strike them anywhere without harm. A worker may hold one
+more call than it runs; that one has not begun as long as its token lies in the socket, and can be taken back for
+another worker that is idle, when its worker dies, or when nobody wants it any more.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import selectors
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from time import monotonic
+from typing import Any
+
+from nbflow.backends.process import wire
+from nbflow.backends.process.buffers import BufferStore, Ref
+from nbflow.backends.process.nursery import BORN, ENDED, STATUS, start_worker
+from nbflow.backends.process.worker import TOKEN, Surroundings
+from nbflow.backends.remote import RemoteJob
+from nbflow.backends.travel import text_of
+from nbflow.errors import BackendError, TransferError, WorkerLostError
+
+__all__ = ["Pool", "ProcessJob"]
+
+_CHUNK = 1 << 18
+_GRACE_S = 0.2  # between the polite end of a worker and the other one
+_STILLBORN = 3  # so many workers that die before they are ready, one after the other, are no accident
+
+
+class ProcessJob(RemoteJob):
+    """A call on its way to a worker, on it, or back."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        number: int,
+        body: bytes,
+        refs: list[Ref],
+        listen: Callable[[Any], object] | None,
+        label: str,
+    ) -> None:
+        super().__init__(self._give_up)
+        self.pool = pool
+        self.number = number
+        self.body: bytes | None = body
+        self.refs = refs
+        self.listen = listen
+        self.label = label
+        self.holder: Worker | None = None  # who has it in its socket, though it may not have begun
+
+    def _give_up(self, _: RemoteJob) -> None:
+        self.pool.post(self.pool.end, self)
+        self.settle_stopped()
+
+    def cancel(self) -> bool:
+        """Withdraw the call, unless it has begun."""
+        if super().cancel():
+            return True
+        holder = self.holder
+        if holder is None or not holder.take_back(self):
+            return False
+        self.settle_stopped()
+        self.pool.post(self.pool.forget, self)
+        return True
+
+
+class Worker:
+    """A worker process, as the pool's thread sees it; only `take_back` is for any thread.
+
+    Attributes:
+        jobs: At most two: the one that runs or is about to, and the one that waits behind it.
+    """
+
+    def __init__(self, name: str, *, alone: bool) -> None:
+        self.name = name
+        self.pid: int | None = None
+        self.ready = False
+        self.exitcode: int | None = None
+        self.jobs: deque[ProcessJob] = deque()
+        self.frames = wire.Frames()
+        self.outbox = bytearray()
+        self.around = 0
+        self.kill_at: float | None = None
+        self.connection, theirs = socket.socketpair()
+        self._tokens, self._theirs = socket.socketpair()
+        self._taking = threading.Lock()
+        self.connection.setblocking(False)
+        self._tokens.setblocking(False)
+        self._theirs.setblocking(False)
+        try:
+            self.status = start_worker(name, theirs, self._theirs.dup(), alone=alone)
+        except BaseException:
+            for each in (self.connection, self._tokens, self._theirs):
+                each.close()
+            raise
+        self.status.setblocking(False)
+
+    def offer(self, job: ProcessJob) -> bytes:
+        """Take in a job and return its frame; unless the worker will begin at once, a token is laid down first."""
+        kind = wire.CALL
+        if self.jobs or not self.ready:
+            kind = wire.OFFER
+            with self._taking:
+                self._tokens.send(TOKEN.pack(job.number))
+        self.jobs.append(job)
+        job.holder = self
+        job.worker = self.name
+        return wire.frame(kind, job.number, job.body or b"")
+
+    def take_back(self, job: ProcessJob) -> bool:
+        """Take the token of a job; False if the worker, or somebody else, has done so before."""
+        with self._taking:
+            try:
+                # Only the worker could take it between these two, and tokens are laid down under the same lock.
+                if self._theirs.recv(TOKEN.size, socket.MSG_PEEK) != TOKEN.pack(job.number):
+                    return False
+                return len(self._theirs.recv(TOKEN.size)) == TOKEN.size
+            except OSError:  # nothing there, or closed
+                return False
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the worker and all that it started."""
+        if self.pid is None:
+            return
+        try:
+            if hasattr(os, "killpg"):
+                os.killpg(self.pid, number)
+            else:
+                os.kill(self.pid, signal.SIGTERM)
+        except OSError:  # it has ended
+            pass
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for each in (self.connection, self._tokens, self._theirs, self.status):
+            each.close()
+
+
+class Pool:
+    """The workers of one backend; `put`, `post`, `pack` and `stop` are for any thread, all else for the pool's own.
+
+    Args:
+        size: How many workers there may be; they are started when calls wait.
+        alone: Start each worker by itself, even where it could be forked.
+    """
+
+    def __init__(self, size: int, *, alone: bool = False) -> None:
+        self.store = BufferStore()
+        self._size = size
+        self._alone = alone
+        self._pid = os.getpid()
+        self._inbox: deque[tuple[Callable[[Any], object], Any]] = deque()
+        self._queue: deque[ProcessJob] = deque()
+        self._workers: dict[str, Worker] = {}
+        self._dying: list[Worker] = []
+        self._numbers = count(1)
+        self._stillborn = 0
+        self._around = Surroundings()
+        self._around_body = pickle.dumps(self._around, protocol=5)
+        self._around_number = 1
+        self._ended = False
+        self._asleep = False
+        self._thread: threading.Thread | None = None
+        self._only = threading.Lock()
+        self._over = threading.Event()
+
+    # --- for any thread
+
+    def start(self) -> None:
+        """See to it that the pool's thread runs; an interrupt may have struck whoever should have started it."""
+        if self._thread is None:
+            threading.Thread(target=self._run, name="nbflow-process-pool", daemon=True).start()
+
+    def put(self, body: bytes, refs: list[Ref], listen: Callable[[Any], object] | None, label: str) -> ProcessJob:
+        """Take a packed call; the files are let go when it has ended.
+
+        Raises:
+            BackendError: This is a copy of the process that the workers belong to.
+        """
+        if os.getpid() != self._pid:
+            raise BackendError("This process was forked from the one that the workers belong to; start a new backend.")
+        job = ProcessJob(self, next(self._numbers), body, refs, listen, label)
+        try:
+            if not self._around.hold():
+                self._renew_surroundings()
+            self.post(self._queue.append, job)
+            if self._ended:  # and so nobody looks into the inbox any more
+                job.settle_stopped()
+        except BaseException:  # an interrupt: nobody will ever know of the job
+            job.cancel()
+            raise
+        return job
+
+    def post(self, act: Callable[[Any], object], argument: Any) -> None:
+        """Let the pool's thread do something."""
+        self._inbox.append((act, argument))
+        if self._asleep:
+            try:
+                self._wake.send(b"\0")
+            except OSError:  # it is full, so it wakes; or closed, so nobody does
+                pass
+
+    def stop(self, wait_s: float) -> None:
+        """End all workers, whatever they do, and settle all jobs."""
+        self.start()
+        self.post(self._end_all, None)
+        if threading.current_thread() is not self._thread and self._over.wait(wait_s) and self._thread is not None:
+            self._thread.join(wait_s)
+
+    def _renew_surroundings(self) -> None:
+        around = Surroundings()
+        body = pickle.dumps(around, protocol=5)
+        self.post(self._set_surroundings, body)
+        self._around = around
+
+    # --- the pool's thread
+
+    def _run(self) -> None:
+        if not self._only.acquire(blocking=False):
+            return
+        self._thread = threading.current_thread()
+        self._selector = selectors.DefaultSelector()
+        self._woken, self._wake = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, lambda _: self._woken.recv(4096))
+        try:
+            while not self._ended:
+                self._asleep = True
+                timeout = 0.0 if self._inbox else self._patience()
+                events = self._selector.select(timeout)
+                self._asleep = False
+                for key, mask in events:
+                    key.data(mask)
+                while self._inbox:
+                    act, argument = self._inbox.popleft()
+                    act(argument)
+                self._end_overdue()
+                if not self._ended:
+                    self._assign()
+        finally:
+            self._end_all(None)
+            self._over.set()
+
+    def _patience(self) -> float | None:
+        times = [worker.kill_at for worker in self._dying if worker.kill_at is not None]
+        return max(0.0, min(times) - monotonic()) if times else None
+
+    def _set_surroundings(self, body: bytes) -> None:
+        self._around_body = body
+        self._around_number += 1
+
+    # --- jobs to workers
+
+    def _assign(self) -> None:
+        """Give waiting jobs to workers: idle ones first, then new ones, then one more to each that is busy."""
+        while job := self._next():
+            try:
+                worker = self._choose()
+            except OSError as error:
+                self._queue.appendleft(job)
+                self._fail_all(BackendError(f"No worker process can be started: {text_of(error)}."))
+                return
+            if worker is None:
+                self._queue.appendleft(job)
+                return
+            self._send_call(worker, job)
+        for worker in self._workers.values():
+            if worker.ready and not worker.jobs and not self._steal(worker):
+                return
+
+    def _next(self) -> ProcessJob | None:
+        while self._queue:
+            job = self._queue.popleft()
+            if job.running():
+                if not job.done():
+                    return job
+            elif not job.done() and job.set_running_or_notify_cancel():
+                return job
+            self._release(job)
+        return None
+
+    def _choose(self) -> Worker | None:
+        idle = [worker for worker in self._workers.values() if not worker.jobs]
+        if idle:
+            return next((worker for worker in idle if worker.ready), idle[0])
+        if len(self._workers) < self._size:
+            return self._start()
+        return next((worker for worker in self._workers.values() if worker.ready and len(worker.jobs) == 1), None)
+
+    def _start(self) -> Worker:
+        name = next(name for number in count(1) if (name := f"process-{number}") not in self._workers)
+        worker = Worker(name, alone=self._alone)
+        self._workers[name] = worker
+        self._selector.register(worker.connection, selectors.EVENT_READ, lambda mask: self._on_connection(worker, mask))
+        self._selector.register(worker.status, selectors.EVENT_READ, lambda _: self._on_status(worker))
+        return worker
+
+    def _send_call(self, worker: Worker, job: ProcessJob) -> None:
+        data = worker.offer(job)
+        if worker.around != self._around_number:
+            worker.around = self._around_number
+            data = wire.frame(wire.SURROUNDINGS, 0, self._around_body) + data
+        self._send(worker, data)
+
+    def _send(self, worker: Worker, data: bytes) -> None:
+        if not worker.outbox:
+            try:
+                sent = worker.connection.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:  # it has died, and its end will be seen in a moment
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self._watch(worker, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        worker.outbox += data
+
+    def _watch(self, worker: Worker, events: int) -> None:
+        self._selector.modify(worker.connection, events, lambda mask: self._on_connection(worker, mask))
+
+    def _steal(self, idle: Worker) -> bool:
+        """Give an idle worker what waits behind another call; False if nothing does."""
+        for worker in self._workers.values():
+            waiting = [job for job in list(worker.jobs)[0 if not worker.ready else 1 :] if not job.done()]
+            for job in waiting:
+                if worker.take_back(job):
+                    worker.jobs.remove(job)
+                    self._send_call(idle, job)
+                    return True
+        return False
+
+    # --- workers to jobs
+
+    def _on_connection(self, worker: Worker, mask: int) -> None:
+        if not self._counts(worker):
+            return
+        if mask & selectors.EVENT_WRITE:
+            self._flush(worker)
+        if mask & selectors.EVENT_READ and self._read(worker) == b"" and self._counts(worker):
+            self._lose(worker)
+
+    def _flush(self, worker: Worker) -> None:
+        try:
+            del worker.outbox[: worker.connection.send(worker.outbox)]
+        except BlockingIOError:
+            return
+        except OSError:
+            worker.outbox.clear()
+        if not worker.outbox:
+            self._watch(worker, selectors.EVENT_READ)
+
+    def _read(self, worker: Worker) -> bytes | None:
+        """Take what a worker has sent; None if there is nothing, no bytes if nothing will ever come."""
+        try:
+            data = worker.connection.recv(_CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+        for kind, number, body in worker.frames.feed(data):
+            self._take(worker, kind, number, body)
+        return data
+
+    def _counts(self, worker: Worker) -> bool:
+        """Whether it is one of the workers; others may have had its name."""
+        return self._workers.get(worker.name) is worker
+
+    def _take(self, worker: Worker, kind: int, number: int, body: bytes) -> None:
+        if kind == wire.READY:
+            worker.ready = True
+            self._stillborn = 0
+            return
+        job = next((job for job in worker.jobs if job.number == number), None)
+        if job is None:
+            return
+        if kind == wire.MESSAGE:
+            self._hear(job, body)
+        elif kind == wire.STALE:
+            worker.jobs.remove(job)
+            self._requeue([job])
+            self._retire(worker)
+        else:
+            while worker.jobs and worker.jobs.popleft() is not job:
+                pass
+            self._settle(worker, job, kind, body)
+            self._release(job)
+            self._promote(worker)
+
+    def _hear(self, job: ProcessJob, body: bytes) -> None:
+        if job.listen is None or job.done():
+            return
+        try:
+            job.listen(pickle.loads(body))
+        except Exception as error:  # the pool must go on; whoever waits for the job is told
+            job.settle(error=error)
+
+    def _settle(self, worker: Worker, job: ProcessJob, kind: int, body: bytes) -> None:
+        try:
+            if kind == wire.ERROR:
+                job.settle(error=pickle.loads(body).open(worker.name))
+                return
+            value = wire.unpack(body, home=True, taken=os.unlink)
+        except BaseException as error:
+            what = f"{job.label or 'A call'}: the result arrived from {worker.name}, but cannot be rebuilt here"
+            reason = text_of(error)
+            failed = TransferError(f"{what}: {type(error).__name__}: {reason}.", path="result", reason=reason)
+            failed.__cause__ = error
+            job.settle(error=failed)
+        else:
+            job.settle(value)
+
+    def _promote(self, worker: Worker) -> None:
+        """See to it that the next job of a worker is still wanted."""
+        while worker.jobs and worker.jobs[0].done():
+            job = worker.jobs.popleft()
+            if job.holder is worker and not worker.take_back(job):  # it has begun, though nobody waits for it
+                self._retire(worker)
+                return
+
+    # --- the end of jobs and workers
+
+    def forget(self, job: ProcessJob) -> None:
+        """Remove a job that was taken back from its worker."""
+        if job.holder is not None and job in job.holder.jobs:
+            job.holder.jobs.remove(job)
+        job.holder = None
+        self._release(job)
+
+    def end(self, job: ProcessJob) -> None:
+        """See to it that a job that was stopped does not run, or not on."""
+        worker = job.holder
+        if worker is None or job not in worker.jobs:  # it waits in the queue and will be left out, or has ended
+            return
+        if worker.take_back(job):
+            self.forget(job)
+        elif worker.jobs[0] is job:
+            worker.jobs.popleft()
+            self._release(job)
+            self._retire(worker)
+
+    def _release(self, job: ProcessJob) -> None:
+        refs, job.refs, job.body = job.refs, [], None
+        job.holder = job.listen = None
+        if refs:
+            self.store.release(refs)
+
+    def _requeue(self, jobs: list[ProcessJob]) -> None:
+        for job in reversed(jobs):
+            job.holder = job.worker = None
+            self._queue.appendleft(job)
+
+    def _retire(self, worker: Worker) -> None:
+        """Take a worker out and end it; what waited there goes elsewhere."""
+        self._take_out(worker)
+        self._hand_over(worker)
+        worker.signal(signal.SIGTERM)
+        worker.kill_at = monotonic() + _GRACE_S
+
+    def _lose(self, worker: Worker) -> None:
+        """Take out a worker whose connection is at its end; its status will say what became of it."""
+        self._take_out(worker)
+        worker.signal(_SIGKILL)  # it may live on, having closed what it did not know
+
+    def _take_out(self, worker: Worker) -> None:
+        self._workers.pop(worker.name, None)
+        self._dying.append(worker)
+        self._selector.unregister(worker.connection)
+        worker.connection.close()
+
+    def _hand_over(self, worker: Worker) -> None:
+        """Let the jobs of a worker go: to others, if they have not begun."""
+        jobs, worker.jobs = list(worker.jobs), deque()
+        waiting = [job for job in jobs if worker.take_back(job)]
+        for job in jobs:
+            if job.done():
+                self._release(job)
+            elif job not in waiting:
+                job.settle(error=_lost(worker, job))
+                self._release(job)
+        self._requeue([job for job in waiting if not job.done()])
+
+    def _on_status(self, worker: Worker) -> None:
+        try:
+            data = worker.status.recv(STATUS.size)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        what, number = STATUS.unpack(data) if len(data) == STATUS.size else (ENDED, None)
+        if what == BORN:
+            worker.pid = number
+            if worker.kill_at is not None:  # nobody wants it any more
+                worker.signal(signal.SIGTERM)
+            return
+        worker.exitcode = number
+        self._selector.unregister(worker.status)
+        while self._counts(worker) and self._read(worker):
+            pass
+        if self._counts(worker):
+            self._take_out(worker)
+        if not worker.ready and worker.kill_at is None:
+            self._stillborn += 1
+        worker.signal(_SIGKILL)  # what it may have left in its group
+        self._hand_over(worker)
+        self._dying.remove(worker)
+        worker.close()
+        if worker.pid is not None:
+            self.store.forget_worker(str(worker.pid))
+        if self._stillborn >= _STILLBORN:
+            self._stillborn = 0
+            self._fail_all(BackendError(f"Worker processes die before they are ready: {_how(worker.exitcode)}."))
+
+    def _end_overdue(self) -> None:
+        now = monotonic()
+        for worker in self._dying:
+            if worker.kill_at is not None and worker.kill_at <= now:
+                worker.kill_at = None
+                worker.signal(_SIGKILL)
+
+    def _fail_all(self, error: BackendError) -> None:
+        while job := self._next():
+            job.settle(error=error)
+            self._release(job)
+
+    def _end_all(self, _: None) -> None:
+        """End all workers and settle all jobs."""
+        if self._ended:
+            return
+        self._ended = True
+        for worker in list(self._workers.values()):
+            for job in worker.jobs:
+                job.settle_stopped()
+            self._retire(worker)
+        while self._inbox:
+            act, argument = self._inbox.popleft()
+            act(argument)
+        for job in self._queue:
+            if not job.cancel():
+                job.settle_stopped()
+        self._await_ends()
+        self._selector.close()
+        self._woken.close()
+        self._wake.close()
+        self.store.close()
+
+    def _await_ends(self) -> None:
+        """Wait a moment for the ends of all workers."""
+        deadline = monotonic() + 2 * _GRACE_S
+        while self._dying and (rest := deadline - monotonic()) > 0:
+            patience = self._patience()
+            for key, mask in self._selector.select(rest if patience is None else min(rest, patience)):
+                key.data(mask)
+            self._end_overdue()
+        for worker in self._dying:
+            worker.close()
+
+
+_SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+
+
+def _lost(worker: Worker, job: ProcessJob) -> WorkerLostError:
+    text = f"{job.label or 'A call'}: worker {worker.name} {_how(worker.exitcode)} while it ran."
+    return WorkerLostError(text, worker=worker.name, exitcode=worker.exitcode)
+
+
+def _how(code: int | None) -> str:
+    """Say how a process ended."""
+    if code is None:
+        return "was lost"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    return f"was killed by signal {-code} ({name}{'; out of memory?' if name == 'SIGKILL' else ''})"

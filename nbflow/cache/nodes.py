@@ -1,0 +1,384 @@
+"""The nodes of a graph of code: how each kind of thing is taken apart, and what it leads to.
+
+Each function here digests one node into a part of its graph, and follows the node's names: to code, which becomes a
+node of its own, or to data, which become values. Whatever is looked at is noted in the graph, so that a change of it
+is noticed later. What a function changes is left out on the way: whole containers, but only single attributes of
+other objects, whose other attributes remain input.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import resolve_name
+from time import time
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from xxhash import xxh3_128_hexdigest
+
+from nbflow.cache.classes import class_members, is_plain_object
+from nbflow.cache.digest import Walk, is_data, task_function
+from nbflow.cache.identity import identity_token
+from nbflow.cache.parts import KeyPart, Undigestable, framed, hashed, text_bytes
+from nbflow.cache.places import file_signature, is_local, is_standard, module_file, where_of
+from nbflow.cache.source import REBOUND, CodeFacts, code_bytes, facts_of, module_facts
+
+if TYPE_CHECKING:
+    from nbflow.cache.graph import Graph
+
+__all__ = [
+    "ABSENT",
+    "class_node",
+    "code_node",
+    "function_node",
+    "installed_node",
+    "is_code",
+    "is_constant",
+    "is_native",
+    "module_key",
+    "module_node",
+    "object_node",
+    "omit",
+    "partial_node",
+]
+
+ABSENT = object()
+_RACY_S = 2.0  # a file changed more recently than this is read again
+_IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
+
+
+def is_constant(value: Any) -> bool:
+    """Whether `value` is of a simple type and cannot change."""
+    kind = type(value)
+    return kind in _IMMUTABLE or (kind in (tuple, frozenset) and all(map(is_constant, value)))
+
+
+def is_code(value: Any) -> bool:
+    """Whether a value is known by what it says rather than by what it holds."""
+    return isinstance(value, (FunctionType, type, MethodType, ModuleType, BuiltinFunctionType)) or (
+        task_function(value) is not None
+    )
+
+
+def function_node(graph: Graph, function: FunctionType, label: str, kind: str) -> None:
+    """Digest a local function: what it says, what it has captured, and what its names refer to."""
+    code = function.__code__
+    facts = facts_of(code)
+    graph.watch(function, "__code__", "__defaults__", "__kwdefaults__")
+    pieces = [facts.digest]
+    _captured(graph, function, facts, label, pieces)
+    _references(graph, facts, function.__globals__, label, pieces)
+    wrapped = getattr(function, "__wrapped__", None)
+    if callable(wrapped):
+        graph.watch(function, "__wrapped__")
+        pieces.append(b"wrapped" + text_bytes(graph.label(wrapped)))
+    graph.part(kind, label, pieces, where=where_of(code.co_filename))
+
+
+def _captured(graph: Graph, function: FunctionType, facts: CodeFacts, label: str, pieces: list[bytes]) -> None:
+    """Add closure cells and defaults; a cell that the code changes is its state."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            value = ABSENT
+        if _mutates(facts, name, value):
+            graph.state.add((id(cell), name))
+            graph.alive.append(cell)
+            continue
+        graph.attributes.append((cell, "cell_contents", value))
+        chains = [chain for chain in facts.chains if chain[0] == name] or [(name,)]
+        for chain in chains:
+            pieces.append(_edge(graph, chain, value, ("closure", id(cell), _inside(graph, label, name)), facts))
+    defaults = dict(function.__kwdefaults__ or {})
+    arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
+    values = function.__defaults__ or ()
+    defaults.update(zip(arguments[len(arguments) - len(values) :], values, strict=True))
+    for name in sorted(defaults):
+        slot = ("default", id(function), _inside(graph, label, name))
+        pieces.append(_edge(graph, (name,), defaults[name], slot, facts))
+
+
+def _inside(graph: Graph, label: str, name: str) -> str:
+    """Name a captured value: plainly where it belongs to the root, else after its function."""
+    return name if not graph.root or label == graph.root else f"{label}.{name}"
+
+
+def _mutates(facts: CodeFacts, name: str, value: Any) -> bool:
+    """Whether a captured value is wholly the code's state."""
+    roots = {chain[0] for chain in facts.state if chain[0] == name}
+    if not roots:
+        return False
+    return (name, REBOUND) in facts.state or (is_standard(type(value).__module__) and not is_code(value))
+
+
+def _references(graph: Graph, facts: CodeFacts, scope: dict[str, Any], label: str, pieces: list[bytes]) -> None:
+    """Follow the names that the code loads from its globals, and what it imports."""
+    module = scope.get("__name__", "") or ""
+    builtins = scope.get("__builtins__", {})
+    builtins = vars(builtins) if isinstance(builtins, ModuleType) else builtins
+    free = {chain[0] for chain in facts.chains}
+    graph.alive.append(scope)
+    for chain in facts.chains:
+        name = chain[0]
+        if name not in free:
+            continue
+        value = scope.get(name, ABSENT)
+        if value is ABSENT and (builtins.get(name, ABSENT) is not ABSENT or name.startswith("__")):
+            graph.names.append((scope.get, name, ABSENT))
+            continue
+        if _mutates(facts, name, value):
+            graph.state.add((id(scope), name))
+            continue
+        graph.names.append((scope.get, name, value))
+        where = name if module in ("__main__", "") else f"{module}.{name}"
+        pieces.append(_edge(graph, chain, value, ("global", id(scope), where), facts))
+    for name, level, taken in facts.imports:
+        pieces.append(_import(graph, name, level, taken, scope.get("__package__") or module))
+
+
+def _edge(graph: Graph, chain: tuple[str, ...], value: Any, slot: tuple[str, int, str], facts: CodeFacts) -> bytes:
+    """Follow a chain of names from `value`; return the name and the label of what it leads to."""
+    kind, owner, where = slot
+    text = ".".join(chain)
+    rest = list(chain[1:])
+    while isinstance(value, ModuleType) and rest and is_local(value.__name__):
+        name = rest.pop(0)
+        space = vars(value)
+        key = (id(space), name)
+        where, owner, kind = f"{value.__name__}.{name}", id(space), "global"
+        value = space.get(name, ABSENT)
+        graph.names.append((space.get, name, value))
+        if _chain_state(chain[: len(chain) - len(rest)], facts) and _may_be_state(value):
+            graph.state.add(key)
+    if value is ABSENT:
+        return framed(text.encode()) + b"absent"
+    if is_code(value) or isinstance(value, partial):
+        return framed(text.encode()) + text_bytes(graph.label(value))
+    omit(graph, value, facts, chain[0], len(chain) - len(rest))
+    key = (owner, where.rpartition(".")[2])
+    known = graph.values.get(key)
+    if known is None:
+        known = graph.values[key] = (kind, graph.unique(where), value)
+        graph.alive.append(value)
+    return framed(text.encode()) + text_bytes("=" + known[1])
+
+
+def omit(graph: Graph, value: Any, facts: CodeFacts, root: str, depth: int = 1) -> None:
+    """Leave out of an object the attributes that the code rebinds or changes; all others are input."""
+    chains = [chain for chain in facts.state if chain[0] == root]
+    if chains:
+        graph.changed.add(id(value))
+    names = {chain[depth] for chain in chains if len(chain) > depth} - {REBOUND}
+    if names and is_plain_object(value):
+        graph.omitted.setdefault(id(value), set()).update(names)
+
+
+def _chain_state(chain: tuple[str, ...], facts: CodeFacts) -> bool:
+    return any(state[: len(chain)] == chain for state in facts.state)
+
+
+def _import(graph: Graph, name: str, level: int, taken: tuple[str, ...], package: str) -> bytes:
+    """Follow an import inside a body: the whole module, whether or not it has been loaded yet."""
+    text = f"import {'.' * level}{name} {','.join(taken)}"
+    try:
+        full = resolve_name("." * level + name, package) if level else name
+    except (ImportError, ValueError):
+        return framed(text.encode()) + b"absent"
+    labels = [_module_label(graph, full)]
+    labels += [
+        _module_label(graph, f"{full}.{item}") for item in taken if is_local(full) and module_file(f"{full}.{item}")
+    ]
+    return framed(text.encode()) + b"".join(text_bytes(label) for label in labels)
+
+
+def _module_label(graph: Graph, name: str) -> str:
+    if not is_local(name):
+        graph.package(name)
+    elif module_key(name) not in graph.parts:
+        _module_file(graph, name)
+    return module_key(name)
+
+
+def module_node(graph: Graph, module: ModuleType, label: str, kind: str) -> None:
+    """Digest a local module that is used as a whole."""
+    _module_label(graph, module.__name__)
+
+
+def _module_file(graph: Graph, name: str) -> None:
+    """Digest a local module by the text of its file and of the local modules it imports."""
+    graph.parts[module_key(name)] = KeyPart("module", name, "")  # ends cycles of imports
+    file = module_file(name)
+    pieces: list[bytes] = []
+    try:
+        with open(file or "", "rb") as stream:
+            data = stream.read()
+    except OSError:
+        data = b""
+    try:
+        content, imports = module_facts(data.decode("utf-8-sig"))
+    except (SyntaxError, ValueError):
+        content, imports = hashed(b"mf", data), ()
+    package = name if file and file.endswith(("__init__.py",)) else name.rpartition(".")[0]
+    pieces.append(content)
+    for other, level, taken in imports:
+        pieces.append(_import(graph, other, level, taken, package))
+    _watch_file(graph, file)
+    digest = xxh3_128_hexdigest(hashed(b"nd", *pieces))
+    graph.parts[module_key(name)] = KeyPart("module", name, digest, "", where_of(file or ""))
+
+
+def _watch_file(graph: Graph, file: str | None) -> None:
+    """Note how a file looks on disk; one that changed just now may change again without looking different."""
+    seen = file_signature(file) if file else None
+    if file is None or seen is None or time() - seen[0] / 1e9 < _RACY_S:
+        graph.solid = False
+    else:
+        graph.files.append((file, seen))
+
+
+def installed_node(graph: Graph, function: FunctionType, label: str, kind: str) -> None:
+    """Note package and version, and what a decorator of the package has captured."""
+    module = function.__globals__.get("__name__", "") or ""
+    graph.package(module)
+    pieces = [label.encode()]
+    graph.watch(function, "__code__")
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            continue
+        graph.attributes.append((cell, "cell_contents", value))
+        if is_code(value) or isinstance(value, partial) or callable(getattr(value, "__wrapped__", None)):
+            pieces.append(name.encode() + text_bytes(graph.label(value)))
+        else:
+            pieces.append(name.encode() + _lenient(graph, value))
+    wrapped = getattr(function, "__wrapped__", None)
+    if callable(wrapped):
+        pieces.append(b"wrapped" + text_bytes(graph.label(wrapped)))
+    if len(pieces) > 1 or kind != "helper":
+        graph.part(kind, label, pieces)
+
+
+def _lenient(graph: Graph, value: Any) -> bytes:
+    """Encode what library code has captured; its inner machinery (locks, caches) counts by type only."""
+    try:
+        encoded = graph.walk.encode(value)
+    except Undigestable:
+        return text_bytes(type(value).__qualname__)
+    if not is_constant(value):
+        graph.contents.append(("", value, encoded))
+    return encoded
+
+
+def code_node(graph: Graph, code: CodeType, label: str, kind: str) -> None:
+    """Digest a bare code object."""
+    graph.part(kind, label, [code_bytes(code)])
+
+
+def partial_node(graph: Graph, value: Any, label: str, kind: str) -> None:
+    """Digest a partial: its function and the arguments that it has got."""
+    graph.watch(value, "func", "args", "keywords")
+    pieces = [text_bytes(graph.label(value.func))]
+    pieces += [_lenient_strict(graph, label, value.args), _lenient_strict(graph, label, value.keywords)]
+    graph.part(kind, label, pieces)
+
+
+def object_node(graph: Graph, value: Any, label: str, kind: str) -> None:
+    """Digest a callable object: its class, what it wraps, and its content."""
+    pieces = [text_bytes(graph.label(type(value)))]
+    wrapped = getattr(value, "__wrapped__", None)
+    if callable(wrapped):
+        graph.watch(value, "__wrapped__")
+        pieces.append(text_bytes(graph.label(wrapped)))
+    else:
+        graph.labels.pop(id(value), None)  # its content is the content of this node
+        pieces.append(_lenient_strict(graph, label, value))
+        graph.labels[id(value)] = label
+    graph.part(kind, label, pieces)
+
+
+def _lenient_strict(graph: Graph, label: str, value: Any) -> bytes:
+    """Encode by content; what has none makes the key a session key."""
+    try:
+        encoded = graph.walk.encode(value)
+    except Undigestable as fault:
+        graph.solid = False
+        graph.notes.append(f"`{label}`{fault.path}: {fault.reason}")
+        return Walk(graph.code, identity_token).encode(value)
+    if not is_constant(value):
+        graph.contents.append(("", value, encoded))
+    return encoded
+
+
+def class_node(graph: Graph, cls: type, label: str, kind: str) -> None:
+    """Digest a local class: its bases and what is in it."""
+    pieces = [text_bytes(graph.label(base)) for base in cls.__bases__]
+    if type(cls) is not type:
+        pieces.append(b"meta" + text_bytes(graph.label(type(cls))))
+    space = cls.__dict__
+    members = class_members(cls)
+    graph.attributes.append((cls, "__bases__", cls.__bases__))
+    for name, value, watched in members:
+        if watched:
+            graph.names.append((space.get, name, space.get(name, ABSENT)))
+        for role, piece in _accessors(value):
+            tag = f"{name}:{role}".encode()
+            if is_code(piece):
+                pieces.append(framed(tag) + text_bytes(graph.label(piece)))
+            elif role:
+                pieces.append(framed(tag) + _lenient(graph, piece))
+            else:
+                member = graph.unique(f"{label}.{name}")
+                graph.values[(id(cls), name)] = ("class", member, piece)
+                pieces.append(framed(tag) + text_bytes("=" + member))
+    graph.names.append((_count_members, cls, len(space)))
+    for function in vars(cls).values():
+        _class_state(graph, function, cls)
+    where = next((where_of(m.__code__.co_filename) for _, m, _w in members if isinstance(m, FunctionType)), "")
+    graph.part(kind, label, pieces, where=where)
+
+
+def _class_state(graph: Graph, function: Any, cls: type) -> None:
+    """Leave out class attributes that a method changes through `self`, `cls` or the class's name."""
+    takes_class = isinstance(function, classmethod)
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, FunctionType):
+        return
+    first = function.__code__.co_varnames[:1]
+    for chain in facts_of(function.__code__).state:
+        own = chain[0] in (cls.__name__, "__class__") or (chain[0] in first and takes_class)
+        # `self.x = 1` makes an attribute of the object, `self.x[1] = 2` may change that of the class.
+        if len(chain) > 1 and (own or (chain[0] in first and REBOUND not in chain)):
+            if _may_be_state(vars(cls).get(chain[1])):
+                graph.state.add((id(cls), chain[1]))
+
+
+def module_key(name: str) -> str:
+    """Return what a module is called among the labels; a function may have the same name."""
+    return f"module {name}"
+
+
+def _may_be_state(value: Any) -> bool:
+    return not (is_code(value) or is_data(value))
+
+
+def is_native(value: Any) -> bool:
+    """Whether a callable is written in C."""
+    return isinstance(value, BuiltinFunctionType) or type(value).__module__ == "builtins"
+
+
+def _count_members(cls: Any, _: object) -> int:
+    return len(cls.__dict__)
+
+
+def _accessors(value: Any) -> list[tuple[str, Any]]:
+    """Return the functions inside a descriptor, with their roles."""
+    if isinstance(value, (staticmethod, classmethod)):
+        return [(type(value).__name__, value.__func__)]
+    if isinstance(value, property):
+        return [(role, getattr(value, role)) for role in ("fget", "fset", "fdel") if getattr(value, role) is not None]
+    function = getattr(value, "func", None)
+    if type(value).__module__ == "functools" and function is not None:
+        return [(type(value).__name__, function)]
+    return [("", value)]

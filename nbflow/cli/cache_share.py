@@ -1,0 +1,67 @@
+"""`nbflow cache bundle` and `nbflow cache load`: results to take along, and results that somebody took along.
+
+A bundle is sealed by a key. Whoever opens it needs that key, and trusts whoever has it as much as the author of the
+code: opening a result can run code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nbflow.cache.bundle import Bundled, load_bundle, write_bundle
+from nbflow.cache.keyring import find_key, short_id
+from nbflow.cache.store import CacheStore
+from nbflow.cli.console import ExitCode, say
+from nbflow.cli.units import count_of, format_size
+
+__all__ = ["configure"]
+
+
+def configure(action: Callable[[str, Callable[[CacheStore, argparse.Namespace], int], str], Any]) -> None:
+    """Add the two actions; `action(name, run, summary)` makes a parser."""
+    bundle = action("bundle", _bundle, "write results into a signed file or folder, for Binder, CI or a colleague")
+    bundle.add_argument("out", metavar="OUT", type=Path, help="a path that ends in .zip, or a folder")
+    bundle.add_argument("--tasks", metavar="A,B", help="only the results of these tasks")
+    bundle.add_argument(
+        "--key",
+        metavar="NAME|FILE",
+        help="the key that seals it: a name in your key ring, or a file, made if it is not there (default: OUT.key)",
+    )
+    load = action("load", _load, "take the results of a bundle into this cache")
+    load.add_argument("bundle", metavar="BUNDLE", help="path or URL of the bundle")
+    load.add_argument("--key", metavar="NAME|FILE", help="the key that sealed it (default: any in your key ring)")
+
+
+def _bundle(store: CacheStore, arguments: argparse.Namespace) -> int:
+    tasks = None if arguments.tasks is None else [name for name in arguments.tasks.split(",") if name]
+    key = find_key(arguments.key or str(arguments.out.with_suffix(".key")), make=True)
+    done = write_bundle(store, arguments.out, key, tasks)
+    say(f"{_told(done)} → {arguments.out}, sealed by key {key.name} ({short_id(key.id)}) in {key.path}", sys.stdout)
+    say(
+        f'to use it: cache_shared = "{arguments.out}" and cache_trust = ["{key.path}"] in [tool.nbflow], or '
+        f"nbflow cache load {arguments.out} --key {key.path}",
+        sys.stdout,
+    )
+    return ExitCode.OK
+
+
+def _load(store: CacheStore, arguments: argparse.Namespace) -> int:
+    trust = None if arguments.key is None else [find_key(arguments.key).path.as_posix()]
+    done = load_bundle(store, arguments.bundle, trust)
+    say(f"{_told(done)} ← {arguments.bundle} · {store.location}", sys.stdout)
+    if done.skipped.get("refused"):
+        say(
+            "nbflow: refused results were sealed by a key that you do not trust; name its file with --key, or run "
+            "nbflow cache key add FILE"
+        )
+    bad = done.skipped.get("refused", 0) + done.skipped.get("damaged", 0)
+    return ExitCode.FAILED if bad else ExitCode.OK
+
+
+def _told(done: Bundled) -> str:
+    skipped = "".join(f", {number} {what}" for what, number in done.skipped.items())
+    return f"{count_of(done.count, 'result')}, {format_size(done.size_bytes)}{skipped}"

@@ -1,0 +1,409 @@
+"""What a worker runs: one call, or a range of items, as if it ran at the coordinator.
+
+The coordinator decides (cache, retries, timeouts, saving, records); here is only the user's function, with a call and a
+session around it, so that `progress`, nested tasks, datasets and `current_session` work as inline. What happens inside
+is told by a `Relay`. A `Plan` is what all calls of a map have in common; each worker unpacks it once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import platform
+import sys
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pickle import PickleBuffer
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from nbflow.backends.travel import Failure, flatten, refusal, restore
+from nbflow.core.spec import TaskKind, TaskSpec, compile_binder
+from nbflow.runtime import current, loop
+from nbflow.runtime.current import Call, enter
+from nbflow.runtime.current import restore as leave
+from nbflow.runtime.relay import Relay, relay_of_context, relaying, take_over_process
+
+__all__ = ["BEGUN", "Answer", "Common", "Packed", "Plan", "RangeAnswer", "pack", "run_call", "run_range", "unpack"]
+
+BEGUN = "begun"
+"""The message of a call whose function is about to run."""
+
+_BESIDE_BYTES = 1 << 16
+_KEEP = 16
+
+
+# --- what travels -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the calls of one map, or one submitted call, have in common.
+
+    Args:
+        home: The process that it comes from.
+        session: Which of its sessions; `reopen` opens one like it here.
+        label: The cell.
+        heard: Whether anybody there listens to events, and `items` to those of single items too.
+        levels: Levels of loggers there, by name.
+        func: The function; or module and name of the task that has it, which is found there by its own name.
+        kind, name, description, dataset_store, template_names: Of the task.
+        backend: Name of the backend.
+        map_id: The map that the calls are items of.
+        parent_id: The call that made them.
+    """
+
+    home: str
+    session: str
+    reopen: Callable[[], Any]
+    label: str | None
+    heard: bool
+    items: bool
+    levels: dict[str, int]
+    func: Any
+    kind: TaskKind
+    name: str
+    description: str
+    dataset_store: Any
+    template_names: frozenset[str]
+    backend: str
+    map_id: int | None
+    parent_id: int | None
+
+
+class Packed:
+    """A value as its pickle and large buffers: who carries it need not be able to open it.
+
+    Attributes:
+        key: Under which name a worker remembers what it unpacked.
+    """
+
+    __slots__ = ("buffers", "head", "key")
+
+    def __init__(self, head: bytes, buffers: list[Any], key: str = "") -> None:
+        self.head = head
+        self.buffers = buffers
+        self.key = key
+
+    def __reduce__(self) -> Any:
+        return Packed, (self.head, [PickleBuffer(buffer) for buffer in self.buffers], self.key)
+
+
+class Common(NamedTuple):
+    """Stands in an item for an argument that many items have: the one of that number."""
+
+    number: int
+
+
+class Answer(NamedTuple):
+    """What came of a call: its packed result, and the files that it read, where they count."""
+
+    result: Any
+    reads: dict[str, Any] | None
+
+
+class RangeAnswer(NamedTuple):
+    """What came of a range of items.
+
+    Args:
+        results: Packed results, or a `Failure`; fewer than there were items where time was up.
+        stamps: Clock at the beginning, and after each item (seconds, this process's clock).
+        reads: Files that the items read.
+    """
+
+    results: list[Any]
+    stamps: array[float]
+    reads: dict[str, Any]
+
+
+_ATOMS = frozenset({bool, float, int, str, type(None)})
+
+
+def pack(value: Any, key: str = "") -> Any:
+    """Return a value packed; one that any pickle can take stays as it is.
+
+    Raises:
+        Exception: Whatever the pickler says of it.
+    """
+    if type(value) in _ATOMS:
+        return value
+    return Packed(*flatten(value, _BESIDE_BYTES), key)
+
+
+def unpack(value: Any, *, home: bool = False) -> Any:
+    """Return what was packed; each time a new one.
+
+    Args:
+        value: From `pack`.
+        home: Whether it comes back to the process whose classes it may be made of.
+    """
+    return restore(value.head, value.buffers, home=home) if type(value) is Packed else value
+
+
+def _pack_result(value: Any) -> Any:
+    """Pack a result, or say why it cannot travel."""
+    try:
+        return pack(value)
+    except Exception as error:
+        what = f"The result, of type {type(value).__qualname__}"
+        raise refusal(what, [("result", value)], error, "back to the coordinator") from error
+
+
+# --- where it arrives ---------------------------------------------------------------------------------------------
+
+
+@cache
+def home() -> str:
+    """Return a name for this process that no other has."""
+    return f"{platform.node()}-{os.getpid()}-{os.urandom(8).hex()}"
+
+
+class _Map(NamedTuple):
+    """What calls here see of the coordinator's map."""
+
+    id: int
+    backend: str
+    cancel_reason: None = None
+
+
+class _Job:
+    """A plan that was unpacked here: task and session to run its calls with."""
+
+    __slots__ = ("map", "plan", "session", "spec")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        func = plan.func
+        if type(func) is _Named:
+            func = func.find()
+        try:
+            signature = inspect.signature(func)
+        except (TypeError, ValueError):
+            kinds = {"args": inspect.Parameter.VAR_POSITIONAL, "kwargs": inspect.Parameter.VAR_KEYWORD}
+            signature = inspect.Signature([inspect.Parameter(name, kind) for name, kind in kinds.items()])
+        self.spec = TaskSpec(
+            func=func,
+            name=plan.name,
+            description=plan.description,
+            kind=plan.kind,
+            signature=signature,
+            bind=compile_binder(signature),
+            dataset_store=plan.dataset_store,
+            template_names=plan.template_names,
+        )
+        self.session = _session(plan)
+        self.map = None if plan.map_id is None else _Map(plan.map_id, plan.backend)
+
+    def call(self, id: int, index: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        call = Call(self.spec, self.session, None, args, kwargs, index, self.map)
+        call.id = id
+        call.parent_id = self.plan.parent_id
+        call._pool = self.plan.backend
+        return call
+
+    def run(self, call: Call) -> Any:
+        """Call the user's function, whatever its kind."""
+        __tracebackhide__ = True
+        kind = self.spec.kind
+        token = enter(call)
+        try:
+            value = self.spec.func(*call.args, **call.kwargs)
+            if kind is TaskKind.SYNC:
+                return value
+            if kind is TaskKind.STREAM:
+                return list(value)
+            return loop.run(value if kind is TaskKind.ASYNC else _collected(value), bridge="thread")
+        finally:
+            leave(token)
+
+
+async def _collected(items: Any) -> list[Any]:
+    __tracebackhide__ = True
+    return [item async for item in items]
+
+
+class _Named(NamedTuple):
+    """A function that a task of an importable module has: it is found by the task's name."""
+
+    module: str
+    name: str
+
+    def find(self) -> Any:
+        __import__(self.module)
+        found: Any = sys.modules[self.module]
+        for part in self.name.split("."):
+            found = getattr(found, part)
+        return getattr(found, "func", found)
+
+
+def portable(func: Any) -> Any:
+    """Return a function as it should travel: by name where a module has it as a task, which hides it from pickle."""
+    module, name = getattr(func, "__module__", None), getattr(func, "__qualname__", "")
+    if module in (None, "__main__") or "<" in name:
+        return func
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return _Named(module, name) if found is not func and getattr(found, "func", None) is func else func
+
+
+_lock = threading.Lock()
+_jobs: OrderedDict[str, _Job] = OrderedDict()
+_sessions: OrderedDict[tuple[str, str], Any] = OrderedDict()
+
+
+def _job(packed: Packed) -> _Job:
+    """Return the job of a plan, unpacking it when it comes for the first time."""
+    with _lock:
+        if (known := _jobs.get(packed.key)) is not None:
+            _jobs.move_to_end(packed.key)
+            return known
+        plan: Plan = unpack(packed)
+        if plan.home != home():
+            _be_a_worker(plan)
+        job = _jobs[packed.key] = _Job(plan)
+        while len(_jobs) > _KEEP:
+            _jobs.popitem(last=False)
+        return job
+
+
+def _be_a_worker(plan: Plan) -> None:
+    """Prepare this process for work of others."""
+    take_over_process()
+    current.make_ids_unique()
+    for name, level in plan.levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def _session(plan: Plan) -> Any:
+    """Return the session here that stands for the coordinator's; the stores that it opens stay open."""
+    key = (plan.home, plan.session)
+    session = _sessions.get(key)
+    if session is None:
+        session = _sessions[key] = plan.reopen()
+        session.label = _label
+        while len(_sessions) > _KEEP:
+            _sessions.popitem(last=False)[1].close()
+    else:
+        _sessions.move_to_end(key)
+    session.remove_observer(_observe)
+    if plan.heard:
+        session.add_observer(_observe, items=plan.items)
+    return session
+
+
+def _label() -> str | None:
+    relay = relay_of_context()
+    return None if relay is None else relay.label
+
+
+def _observe(event: Any) -> None:
+    if (relay := relay_of_context()) is not None:
+        relay.add(event)
+
+
+# --- what the coordinator has run here ----------------------------------------------------------------------------
+
+
+def run_call(
+    packed: Packed, id: int, index: int | None, tell_begin: bool, track: bool, /, *args: Any, **kwargs: Any
+) -> Answer:
+    """Run one call.
+
+    Args:
+        packed: The packed plan.
+        id: The call's id.
+        index: Its position in the map.
+        tell_begin: Whether to tell when the function is about to run.
+        track: Whether the files that it reads count.
+        *args: Its arguments.
+        **kwargs: Its keyword arguments.
+
+    Raises:
+        TransferError: The result cannot travel.
+        BaseException: What the function raised.
+    """
+    __tracebackhide__ = True
+    job = _job(packed)
+    with relaying(job.plan.label) as relay:
+        call = job.call(id, index, args, kwargs)
+        if track:
+            call.reads = {}
+        if tell_begin:
+            relay.now(BEGUN)
+        value = job.run(call)
+        return Answer(_pack_result(value), call.reads)
+
+
+def run_range(
+    packed: Packed,
+    first: int,
+    ids: array[int],
+    items: list[tuple[Any, ...]],
+    budget_s: float | None,
+    /,
+    *common: Any,
+    **kwargs: Any,
+) -> RangeAnswer:
+    """Run items one after the other.
+
+    Args:
+        packed: The packed plan.
+        first: Position of the first one.
+        ids: Ids of their calls.
+        items: Their arguments.
+        budget_s: Seconds after which no further item is begun; None for all of them.
+        *common: Arguments that several items have, for which `Common` stands in them.
+        **kwargs: Keyword arguments of all.
+    """
+    job = _job(packed)
+    if common:
+        items = [tuple(common[arg.number] if type(arg) is Common else arg for arg in item) for item in items]
+    with relaying(job.plan.label) as relay:
+        return _run_items(job, relay, first, ids, items, budget_s, kwargs)
+
+
+def _run_items(
+    job: _Job,
+    relay: Relay,
+    first: int,
+    ids: array[int],
+    items: list[tuple[Any, ...]],
+    budget_s: float | None,
+    kwargs: dict[str, Any],
+) -> RangeAnswer:
+    __tracebackhide__ = True
+    clock = perf_counter
+    results: list[Any] = []
+    reads: dict[str, Any] = {}
+    stamps = array("d", (clock(),))
+    until = stamps[0] + budget_s if budget_s is not None else float("inf")
+    spec, session, place, parent_id = job.spec, job.session, job.map, job.plan.parent_id
+    func = spec.func if spec.kind is TaskKind.SYNC else None
+    for offset, args in enumerate(items):
+        call = Call(spec, session, None, args, kwargs, first + offset, place)
+        call.id = ids[offset]
+        call.parent_id = parent_id
+        call.reads = reads
+        try:
+            if func is None:
+                value = job.run(call)
+            else:
+                token = enter(call)
+                try:
+                    value = func(*args, **kwargs)
+                finally:
+                    leave(token)
+            results.append(value if type(value) in _ATOMS else _pack_result(value))
+        except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            results.append(Failure.of(error))
+        now = clock()
+        stamps.append(now)
+        if now > until:
+            break
+    return RangeAnswer(results, stamps, reads)

@@ -1,0 +1,190 @@
+"""State: what a function changes is no input, whether its text shows it or only a run; in doubt it is input."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nbflow.cache import CacheStore, FunctionKeyer, state
+from nbflow.cache.state import Watch
+
+ALIAS = """
+LOG, CONFIG = [], {'a': 1}
+def note(log, x): log.append(x)
+def f(x):
+    note(LOG, x)
+    return CONFIG['a'] * x
+"""
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "_findings", state.OrderedDict())
+
+
+@pytest.fixture
+def other_store(folder: Any) -> Iterator[CacheStore]:
+    """What another process sees of the store."""
+    with_own = CacheStore(folder)
+    yield with_own
+    with_own.close()
+
+
+def keyer(notebook: Any) -> FunctionKeyer:
+    """Return a new keyer of `f`, as a restarted kernel would have it."""
+    return FunctionKeyer(notebook["f"], name="f")
+
+
+def test_a_run_shows_what_the_text_does_not(notebook: Any, store: Any) -> None:
+    """A list that changed during a run is dropped from the key; what did not change is still an input."""
+    keep = keyer(notebook.run(ALIAS))
+    keep.prepare(store)
+    before = keep.key({"x": 1})
+    notebook["f"](1)
+    settled = keep.settle(before, store)
+    assert settled.digest != before.digest
+    assert {part.name for part in before.parts} - {part.name for part in settled.parts} == {"LOG"}
+    assert keep.key({"x": 1}).digest == settled.digest
+    assert keep.state_names == {"LOG"}
+    notebook["f"](2)
+    assert keep.settle(settled, store) is settled
+    notebook.run("CONFIG['a'] = 2")
+    assert keep.key({"x": 1}).digest != settled.digest
+
+
+def test_findings_are_there_after_a_restart(notebook: Any, store: Any, other_store: Any) -> None:
+    """Another process with the store knows the finding before its first call, but not for an edited function."""
+    keep = keyer(notebook.run(ALIAS))
+    keep.prepare(store)
+    before = keep.key({"x": 1})
+    notebook["f"](1)
+    settled = keep.settle(before, store)
+    getattr(store, "flush", lambda: None)()
+    state._findings.clear()
+    again = keyer(notebook.run(ALIAS))
+    again.prepare(other_store)
+    assert again.key({"x": 1}).digest == settled.digest
+    edited = keyer(notebook.run(ALIAS.replace("* x", "+ x")))
+    edited.prepare(other_store)
+    assert edited.state_names == frozenset()
+
+
+def test_nothing_is_concluded_while_others_run() -> None:
+    """A run beside another one on some other thread is not held responsible, nor one that is not on the main thread."""
+    alone = Watch()
+    assert alone.alone
+    nested = Watch()  # called by it
+    assert nested.alone
+    seen: list[bool] = []
+
+    def elsewhere() -> None:
+        other = Watch()
+        seen.append(other.alone)
+        other.end()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+    assert not alone.alone
+    assert not nested.alone
+    nested.end()
+    alone.end()
+    alone.end()
+    assert Watch().alone
+
+
+def test_a_change_by_somebody_else_is_no_state(notebook: Any, store: Any) -> None:
+    """Without a run of our own that could be responsible, the key stays as it was made."""
+    keep = keyer(notebook.run(ALIAS))
+    before = keep.key({"x": 1})
+    notebook["f"](1)
+    assert state.settle(keep, before, store, None) is before
+    assert keep.state_names == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("value", "body"),
+    [
+        (np.zeros(3), "VALUE[0] = x"),
+        (np.zeros(3), "change(VALUE, x)"),
+        (pd.DataFrame({"a": [1]}), "VALUE['b'] = x"),
+        (pd.DataFrame({"a": [1]}), "change(VALUE, 'c')"),
+    ],
+)
+def test_data_are_never_state(notebook: Any, store: Any, value: Any, body: str) -> None:
+    """Arrays and frames count by content, even for a function that stores into them."""
+    notebook.names["VALUE"] = value
+    notebook.run(f"def change(where, x): where[x] = x\ndef f(x):\n    {body}\n    return VALUE.sum()")
+    keep = keyer(notebook)
+    before = keep.key({"x": 1})
+    notebook["f"](1)
+    assert keep.settle(before, store) is before
+    assert keep.key({"x": 1}).digest != before.digest
+    assert keep.state_names == frozenset()
+
+
+OBJECT = """
+class Net:
+    def __init__(self, depth):
+        self.depth, self.loss, self.history, self.seen = depth, 0, [], {}
+    def learn(self, x):
+        self.loss += x
+        return self.depth
+net = Net(3)
+def f(x):
+    net.loss = x
+    net.history.append(x)
+    net.seen[x] = 1
+    return net.depth
+"""
+
+
+def test_only_changed_attributes_of_an_object_are_state(notebook: Any) -> None:
+    """A trained model's loss is its function's doing; its depth is an input, whoever sets it."""
+    notebook.run(OBJECT)
+    keep = keyer(notebook)
+    before = keep.key({"x": 1}).digest
+    notebook["f"](1)
+    assert keep.key({"x": 1}).digest == before
+    notebook.run("net.depth = 4")
+    assert keep.key({"x": 1}).digest != before
+    notebook.run("net = Net(3)")
+    assert keep.key({"x": 1}).digest == before
+
+
+def test_a_method_changes_its_own_object(notebook: Any) -> None:
+    """For a bound method the attributes that it sets itself are state, the others input."""
+    notebook.run(OBJECT + "f = net.learn")
+    before = notebook.key(x=1)
+    notebook["f"](1)
+    assert notebook.key(x=1) == before
+    notebook.run("net.depth = 4")
+    assert notebook.key(x=1) != before
+
+
+def test_what_is_there_to_be_changed_does_not_spoil_a_key(notebook: Any) -> None:
+    """A queue that is put into, or a bar that is updated, has no content; a key with it is still for the disk."""
+    notebook.run(
+        "import queue, threading\nclass Bar:\n    def __init__(self): self.lock = threading.Lock()\n"
+        "    def update(self, n): pass\nbar, waiting = Bar(), queue.Queue()\n"
+        "def f(x):\n    bar.update(x)\n    waiting.put(x)\n    return x"
+    )
+    key = keyer(notebook).key({"x": 1})
+    assert (key.scope, key.notes) == ("disk", ())
+    notebook["f"](1)
+    assert keyer(notebook).key({"x": 1}).digest == key.digest
+
+
+def test_custom_hashes_have_no_state(notebook: Any, store: Any) -> None:
+    """A key that the user makes is taken as it is."""
+    keep = FunctionKeyer(notebook.run(ALIAS)["f"], name="f", custom=lambda function, inputs: "mine")
+    keep.prepare(store)
+    key = keep.key({"x": 1})
+    notebook["f"](1)
+    assert keep.settle(key, store) is key
