@@ -49,7 +49,9 @@ def _session(backend: str, **options: Any) -> Iterator[Any]:
         yield context
 
 
-def _process_scenario(name: str, title: str, func: Callable[[int], int], count: int, goals: tuple[Goal, ...]) -> Scenario:
+def _process_scenario(
+    name: str, title: str, func: Callable[[int], int], count: int, goals: tuple[Goal, ...]
+) -> Scenario:
     """Return a scenario of one map over processes; all pools have been started, and stay."""
 
     def executor(chunksize: int) -> Callable[[ExitStack], Round]:
@@ -102,9 +104,7 @@ def _trivial(quick: bool) -> Scenario:
 def _five_ms(quick: bool) -> Scenario:
     count = 40 if quick else 200
     goals = (Goal("nbflow", 1.03, "ProcessPoolExecutor"), Goal("nbflow", 1.03, "joblib loky"))
-    return _process_scenario(
-        "map-5ms", f"map of {count} tasks of 5 ms over {_WORKERS} processes", _busy, count, goals
-    )
+    return _process_scenario("map-5ms", f"map of {count} tasks of 5 ms over {_WORKERS} processes", _busy, count, goals)
 
 
 def _submit(quick: bool) -> Scenario:

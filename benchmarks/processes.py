@@ -27,19 +27,23 @@ def _item(array: Any, index: int) -> float:
     return float(array[index])
 
 
-def _backend() -> Any:
+def _session(stack: ExitStack) -> Any:
     import nbflow
-    from nbflow.backends import ProcessBackend
     from nbflow.settings import load_settings
 
-    with nbflow.session(settings=load_settings(max_parallel_processes=_WORKERS)) as context:
-        backend = ProcessBackend()
-        backend.start(context)
+    return stack.enter_context(nbflow.session(settings=load_settings(max_parallel_processes=_WORKERS)))
+
+
+def _backend(session: Any) -> Any:
+    from nbflow.backends import ProcessBackend
+
+    backend = ProcessBackend()
+    backend.start(session)
     return backend
 
 
 def _started(stack: ExitStack) -> Any:
-    backend = _backend()
+    backend = _backend(_session(stack))
     stack.callback(backend.stop)
     assert [backend.dispatch(_negative, (number,)).result() for number in range(4)] == [0, -1, -2, -3]
     return backend
@@ -67,9 +71,11 @@ def _first_scenario(quick: bool) -> Scenario:
         return one_round
 
     def nbflow(stack: ExitStack) -> Round:
+        session = _session(stack)
+
         def one_round() -> float:
             began = perf_counter()
-            backend = _backend()
+            backend = _backend(session)
             try:
                 assert backend.dispatch(_negative, (3,)).result() == -3
                 return perf_counter() - began
@@ -140,20 +146,16 @@ def _array_scenario(quick: bool, again: bool) -> Scenario:
     def joblib(stack: ExitStack) -> Round:
         from joblib import Parallel, delayed
 
-        pool = stack.enter_context(Parallel(n_jobs=_WORKERS))
-        return measured(lambda array: pool(delayed(_item)(array, index) for index in range(tasks)))
+        return measured(
+            lambda array: Parallel(n_jobs=_WORKERS)(delayed(_item)(array, index) for index in range(tasks))
+        )
 
     def nbflow(stack: ExitStack) -> Round:
-        backend = _started(stack)
+        import nbflow
 
-        def run(array: Any) -> list[float]:
-            shared = backend.share(array)
-            jobs = [backend.dispatch(_item, (shared, index)) for index in range(tasks)]
-            found = [job.result() for job in jobs]
-            shared.release()
-            return found
-
-        return measured(run)
+        _session(stack)
+        item = nbflow.task(_item)
+        return measured(lambda array: nbflow.map_tasks(item, [array] * tasks, range(tasks), backend="process"))
 
     which = "the same 100 MB array again" if again else "a new array of 100 MB"
     return Scenario(

@@ -22,7 +22,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clusters, fanout, inputs, keys, processes
+from benchmarks import clusters, fanout, inputs, keys, processes, stores
 from benchmarks.method import Contestant, Goal, Round, Scenario, timed
 
 __all__ = ["scenarios"]
@@ -519,4 +519,15 @@ def scenarios(quick: bool) -> list[Scenario]:
     ]
     if os.path.exists("/proc/self/status"):
         makers.append(_import_scenario("import-memory", "memory"))
-    return [make(quick) for make in (*makers, *fanout.MAKERS, *inputs.MAKERS, *keys.MAKERS, *clusters.MAKERS, *processes.MAKERS)]
+    return [
+        make(quick)
+        for make in (
+            *makers,
+            *fanout.MAKERS,
+            *inputs.MAKERS,
+            *keys.MAKERS,
+            *clusters.MAKERS,
+            *processes.MAKERS,
+            *stores.MAKERS,
+        )
+    ]

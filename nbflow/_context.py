@@ -116,7 +116,7 @@ class SessionContext:
     def backend(self) -> str:
         """Name of the default backend."""
         if self._backend is not None:
-            return self._backend
+            return str(self._backend)
         if self.parent is not None and not self._own_settings:
             return self.parent.backend
         return self.settings.backend
@@ -151,7 +151,7 @@ class SessionContext:
             "dataset_store": _absolute(data or self.settings.dataset_store),
         }
         if options["cache_store"] != "off" and isinstance(options["cache_store"], (str, os.PathLike)):
-            options["cache_shared"] = self._nearest("_shared_option")
+            options["cache_shared"] = _absolute(self._nearest("_shared_option") or self.settings.cache_shared)
         backend = self.backend if self.backend in ("inline", "thread") else "inline"
         return partial(SessionContext, backend=backend, seed=self._seed, **options)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nbflow._util import one_line
@@ -60,7 +61,7 @@ class Entry:
         begun = ended if started is None else started
         return {
             "id": self.handle.task_id,
-            "name": self.handle.name,
+            "name": self.handle.name if call is None else call.name,
             "state": state or ("queued" if started is None else "running"),
             "pool": self.pool,
             "worker": call.worker if call is not None else None,
@@ -87,6 +88,7 @@ class Tally:
         self._completed = 0
         self._failures = 0
         self._moved: dict[str, float] = {}
+        self._waiting: Counter[int] = Counter()
         self._recent: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self._failed: deque[TaskHandle[Any]] = deque(maxlen=_KEPT)
         self._errors: deque[str] = deque(maxlen=_KEPT)
@@ -107,7 +109,7 @@ class Tally:
         return handle.task_id in self._live
 
     def drop(self, entry: Entry) -> None:
-        """Forget a call that was never launched."""
+        """Forget a call that was never launched, if nobody has noted its end."""
         with self._lock:
             self._live.pop(entry.handle.task_id, None)
 
@@ -116,10 +118,13 @@ class Tally:
         error = handle.exception
         cancelled = isinstance(error, TaskCancelledError)
         state = "completed" if error is None else "cancelled" if cancelled else "failed"
-        entry = self._live[handle.task_id]
+        with self._lock:
+            entry = self._live.get(handle.task_id)
+        if entry is None:  # somebody else has noted it
+            return None
         row = entry.row(state, error)
         with self._lock:
-            self._ending[handle.task_id] = self._live.pop(handle.task_id)
+            self._ending[handle.task_id] = self._live.pop(handle.task_id, entry)
             self._recent.append(row)
             self._moved[entry.pool] = entry.now()
             if error is None:
@@ -135,8 +140,8 @@ class Tally:
     def release(self, handle: TaskHandle[Any]) -> bool:
         """Drop a call that has ended and wake who waits for it; whether nothing is left."""
         with self._lock:
-            entry = self._ending.pop(handle.task_id)
-            if entry.over is not None:
+            entry = self._ending.pop(handle.task_id, None)
+            if entry is not None and entry.over is not None:
                 entry.over.set()
             return not (self._live or self._ending)
 
@@ -147,10 +152,35 @@ class Tally:
         with self._lock:
             return list(self._live.values())
 
-    def next(self, but: Iterable[int]) -> tuple[Entry, threading.Event] | None:
-        """Return a live call other than those of ids `but`, and what will be set when it has been released."""
-        left_out = set(but)
+    def under(self, around: set[int]) -> set[int]:
+        """Return the ids of the live calls that cannot end before this thread goes on.
+
+        Those are the calls around this code, and those that this thread runs and that wait while they help others.
+        """
+        here = threading.current_thread().name
         with self._lock:
+            here_too = {number for number, entry in self._live.items() if entry.call and entry.call.worker == here}
+            return here_too | (around & self._live.keys())
+
+    @contextmanager
+    def waiting(self, own: set[int]) -> Iterator[None]:
+        """Let the calls `own` count as waiting for all others while the block runs."""
+        with self._lock:
+            self._waiting.update(own)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= Counter(own)  # drops those that count nothing
+
+    def waits_too(self, entry: Entry, own: set[int]) -> bool:
+        """Whether `entry` waits for all others, and so for `own`, which therefore must not wait for it."""
+        return bool(own) and self._waiting[entry.handle.task_id] > 0
+
+    def next(self, own: set[int]) -> tuple[Entry, threading.Event] | None:
+        """Return a live call for `own` to wait for, and what will be set when it has been released."""
+        with self._lock:
+            left_out = own | {number for number, times in self._waiting.items() if times > 0} if own else own
             for books in (self._live, self._ending):
                 for number, entry in books.items():
                     if number not in left_out:

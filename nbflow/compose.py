@@ -16,7 +16,8 @@ from nbflow.backends.remote import inside_worker
 from nbflow.core.spec import TaskKind, parse_template, render_template
 from nbflow.errors import DatasetError, DefinitionError, TaskCancelledError
 from nbflow.runtime import current, drivers, lanes, loop
-from nbflow.runtime.maps import MapState, conduct, run_map
+from nbflow.runtime.maps import MapState, conduct
+from nbflow.runtime.pulling import run_map
 from nbflow.sessions import SessionContext, session_or_default
 from nbflow.tasks import Task, as_task
 
@@ -327,15 +328,27 @@ async def _gather(plan: _Plan, session: SessionContext, backend: str) -> list[An
                 return
             await item(index)
 
+    spec, slots, results = plan.task.spec, state.slots, state.results
+    clock = session.clock.monotonic
+    plain = spec.plain and spec.kind is TaskKind.ASYNC and not session.listening
+
     async def item(index: int) -> None:
+        slots[index] = [index, clock(), "loop"]
         try:
-            with state.tracked(index, "loop"):
-                state.results[index] = await _one(plan.task.spec, state, index)
+            if plain:
+                args = state.items[index]
+                results[index] = await lanes.run_plain_async(
+                    spec, session, state.parent, args, state.kwargs, index, state
+                )
+            else:
+                results[index] = await _one(spec, state, index)
         except asyncio.CancelledError:
             if state.cancel_reason is None:
                 raise
         except Exception as error:
             state.keep(index, error)
+        finally:
+            del slots[index]
 
     limit = plan.concurrency
     try:

@@ -84,7 +84,7 @@ class Runtime:
         self._timeout_s: float | None = None
         self._task_timeout_s: float | None = None
         self._timer: threading.Timer | None = None
-        self._last: tuple[Any, Any] = (None, None)
+        self._last: tuple[Any, Any, str | None] = (None, None, None)
 
     # -- submitting -----------------------------------------------------------------------------------------------
 
@@ -139,26 +139,28 @@ class Runtime:
         assert call is not None
         call.progress = (0, None, call.session.clock.monotonic())
         entry = Entry(handle, call, str(call._pool))
-        self._enter(entry)
         try:
+            self._enter(entry)
             return launch(handle, task, args, kwargs)
-        except BaseException as error:
+        except BaseException as error:  # an interrupt may strike anywhere here
             handle._fail(error)
+            self._tally.drop(entry)
             raise
 
-    def _task(self, function: Any, name: str | None) -> tuple[Task[..., Any], str]:
-        """Return the task to run and the name of the call."""
+    def _task(self, function: Any, name: str | None) -> tuple[Task[..., Any], str | None]:
+        """Return the task to run and the name of the call; None where the task knows it."""
         if name is not None and (not isinstance(name, str) or not name):
             raise DefinitionError(f"name={name!r} must be a non-empty string, or None to derive it.")
         if not callable(function):
             raise DefinitionError(f"submit({function!r}): this is neither a function nor a handle from submit.")
-        last, task = self._last  # many calls of one function are the rule, and to look into it takes a while
+        last, task, derived = self._last  # many calls of one function are the rule, and to look into it takes a while
         if last is not function:
             task = as_task(functools.partial(function) if inspect.isclass(function) else function)
-            self._last = (function, task)
+            derived = None if isinstance(function, Task) else _derived_name(function)
+            self._last = (function, task, derived)
         if task.is_generator:
             raise DefinitionError(f"submit({task.name!r}): a stream hands out items; iterate over it, or map it.")
-        label = name or _derived_name(function)
+        label = name or derived
         if self._task_timeout_s is None or task.spec.policy.timeout_s is not None:
             return task, label
         policy = replace(task.spec.policy, timeout_s=self._task_timeout_s)
@@ -206,8 +208,8 @@ class Runtime:
     def wait_all(self, raise_on_error: bool = False) -> None:
         """Wait for every call that was submitted, also those that are submitted meanwhile.
 
-        Inside one of the runtime's own calls it waits for all but that one. Whatever a call raised, `SystemExit`
-        included, is in its handle and never raised here as it is.
+        Inside one of the runtime's own calls it waits for all but that one and those that wait for all likewise.
+        Whatever a call raised, `SystemExit` included, is in its handle and never raised here as it is.
 
         Args:
             raise_on_error: Raise if any failed since this was last raised, or `clear_failed` was called.
@@ -216,17 +218,14 @@ class Runtime:
             TaskError: Calls failed; it names them. (It is a RuntimeError too.)
             KeyboardInterrupt: While waiting; what was waited for has been cancelled then.
         """
-        own: list[int] = []
-        call = current.current_call()
-        while call is not None:
-            own.append(call.id)
-            call = call.parent
+        own = self._tally.under(_calls_around())
         try:
-            while (found := self._tally.next(own)) is not None:
-                entry, over = found
-                entry.handle._help()
-                while not over.wait(WAKE_S):
+            with self._tally.waiting(own):
+                while (found := self._tally.next(own)) is not None:
+                    entry, over = found
                     entry.handle._help()
+                    while not over.wait(WAKE_S) and not self._tally.waits_too(entry, own):
+                        entry.handle._help()
         except KeyboardInterrupt:
             self._cancel_all("interrupt", but=own)
             raise
@@ -333,19 +332,21 @@ class Runtime:
                 are cancelled, and those that run end by themselves, unattended.
         """
         self._closing = True
-        if wait:
-            self.wait_all()
-        else:
-            for entry in self._tally.live():
-                if entry.started is None:
-                    entry.handle.cancel("shutdown")
-        self._closed = True
-        if not self._tally.busy:
-            self._rest()
+        try:
+            if wait:
+                self.wait_all()
+            else:
+                for entry in self._tally.live():
+                    if entry.started is None:
+                        entry.handle.cancel("shutdown")
+        finally:
+            self._closed = True
+            if not self._tally.busy:
+                self._rest()
 
     def _rest(self) -> None:
         """Nothing is left to do: stop the clock of `set_timeout`, and the pools of a runtime that was shut down."""
-        self._last = (None, None)  # it may hold on to data
+        self._last = (None, None, None)  # it may hold on to data
         with self._lock:
             if self._timer is not None and not self._tally.busy:
                 self._timer.cancel()
@@ -354,7 +355,7 @@ class Runtime:
         if closed:
             self._pools.stop()
 
-    def _cancel_all(self, reason: str, but: list[int] | None = None) -> None:
+    def _cancel_all(self, reason: str, but: set[int] | None = None) -> None:
         for entry in self._tally.live():
             if entry.handle.task_id not in (but or ()):
                 entry.handle.cancel(reason)
@@ -399,6 +400,16 @@ class Runtime:
             raise BackendError("This runtime was shut down; make another one, or submit before shutdown().")
 
 
+def _calls_around() -> set[int]:
+    """Return the ids of the calls that this code runs in."""
+    found: set[int] = set()
+    call = current.current_call()
+    while call is not None:
+        found.add(call.id)
+        call = call.parent
+    return found
+
+
 def _kind_of(task: Task[..., Any]) -> str:
     return "coroutine" if task.is_async else "python"
 
@@ -414,8 +425,6 @@ def _derived_name(function: Any) -> str:
 
     Without the module for methods, for functions inside others, and for those of a script or notebook.
     """
-    if isinstance(function, Task):
-        return str(function.name)
     while isinstance(function, functools.partial):
         function = function.func
     if isinstance(function, Task):

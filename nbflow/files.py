@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from nbflow.cache.filestate import MISSING, FileState, expand, is_pattern, members, state_of
+from nbflow.cache.filestate import expand, is_pattern, members, state_of
 from nbflow.errors import DefinitionError, FileMissingError
 from nbflow.runtime.current import current_call
 
@@ -45,7 +45,8 @@ class File(os.PathLike[str]):
         if "://" in text:
             raise DefinitionError(f"File({text!r}): only local files can be followed; download it first.")
         self._text = text
-        if _note_read(text).digest == MISSING:
+        _note_read(text)  # its absence too may be what the result depends on
+        if not os.path.exists(expand(text)) and not members(text):
             raise FileMissingError(_missing(text), path=text)
 
     @property
@@ -106,13 +107,14 @@ def _restored(text: str) -> File:
     return file
 
 
-def _note_read(text: str) -> FileState:
-    """Tell the calls that run here that they read a file, unless their keys have it anyway; return its state."""
-    state = state_of(text)
-    call = current_call()
-    if call is not None:
-        call.note_reads({text: state})
-    return state
+def _note_read(text: str) -> None:
+    """Tell the calls that run here that they read a file, unless they know; whoever does not care costs nothing."""
+    inner = call = current_call()
+    while inner is not None and call is not None:
+        if call.reads is not None and text not in call.reads:
+            inner.note_reads({text: state_of(text)})
+            return
+        call = call.parent
 
 
 def _missing(text: str) -> str:

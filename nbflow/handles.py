@@ -188,8 +188,7 @@ class TaskHandle(Generic[T]):
         elif (error := job.exception()) is not None:
             self._fail(error)
         elif self._claim():
-            self._call = None
-            self._needs = ()
+            self._let_go()
             self._future.set_result(job.result())
 
     def _fail(self, error: BaseException) -> None:
@@ -198,14 +197,19 @@ class TaskHandle(Generic[T]):
             return
         if isinstance(error, TaskCancelledError) and self._instead is not None:
             error = self._instead
-        call, self._call = self._call, None
-        self._needs = ()
+        call = self._call
+        self._let_go()
         try:
             if call is not None:
                 step = ending(error, call.spec.policy)
                 emit(call, step.fact, step.data)
         finally:
             self._future.set_exception(error)
+
+    def _let_go(self) -> None:
+        """Forget what only a call that has not ended needs; the job refers to its handle, too."""
+        self._call = self._job = None
+        self._needs = ()
 
     def _leave_behind(self) -> None:
         """Give up on code that did not end when it was told to."""

@@ -200,11 +200,13 @@ async def async_session(**options: Any) -> AsyncIterator[SessionContext]:
         try:
             yield context
         finally:
-            manager = context._manager
-            if manager is not None:
-                import asyncio
+            import asyncio
 
-                await asyncio.to_thread(manager.stop)
+            if context._manager is not None:
+                await asyncio.to_thread(context._manager.stop)
+            for store in list(context._stores.values()):
+                if getattr(store, "shared", None) is not None:  # may wait for what is still to be sent
+                    await asyncio.to_thread(store.close)
 
 
 def open_notebook_session(**options: Any) -> SessionContext:

@@ -131,7 +131,7 @@ def describe(call: Call) -> Explanation:
     if call.reason:
         return Explanation(f"{call.name} ran", [*reasons_of(call.reason), *call.remarks, *call.notes])
     if not call.spec.cache:
-        return Explanation(f"{call.name} ran: it is not cached", call.notes)
+        return Explanation(f"{call.name} ran", ["it is not cached", *call.notes])
     return Explanation(f"{call.name} {call.state}", call.notes)
 
 

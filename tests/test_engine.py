@@ -304,6 +304,44 @@ def test_wait_all_inside_a_call(runtime: Runtime) -> None:
     assert runtime.submit(outer).get(_LIMIT_S) == [0, 1, 2, 3, 4]
 
 
+def test_calls_that_wait_for_all(runtime: Runtime) -> None:
+    """Calls that wait for all do not wait for each other, nor for one that helps while it waits itself."""
+    meeting = threading.Barrier(2)
+
+    def both() -> str:
+        meeting.wait(_LIMIT_S)
+        runtime.wait_all()
+        return "done"
+
+    handles = [runtime.submit(both) for _ in range(2)]
+    assert [handle.get(_LIMIT_S) for handle in handles] == ["done", "done"]
+    with Runtime(python_threads=1) as single:
+
+        def inner() -> int:
+            single.wait_all()
+            return 1
+
+        waiting: list[TaskHandle[int]] = []
+
+        def outer() -> int:
+            return waiting[0].get() + 1
+
+        gate = Gate()
+        single.submit(gate.wait)
+        last = single.submit(outer)
+        waiting.append(single.submit(inner))
+        gate.free.set()
+        assert last.get(_LIMIT_S) == 2
+    assert runtime._tally._waiting == {}
+
+
+def test_names_of_tasks(runtime: Runtime) -> None:
+    """A name that is a template is filled in, as everywhere."""
+    runtime.submit(task(name="fit_{depth}")(lambda depth: depth), 7)
+    runtime.wait_all()
+    assert [row["name"] for row in runtime.get_progress()["tasks"]] == ["fit_7"]
+
+
 def test_cancelled_calls_are_no_failures(runtime: Runtime) -> None:
     """A call that was cancelled on purpose counts nowhere, and its row says so."""
     gate = Gate()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import nbflow
+import nbflow.files
 from nbflow import File, gather_tasks, map_tasks, task
 from nbflow.errors import DefinitionError, FileMissingError
 
@@ -150,6 +151,28 @@ def test_the_file_is_named_as_the_reason() -> None:
     assert "file `a.csv` 3 B → 4 B" in nbflow.why(load)
     load()
     assert "file `a.csv` 3 B → 4 B" in nbflow.why("load")
+
+
+def test_a_file_is_read_only_where_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of cached calls nobody asks what is in it, and inside it is asked once."""
+    asked: list[str] = []
+    state_of = nbflow.files.state_of
+
+    def noting(path: str) -> Any:
+        asked.append(path)
+        return state_of(path)
+
+    monkeypatch.setattr(nbflow.files, "state_of", noting)
+
+    @task
+    def size() -> int:
+        file = File("a.csv")
+        return len(file.path.read_text() + Path(file).read_text())
+
+    size()
+    assert asked == []
+    task(cache=True)(size.func)()
+    assert asked == ["a.csv"]
 
 
 def test_files_are_no_reason_where_code_has_changed(tmp_path: Path) -> None:
@@ -322,3 +345,23 @@ def test_force_and_session_scope_follow_files(runs: list[Any]) -> None:
     with nbflow.session(settings=nbflow.settings.load_settings(force=True)):
         load()
     assert len(runs) == 3
+
+
+def test_shared_results_follow_files(runs: list[Any], tmp_path: Path) -> None:
+    """What a colleague computed from the same file is found in the shared cache; from another one it is not."""
+
+    @task(cache=True)
+    def load() -> str:
+        runs.append(1)
+        return Path(File("a.csv")).read_text()
+
+    def work(home: str) -> str:
+        wanted = nbflow.settings.load_settings(cache_shared=str(tmp_path / "shared"), home=str(tmp_path / home))
+        with nbflow.session(settings=wanted):
+            return load()
+
+    assert [work("one"), work("two")] == ["one", "one"]
+    assert len(runs) == 1
+    Path("a.csv").write_text("two")
+    assert work("three") == "two"
+    assert len(runs) == 2

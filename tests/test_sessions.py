@@ -244,6 +244,22 @@ def test_a_cache_is_kept_in_a_folder() -> None:
             _ = context.cache_store
 
 
+def test_an_async_session_sends_off_the_loop(tmp_path: Path) -> None:
+    """What is still to be sent when it closes does not hold up the loop."""
+    threads: list[str] = []
+
+    async def main() -> None:
+        async with async_session(cache_store=tmp_path / "c", cache_shared=tmp_path / "s") as context:
+            context.cache_store.put("0" * 32, [1])
+            close = context.cache_store.shared.close
+            context.cache_store.shared.close = lambda: (threads.append(threading.current_thread().name), close())
+
+    asyncio.run(main())
+    assert threads[0] != threading.main_thread().name
+    with session(cache_store=tmp_path / "d", cache_shared=tmp_path / "s") as context:
+        assert context.cache_store.get("0" * 32) == [1]
+
+
 def test_trouble_with_the_shared_cache_is_an_event(tmp_path: Path, recorder: EventRecorder) -> None:
     """It belongs to no call, fails none, and is said once."""
     with session(cache_store=tmp_path / "c", cache_shared=tmp_path / "none.zip", observers=[recorder]) as context:

@@ -7,6 +7,7 @@ call) is not promised. An executor of threads shares this process's memory, so c
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -26,6 +27,9 @@ __all__ = ["ExecutorBackend"]
 
 _EMBED_BYTES = 1 << 16
 """Shared values up to this size travel with each call; larger ones in a file, as long as workers can see it."""
+
+
+_log = logging.getLogger("nbflow.backends")
 
 
 class ExecutorBackend(RemoteBackend):
@@ -153,7 +157,10 @@ class ExecutorBackend(RemoteBackend):
         job.worker = worker
         if listen is not None:
             for message in messages:
-                listen(message)
+                try:
+                    listen(message)
+                except Exception:
+                    _log.exception("A message of %s could not be delivered.", label or "a call")
         value, error = open_outcome(outcome, worker)
         job.settle(value, error)
 

@@ -53,12 +53,14 @@ def write_bundle(store: CacheStore, out: Path, key: NamedKey, tasks: Iterable[st
         tasks: Names of the tasks whose results to take; None for all.
 
     Raises:
-        CacheError: The store has no disk, or a task has no result.
+        CacheError: The store has no disk, or no result, or none of one of the tasks.
         OSError: The bundle cannot be written.
     """
     disk = _disk_of(store)
     wanted = None if tasks is None else list(tasks)
     entries = [info for info in store.entries() if info.tier == "disk" and is_key(info.key)]
+    if not entries:
+        raise CacheError(f"There is no result to bundle in {store.location}; run the notebook first.")
     known = {info.task for info in entries}
     for task in wanted or ():
         if task not in known:

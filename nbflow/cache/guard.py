@@ -21,6 +21,7 @@ import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_hexdigest
@@ -37,7 +38,6 @@ _WATCHED = 512  # values in all
 _HELD = 64  # of those that cannot be referenced weakly
 _MEMBERS = 1000  # of a container
 _DEPTH = 4  # containers inside containers
-_OURS = 3  # references to a value that only the guard holds, as `sweep` counts them
 _SIMPLE = frozenset({int, float, complex, bool, str, bytes, type(None)})
 _TEXT = frozenset({str, bytes})
 _CONTAINERS = frozenset({list, dict, set, bytearray})
@@ -96,15 +96,16 @@ def note(value: Any, origin: str, cell: str | None = None) -> None:
     """
     kind = type(value)
     if kind in _CONTAINERS:
-        if not len(value) <= _MEMBERS or _weight(value, LIGHT, _DEPTH) is None:
+        weight = _weight(value, LIGHT, _DEPTH) if len(value) <= _MEMBERS else None
+        if weight is None or weight > LIGHT:
             return
     elif _data_name(kind) not in _DATA:
         return
     key = id(value)
     try:
-        watched = _Watched(weakref.ref(value, lambda _: _table.pop(key, None)), False, origin, cell)
+        watched = _Watched(weakref.ref(value), False, origin, cell)
     except TypeError:
-        watched = _Watched(lambda: value, True, origin, cell)
+        watched = _Watched(_strongly(value), True, origin, cell)
     with _lock:
         _table.pop(key, None)
         _table[key] = watched
@@ -160,11 +161,15 @@ def sweep(budget_s: float, cell: str | None = None, clock: Callable[[], float] =
     """
     end = clock() + budget_s
     found: list[Change] = []
-    for key, watched in list(_table.items()):
-        value = watched.value()
-        if value is None or (watched.strong and sys.getrefcount(value) <= _OURS):
-            _table.pop(key, None)
-            _held.pop(key, None)
+    with _lock:
+        table = list(_table.items())
+    for key, watched in table:
+        unused = watched.strong and _references(watched) <= _references_of_ours()
+        value = None if unused else watched.value()
+        if value is None:
+            with _lock:
+                _table.pop(key, None)
+                _held.pop(key, None)
             continue
         if watched.large is None:
             watched.large = (_weight(value, LIGHT, _DEPTH) or LIGHT) >= LIGHT
@@ -186,6 +191,21 @@ def sweep(budget_s: float, cell: str | None = None, clock: Callable[[], float] =
         watched.seen = digest
     changes.extend(found)
     return found
+
+
+def _strongly(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _references(watched: _Watched) -> int:
+    value = watched.value()
+    return sys.getrefcount(value)
+
+
+@cache
+def _references_of_ours() -> int:
+    """Return how many references a value has that only the guard holds; versions of Python count differently."""
+    return _references(_Watched(_strongly([]), True, "", None))
 
 
 def forget() -> None:

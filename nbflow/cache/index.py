@@ -363,10 +363,15 @@ _ARGUMENTS = frozenset({"argument", "input"})
 
 def _split(info: EntryInfo) -> tuple[int, str, str]:
     """Return the parts of an entry as text: those of its kind, with the number of that kind, and those of its own."""
-    code = _text(part for part in info.parts if part.kind not in _ARGUMENTS)
-    arguments = _text(part for part in info.parts if part.kind in _ARGUMENTS)
-    about = "\0".join((info.task, info.cell or "\0", code))
-    return int(xxh3_64_intdigest(about.encode("utf-8", "surrogatepass"))) >> 1, code, arguments
+    kind, code = _kind(info.task, info.cell, tuple(part for part in info.parts if part.kind not in _ARGUMENTS))
+    return kind, code, _text(part for part in info.parts if part.kind in _ARGUMENTS)
+
+
+@lru_cache(maxsize=64)
+def _kind(task: str, cell: str | None, parts: tuple[KeyPart, ...]) -> tuple[int, str]:
+    code = _text(parts)
+    about = "\0".join((task, cell or "\0", code))
+    return int(xxh3_64_intdigest(about.encode("utf-8", "surrogatepass"))) >> 1, code
 
 
 def _text(parts: Iterable[KeyPart]) -> str:

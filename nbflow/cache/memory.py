@@ -23,7 +23,7 @@ _IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), type(
 _IMMUTABLE_NAMES = frozenset(
     "datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone decimal.Decimal "
     "fractions.Fraction uuid.UUID pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath "
-    "pathlib._local.PosixPath pathlib._local.WindowsPath re.Pattern zoneinfo.ZoneInfo".split()
+    "pathlib._local.PosixPath pathlib._local.WindowsPath re.Pattern zoneinfo.ZoneInfo nbflow.core.reads.Reads".split()
 )
 _OVERHEAD = 200  # bytes that holding a result takes, about
 UNKNOWN = b"?"
@@ -225,14 +225,15 @@ class MemoryTier:
 
     def _hold(self, digest: str, held: _Held) -> bool:
         with self._lock:
-            if digest in self._held:
+            all_held, size = self._held, held.size
+            if digest in all_held:
                 self.drop(digest)
-            if held.size > self.max_bytes:
+            if size > self.max_bytes:
                 return False
-            self._held[digest] = held
-            self.bytes += held.size
+            all_held[digest] = held
+            self.bytes += size
             while self.bytes > self.max_bytes:
-                self.drop(next(iter(self._held)))
+                self.drop(next(iter(all_held)))
         return True
 
     def drop(self, digest: str) -> bool:

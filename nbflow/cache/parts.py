@@ -131,13 +131,13 @@ def text_bytes(value: str) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _part_head(kind: str, name: str) -> bytes:
-    return framed(f"{kind}\0{name}".encode("utf-8", "surrogatepass"))
+def _part_head(kind: str, name: str, length: int) -> bytes:
+    return framed(f"{kind}\0{name}".encode("utf-8", "surrogatepass")) + b"%d:" % length
 
 
 def part_bytes(kind: str, name: str, digest: str) -> bytes:
     """Return the bytes by which a part enters a key; text and place are for people and do not count."""
-    return b"%s%d:%s" % (_part_head(kind, name), len(digest), digest.encode())
+    return _part_head(kind, name, len(digest)) + digest.encode()
 
 
 def combine(chunks: Iterable[bytes]) -> str:

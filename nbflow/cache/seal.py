@@ -42,6 +42,7 @@ INLINE = 32 * 1024
 """Bytes below which a result is part of its record."""
 
 _FIELDS = struct.Struct("<ddd16sBB")
+_unpack = _FIELDS.unpack_from
 _BEGIN = MAC_BYTES + _FIELDS.size
 _NONE = float("nan")
 
@@ -92,7 +93,7 @@ def seal(signer: Signer, key: str, record: Record) -> bytes:
     """Return the signed bytes of a record under `key`."""
     created, ttl, cost, result, kind, payload, content = record
     data = _FIELDS.pack(created, _NONE if ttl is None else ttl, cost, result, kind, len(content)) + content + payload
-    return signer.sign(_framed_key(key), data) + data
+    return signer.sign(_framed_key(key) + data) + data
 
 
 def unseal(signer: Signer, key: str, data: object) -> Record:
@@ -103,11 +104,14 @@ def unseal(signer: Signer, key: str, data: object) -> Record:
     """
     if type(data) is not bytes or len(data) < _BEGIN:
         raise Damaged("its index entry is cut off")
-    if signer.sign(_framed_key(key), memoryview(data)[MAC_BYTES:]) != data[:MAC_BYTES]:
+    if signer.sign(_framed_key(key) + data[MAC_BYTES:]) != data[:MAC_BYTES]:
         raise Damaged("its index entry was not written by you, or was changed")
-    created, ttl, cost, result, kind, length = _FIELDS.unpack_from(data, MAC_BYTES)
+    created, ttl, cost, result, kind, length = _unpack(data, MAC_BYTES)
+    ttl = ttl if ttl == ttl else None
+    if not length:
+        return Record(created, ttl, cost, result, kind, data[_BEGIN:])
     end = _BEGIN + length
-    return Record(created, ttl if ttl == ttl else None, cost, result, kind, data[end:], data[_BEGIN:end])
+    return Record(created, ttl, cost, result, kind, data[end:], data[_BEGIN:end])
 
 
 def wrap(signer: Signer, info: EntryInfo, packed: Packed, content: bytes = b"") -> Parcel:

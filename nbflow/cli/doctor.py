@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from nbflow._version import __version__
 from nbflow.cache.keyring import OWN, Trust, find_key, ring, ring_folder, short_id
+from nbflow.backends.manager import BackendManager
 from nbflow.cache.shared import SharedTier, last_trouble
 from nbflow.cli.cache import open_store
 from nbflow.cli.console import ExitCode, say
@@ -54,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the findings and return the exit code."""
-    findings = [*_python(), *_packages(), *_settings(), *_places(), *_sharing()]
+    findings = [*_python(), *_packages(), *_backends(), *_settings(), *_places(), *_sharing()]
     for finding in findings:
         say(f"{finding.state:>4}  {finding.what}", sys.stdout)
     return ExitCode.FAILED if any(finding.state == "FAIL" for finding in findings) else ExitCode.OK
@@ -71,6 +72,23 @@ def _packages() -> Iterator[_Finding]:
                 yield _Finding("ok", f"{name} {version(name)} ({purpose})")
             except PackageNotFoundError:
                 yield _Finding(state, f"{name} is missing ({purpose}): {remedy}")
+
+
+def _backends() -> Iterator[_Finding]:
+    told = []
+    for name, able in BackendManager().describe().items():
+        limits = [
+            text
+            for text, applies in (
+                ("dry run", able.dry),
+                ("cannot stop a running call", not able.cancel and not able.dry),
+                ("keeps no timeouts", not able.timeout),
+                ("prints come at the end", not able.relay),
+            )
+            if applies
+        ]
+        told.append(f"{name} ({', '.join(limits)})" if limits else name)
+    yield _Finding("ok", f"backends: {', '.join(told)}")
 
 
 def _settings() -> Iterator[_Finding]:

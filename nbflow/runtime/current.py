@@ -33,6 +33,7 @@ __all__ = [
     "ambient",
     "current_call",
     "frame",
+    "is_worker",
     "make_ids_unique",
     "new_id",
     "restore",
@@ -41,6 +42,7 @@ __all__ = [
 CANCELLED, COMPLETED, FAILED, RUNNING, TIMED_OUT = "cancelled", "completed", "failed", "running", "timed out"
 
 _ids = count(1)
+_worker = False
 
 
 def new_id() -> int:
@@ -53,9 +55,15 @@ def make_ids_unique() -> None:
 
     They stay below 2**53, so that a browser can count with them.
     """
-    global _ids
+    global _ids, _worker
+    _worker = True
     if next(_ids) < 1 << 32:
         _ids = count((1 + int.from_bytes(os.urandom(4)) % (1 << 20)) << 32)
+
+
+def is_worker() -> bool:
+    """Whether this process works for others, as `make_ids_unique` says."""
+    return _worker
 
 
 class SessionLike(Protocol):
@@ -113,7 +121,7 @@ class Call:
         remarks: Those that say nothing of storing, such as that an argument was changed in place.
         reads: Files that a cached call reads while it runs, with their states (None: the key has them anyway).
         remote: How its attempts are made, where that is not in this process.
-        progress: Done, total and clock time of what it last told of its progress; None unless somebody set it to be kept.
+        progress: Done, total and clock time of what it last told of its progress; None unless it is to be kept.
     """
 
     __slots__ = (

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 else:
     drivers = lazy("nbflow.runtime.drivers")  # the machinery is only loaded for calls that need it
 
-__all__ = ["drive_plain", "fail", "run_hit", "run_plain"]
+__all__ = ["drive_plain", "fail", "run_hit", "run_plain", "run_plain_async"]
 
 _monotonic = time.perf_counter
 
@@ -61,6 +61,7 @@ def drive_plain(call: Call) -> Any:
     token = enter(call)
     call.started = _monotonic()
     call.worker = threading.current_thread().name
+    call.session.active[call.id] = call  # so that it can be cancelled
     try:
         with Region() as region:
             call.stop = region.stop
@@ -69,6 +70,28 @@ def drive_plain(call: Call) -> Any:
             value = call.spec.func(*call.args, **call.kwargs)
     except BaseException as error:
         call.stop = None
+        final = drivers.failed(call, error)
+        if final is error:
+            raise
+        raise final from final.__cause__
+    finally:
+        restore(token)
+        call.session.active.pop(call.id, None)
+    _complete(call, _monotonic())
+    return value
+
+
+async def run_plain_async(
+    spec: TaskSpec, session: Any, parent: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any], *place: Any
+) -> Any:
+    """Run a plain asynchronous task that nobody listens to, on the running loop; see `run_plain`."""
+    __tracebackhide__ = True
+    call = Call(spec, session, parent, args, kwargs, *place)
+    token = enter(call)
+    call.started = _monotonic()
+    try:
+        value = await spec.func(*args, **kwargs)
+    except BaseException as error:
         final = drivers.failed(call, error)
         if final is error:
             raise

@@ -1,18 +1,15 @@
-"""Fanning a task out over items: one engine for every backend.
+"""One map of a task over items: its state, its beginning and its end, whatever runs its items.
 
-A `MapState` holds the items, the results and the live counters of one map. Workers *pull* ranges of items from one
-counter, so that submitting costs nothing per item; ranges grow while they are quick and stay small where items are
-slow. The rules:
+A `MapState` holds the items, the results and the live counters; `pulling` runs items in this process, `ranges` and
+`remote` elsewhere. The rules for all of them:
 
 * The first failure (or an interrupt, or a cancel) stops the map: no further item starts, running ones are told to end.
 * Nobody waits longer than a short grace for code that will not end; it is left behind and reported.
-* A worker of the same pool that starts a map pulls items itself, so nested maps never wait for a free worker.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,16 +18,12 @@ from nbflow.core.spec import TaskSpec
 from nbflow.errors import TaskCancelledError
 from nbflow.runtime import current
 from nbflow.runtime.current import Call, new_id
-from nbflow.runtime.emit import Reporter, emit, emit_session
-from nbflow.runtime.stopping import GRACE_S, WAKE_S, Region, Stopped
+from nbflow.runtime.emit import Reporter, emit_session
 
-__all__ = ["PENDING", "MapState", "conduct", "run_map", "stopped_while_waiting"]
+__all__ = ["PENDING", "MapState", "conduct", "stopped_while_waiting"]
 
 PENDING = object()
 """What stands in `results` for an item that has none."""
-
-_RANGE_S = 0.005
-_MAX_RANGE = 64
 
 
 class MapState:
@@ -237,35 +230,6 @@ class MapState:
         return self.results
 
 
-def run_map(
-    state: MapState, backend: Any, run_item: Callable[[int], Any], *, concurrency: int | None, chunksize: int | None
-) -> list[Any]:
-    """Run every item of `state` and return the results in order.
-
-    Args:
-        state: The map.
-        backend: The backend, started.
-        run_item: Runs item `index` and returns its result.
-        concurrency: At most so many items at a time; None for what the backend allows.
-        chunksize: Items that a worker takes at a time; None to let it grow by measured duration.
-
-    Raises:
-        BaseException: The first failure, or the interrupt, that stopped the map.
-    """
-    __tracebackhide__ = True
-    pulls = backend.abilities.pulls
-
-    def work() -> None:
-        if pulls and (state.total == 1 or not backend.abilities.parallel):
-            _pull_here(state, run_item)
-        elif pulls:
-            _pull_together(state, backend, run_item, concurrency, chunksize)
-        else:
-            _submit_each(state, backend, run_item, concurrency)
-
-    return conduct(state, work)
-
-
 def conduct(state: MapState, work: Callable[[], object]) -> list[Any]:
     """Do what runs the items of a map, between its begin and its end, and return the results.
 
@@ -289,262 +253,3 @@ def stopped_while_waiting(state: MapState, error: BaseException) -> None:
         state.stop("interrupt", error.with_traceback(None))
     else:
         state.stop(type(error).__name__, error)
-
-
-def _pull_here(state: MapState, run_item: Callable[[int], Any]) -> None:
-    """Run all items in this thread; whoever cancels the map from another one stops the item that runs."""
-    me = threading.get_ident()
-    puller = _Puller(state, run_item, _Ranges(state.total, 1), 1)
-
-    def stop() -> None:
-        if threading.get_ident() != me:
-            _stop_item(state, puller.slot[0], puller.region)
-
-    state.on_stop = stop
-    with puller.region:
-        puller.pull()
-
-
-class _Puller:
-    """One worker's part in a map."""
-
-    __slots__ = ("_chunk", "_fixed", "_ranges", "_run", "_state", "over", "region", "slot")
-
-    def __init__(self, state: MapState, run: Callable[[int], Any], ranges: _Ranges, chunksize: int | None) -> None:
-        self._state = state
-        self._run = run
-        self._ranges = ranges
-        self._fixed = chunksize is not None
-        self._chunk = chunksize or 1
-        self.region = Region()
-        self.over = threading.Event()
-        self.slot: list[Any] = [None, 0.0, ""]
-
-    def pull(self) -> None:
-        """Take items until there are none, or the map is stopped."""
-        __tracebackhide__ = True
-        state = self._state
-        me = threading.get_ident()
-        self.slot[2] = threading.current_thread().name
-        outer = state.slots.get(me)
-        state.slots[me] = self.slot
-        try:
-            self._loop()
-        finally:
-            self.slot[0] = None
-            if outer is None:
-                state.slots.pop(me, None)
-            self.over.set()
-
-    def pull_stoppable(self) -> None:
-        """Like `pull`, but another thread may stop it; never raises."""
-        try:
-            with self.region:
-                self.pull()
-        except Stopped:
-            pass
-        except BaseException as error:
-            self._state.stop(type(error).__name__, error)
-        finally:
-            self.over.set()
-
-    def _loop(self) -> None:
-        __tracebackhide__ = True
-        state, run, slot, results = self._state, self._run, self.slot, self._state.results
-        clock = time.perf_counter
-        while True:
-            taken = self._ranges.take(self._chunk)
-            if not taken:
-                return
-            began = clock()
-            for index in taken:
-                if state.cancel_reason is not None:
-                    return
-                slot[1] = clock()
-                slot[0] = index
-                try:
-                    results[index] = run(index)
-                except Exception as error:
-                    state.keep(index, error)
-                slot[0] = None
-            if not self._fixed:
-                took = clock() - began
-                if took < _RANGE_S and self._chunk < _MAX_RANGE:
-                    self._chunk *= 2
-                elif took > 2 * _RANGE_S and self._chunk > 1:
-                    self._chunk //= 2
-
-
-class _Ranges:
-    """The counter that pullers share."""
-
-    __slots__ = ("_lock", "_next", "_total", "_workers")
-
-    def __init__(self, total: int, workers: int) -> None:
-        self._lock = threading.Lock()
-        self._next = 0
-        self._total = total
-        self._workers = workers
-
-    def take(self, size: int) -> range:
-        """Return the next `size` indices, fewer near the end so that workers finish together."""
-        with self._lock:
-            begin = self._next
-            left = self._total - begin
-            self._next = end = begin + max(1, min(size, left // (2 * self._workers)))
-        return range(begin, min(end, self._total))
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing is left to take."""
-        return self._next >= self._total
-
-
-def _pull_together(
-    state: MapState, backend: Any, run_item: Callable[[int], Any], concurrency: int | None, chunksize: int | None
-) -> None:
-    """Let workers of an in-process pool pull items; return when all are done or the map is stopped."""
-    workers = min(state.total, concurrency or backend.workers(), backend.workers())
-    ranges = _Ranges(state.total, workers)
-    pullers = [_Puller(state, run_item, ranges, chunksize) for _ in range(workers)]
-    changed = threading.Event()
-    futures = []
-    helping = backend.inside()
-    me = threading.get_ident()
-
-    def stop() -> None:
-        changed.set()
-        if helping and threading.get_ident() != me:
-            _stop_item(state, pullers[0].slot[0], pullers[0].region)
-
-    state.on_stop = stop
-    try:
-        for puller in pullers[1:] if helping else pullers:
-            futures.append(backend.submit(puller.pull_stoppable))
-            futures[-1].add_done_callback(lambda _: changed.set())
-        if helping:
-            with pullers[0].region:
-                pullers[0].pull()
-        while state.cancel_reason is None:
-            changed.clear()
-            if ranges.exhausted and _all_taken(futures):
-                return
-            changed.wait(WAKE_S)
-    except BaseException as error:
-        stopped_while_waiting(state, error)
-    for future in futures:
-        future.cancel()
-    _end_pullers(state, backend, pullers)
-
-
-def _all_taken(futures: list[Any]) -> bool:
-    """Withdraw pullers that no worker took up (there is nothing left to pull).
-
-    True if none of the others still runs.
-    """
-    return all(future.cancel() or future.done() for future in futures)
-
-
-def _end_pullers(state: MapState, backend: Any, pullers: list[_Puller]) -> None:
-    """Stop what runs, and leave behind what does not end in time; one that starts now finds the map stopped."""
-    running = [puller for puller in pullers if puller.slot[2] and not puller.over.is_set()]
-    for puller in running:
-        _stop_item(state, puller.slot[0], puller.region)
-    deadline = time.monotonic() + GRACE_S
-    for puller in running:
-        if not puller.over.wait(max(0.0, deadline - time.monotonic())):
-            _leave_behind(state, backend, puller.slot[0], puller.slot[2])
-
-
-def _call_of(state: MapState, index: int | None) -> Call | None:
-    """Return the call that runs item `index`, unless it is a plain one that nobody listens to."""
-    for call in list(state.session.active.values()):
-        if isinstance(call, Call) and call.map is state and call.index == index:
-            return call
-    return None
-
-
-def _stop_item(state: MapState, index: int | None, region: Region) -> None:
-    """Tell a running item to end; from another thread than its own.
-
-    A call that the drivers run is only stopped inside the user's function, never while its end is being told; one that
-    is just starting finds the map stopped.
-    """
-    if state.untracked:
-        region.stop(Stopped)
-    elif (call := _call_of(state, index)) is not None:
-        call.cancel(state.cancel_reason or "cancelled")
-
-
-def _leave_behind(state: MapState, backend: Any, index: int | None, worker: str) -> None:
-    """End the item of a worker that does not stop, and let the pool go on without that worker."""
-    if hasattr(backend, "detach"):
-        backend.detach(worker)
-    emit_session(state.session, "StragglerLeft", state.id, state.name, worker=worker)
-    call = _call_of(state, index)
-    if call is not None:
-        reason = state.cancel_reason or "cancelled"
-        emit(call, "TaskCancelled", {"error": TaskCancelledError("left behind", task=state.name, reason=reason)})
-
-
-def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], concurrency: int | None) -> None:
-    """Submit items one by one to a backend that cannot pull, at most `concurrency` at a time."""
-
-    def run(index: int) -> Any:
-        workers[index] = threading.current_thread().name
-        with regions[index], state.tracked(index, workers[index]):
-            if state.cancel_reason is not None:
-                raise Stopped
-            return run_item(index)
-
-    room = threading.Semaphore(concurrency or state.total)
-    changed = threading.Event()
-    pending: dict[int, Any] = {}
-    regions: dict[int, Region] = {}
-    workers: dict[int, str] = {}
-
-    def stop() -> None:
-        changed.set()
-        room.release()
-
-    def done(index: int, future: Any) -> None:
-        try:
-            if not future.cancelled():
-                error = future.exception()
-                if error is None:
-                    state.results[index] = future.result()
-                else:
-                    state.keep(index, error)
-        finally:
-            regions.pop(index, None)
-            pending.pop(index, None)
-            room.release()
-            changed.set()
-
-    state.on_stop = stop
-    try:
-        for index in range(state.total):
-            room.acquire()
-            if state.cancel_reason is not None:
-                break
-            regions[index] = Region()
-            future = backend.submit(run, (index,), map_index=index)
-            pending[index] = future
-            future.add_done_callback(lambda ended, index=index: done(index, ended))
-        while pending and state.cancel_reason is None:
-            changed.clear()
-            if pending and state.cancel_reason is None:
-                changed.wait(WAKE_S)
-    except BaseException as error:
-        stopped_while_waiting(state, error)
-    running = [index for index, future in list(pending.items()) if not future.cancel() and not future.done()]
-    for index in running:
-        if (region := regions.get(index)) is not None:
-            _stop_item(state, index, region)
-    deadline = time.monotonic() + GRACE_S
-    while (left := [index for index in running if index in pending]) and time.monotonic() < deadline:
-        changed.clear()
-        if any(index in pending for index in left):
-            changed.wait(max(0.0, deadline - time.monotonic()))
-    for index in left:
-        _leave_behind(state, backend, index, workers.get(index) or str(backend.name))

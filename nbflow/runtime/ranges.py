@@ -27,9 +27,10 @@ from nbflow.runtime import current, worker
 from nbflow.runtime.current import Call, new_id
 from nbflow.runtime.emit import emit, emit_session
 from nbflow.runtime.maps import PENDING, MapState, stopped_while_waiting
-from nbflow.runtime.remote import Route, hear, lost_words, rename_path, unreadable
+from nbflow.runtime.remote import Route
+from nbflow.runtime.replies import hear, lost_words, rename_path, unreadable
 from nbflow.runtime.steps import check_arguments, failed
-from nbflow.runtime.stopping import GRACE_S, WAKE_S
+from nbflow.runtime.stopping import WAKE_S
 
 __all__ = ["run_ranges"]
 
@@ -324,7 +325,7 @@ class _Ranges:
         for sent in list(self._out):
             if sent.job is not None and sent.job.cancel():
                 self._out.pop(sent, None)
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + 1.5 * BUDGET_S
         try:
             while self._out and (left_s := deadline - time.monotonic()) > 0:
                 self._take(min(left_s, WAKE_S))

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from nbflow.cache.flight import PATIENCE_S, Flight, is_pooled
-from nbflow.runtime.current import Call
+from nbflow.runtime.current import Call, is_worker
 from nbflow.runtime.stopping import WAKE_S
 
 __all__ = ["Pause", "wait", "wait_async"]
@@ -30,7 +30,7 @@ class Pause:
     def too_long_for(self, call: Call) -> bool:
         """Lengthen the next wait; return whether `call` has waited long enough."""
         self.delay_s = min(self.delay_s * 1.5, WAKE_S / 4)
-        return time.monotonic() - self._since > PATIENCE_S and is_pooled(call)
+        return time.monotonic() - self._since > PATIENCE_S and (is_worker() or is_pooled(call))
 
 
 def wait(what: Flight | Pause, call: Call) -> bool:

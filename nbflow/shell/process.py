@@ -134,7 +134,7 @@ class Running:
         with self._lock:
             if self._stopping:
                 return None
-            self._process = subprocess.Popen(
+            process: Any = subprocess.Popen(
                 program.args,
                 cwd=program.cwd,
                 env=None if program.env is None else dict(program.env),
@@ -143,8 +143,9 @@ class Running:
                 stderr=subprocess.PIPE,
                 **own_group,
             )
+            self._process = process
             if _POSIX:
-                keep(self._process.pid)
+                keep(process.pid)
             return self._process
 
     def _attend(self, process: subprocess.Popen[bytes], files: Mapping[str, IO[bytes]]) -> None:

@@ -27,7 +27,7 @@ from nbflow.backends.parcels import Parcel  # noqa: E402
 from nbflow.backends.remote import inside_worker, tell  # noqa: E402
 from nbflow.errors import BackendError, DefinitionError, TransferError, WorkerLostError  # noqa: E402
 from nbflow.settings import load_settings  # noqa: E402
-from nbflow.testing.backends import BackendContract  # noqa: E402
+from nbflow.testing.backends import RemoteBackendContract  # noqa: E402
 
 _LIMIT_S = 60.0
 
@@ -292,6 +292,7 @@ def test_waiting_jobs_are_withdrawn(own: DaskBackend, tmp_path: Path) -> None:
     for blocker in blockers:
         begun(blocker)
     waiting = [own.dispatch(leave_a_trace, (str(tmp_path / f"{number}"),), label="trace") for number in range(10)]
+    assert until(lambda: len({key for key in traces(own) if key.startswith("trace")}) == 10)
     assert all(job.stop() for job in waiting)
     assert not wait(waiting, _LIMIT_S).not_done
     assert until(lambda: not traces(own))

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -45,78 +46,89 @@ class ByHand(Executor):
         self.ended = True
 
 
-class _OnExecutor:
-    """Makes a backend class from an executor that the test class makes."""
+def over(executor: Executor) -> type[Backend]:
+    """Return a backend class that has its executor already."""
 
-    def make(self) -> Executor:
-        raise NotImplementedError
+    class OnExecutor(ExecutorBackend):
+        def __init__(self) -> None:
+            super().__init__(executor)
 
-    @pytest.fixture
-    def backend_class(self) -> type[Backend]:
-        make = self.make
-
-        class OnExecutor(ExecutorBackend):
-            """Owns its executor, since here nobody else does."""
-
-            def __init__(self) -> None:
-                super().__init__(make())
-
-            def _stop(self) -> None:
-                super()._stop()
-                self.executor.shutdown()
-
-        return OnExecutor
+    return OnExecutor
 
 
-class TestThreads(_OnExecutor, BackendContract):
+def warm(executor: Executor) -> Executor:
+    """Return the executor once all its workers and threads are there."""
+    for future in [executor.submit(time.sleep, 0.05) for _ in range(4)]:
+        future.result(_LIMIT_S)
+    return executor
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[Executor]:
+    """Return an executor of threads."""
+    with ThreadPoolExecutor(3) as executor:
+        yield warm(executor)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Executor]:
+    """Return an executor of one process that was started anew."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        yield warm(executor)
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Executor]:
+    """Return an executor of processes that a server forks."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has no forkserver")
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as executor:
+        yield warm(executor)
+
+
+@pytest.fixture(scope="module")
+def loky_pool() -> Iterator[Executor]:
+    """Return an executor of loky's, whose helper process stays for the life of this one."""
+    loky = pytest.importorskip("loky")
+    executor: Executor = loky.ProcessPoolExecutor(2)
+    yield warm(executor)
+    executor.shutdown()
+
+
+class TestThreads(BackendContract):
     """An executor of threads."""
 
-    def make(self) -> Executor:
-        return ThreadPoolExecutor(3)
+    @pytest.fixture
+    def backend_class(self, threads: Executor) -> type[Backend]:
+        return over(threads)
 
 
-class TestSpawned(_OnExecutor, RemoteBackendContract):
-    """Processes that were started anew."""
+class TestSpawned(RemoteBackendContract):
+    """One process that was started anew."""
 
-    def make(self) -> Executor:
-        return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no forkserver")
-class TestForkserver(_OnExecutor, RemoteBackendContract):
-    """Processes that a server forks."""
-
-    def make(self) -> Executor:
-        return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver"))
+    @pytest.fixture
+    def backend_class(self, pool: Executor) -> type[Backend]:
+        return over(pool)
 
 
-@pytest.fixture(scope="module")
-def _tracker() -> None:
-    """Start the helper process that loky keeps for the life of this one."""
-    pytest.importorskip("loky.backend.resource_tracker").ensure_running()
+class TestForkserver(RemoteBackendContract):
+    """Two processes that a server forked."""
+
+    @pytest.fixture
+    def backend_class(self, forked: Executor) -> type[Backend]:
+        return over(forked)
 
 
-@pytest.mark.usefixtures("_tracker")
-class TestLoky(_OnExecutor, RemoteBackendContract):
-    """Processes of loky, which replaces them."""
+class TestLoky(RemoteBackendContract):
+    """Processes of loky, which would replace them."""
 
-    def make(self) -> Executor:
-        import loky
-
-        executor: Executor = loky.ProcessPoolExecutor(2)
-        return executor
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPoolExecutor]:
-    """Return a pool of one process that the tests of this module share."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        executor.submit(os.getpid).result(_LIMIT_S)
-        yield executor
+    @pytest.fixture
+    def backend_class(self, loky_pool: Executor) -> type[Backend]:
+        return over(loky_pool)
 
 
 @pytest.fixture
-def remote(pool: ProcessPoolExecutor) -> Iterator[ExecutorBackend]:
+def remote(pool: Executor) -> Iterator[ExecutorBackend]:
     """Return a started backend over that pool."""
     backend = ExecutorBackend(pool)
     backend.start()

@@ -89,6 +89,8 @@ def test_memory_has_nothing_to_bundle(bundle_key: NamedKey, tmp_path: Path) -> N
     with pytest.raises(CacheError, match="in memory only"):
         write_bundle(CacheStore(), tmp_path / "x.zip", bundle_key)
     store = CacheStore(tmp_path / "c")
+    with pytest.raises(CacheError, match="There is no result to bundle"):
+        write_bundle(store, tmp_path / "x.zip", bundle_key)
     with pytest.raises(CacheError, match="There is no bundle"):
         load_bundle(store, str(tmp_path / "missing.zip"))
     (tmp_path / "bad.zip").write_bytes(b"no zip at all")

@@ -135,6 +135,7 @@ def test_large_values_are_compared_from_their_first_use_on() -> None:
     assert guard.sweep(PLENTY_S) == []
     assert guard.look(large, digest_of(large)) is not None
     guard.note([0.0] * guard.LIGHT, "`load`")
+    guard.note(["x" * guard.LIGHT], "`load`")
     assert len(guard._table) == 1, "a large list would have to be kept alive"
 
 

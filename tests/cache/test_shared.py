@@ -507,6 +507,36 @@ def test_a_forked_child_sends_its_own(team: Users) -> None:
     assert [bob.get(key(name)) for name in NAMES[:2]] == [[1], [2]]
 
 
+def test_many_threads_of_two_users(team: Users) -> None:
+    """They fetch and save the same keys at once; everybody gets the right value, and nothing is told."""
+    names = [f"{number:032x}" for number in range(40)]
+    stores = [team.store("ann", key="team"), team.store("bob", key="team")]
+    wrong: list[object] = []
+    start = threading.Barrier(6)
+
+    def work(store: CacheStore) -> None:
+        start.wait(60)
+        for number, name in enumerate(names):
+            expected = [number] * (number * 500)
+            found = store.get(key(name))
+            if found is CACHE_MISS:
+                store.save(key(name), expected)
+            elif found != expected:
+                wrong.append((name, found))
+
+    threads = [threading.Thread(target=work, args=(stores[number % 2],)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for store in stores:
+        store.close()
+    assert wrong == []
+    assert team.told == []
+    late = team.store("bob", "late")
+    assert [late.get(key(name)) for name in names] == [[number] * (number * 500) for number in range(40)]
+
+
 def test_it_travels_as_its_address(team: Users) -> None:
     """A worker opens the same tier; no secret is in the pickle."""
     ann = team.store("ann", key="team", options={"anon": True})

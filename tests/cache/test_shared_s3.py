@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec.asyn
 import pytest
 
 from nbflow.cache.keyring import make_key
@@ -183,6 +185,13 @@ def bucket(proxy: Proxy, request: pytest.FixtureRequest, tmp_path: Path) -> Iter
     proxy.go.set()
     for store in bucket.stores:
         store.close()
+    asyncio.run_coroutine_threadsafe(_abandoned_requests(), fsspec.asyn.get_loop()).result(60)
+
+
+async def _abandoned_requests() -> None:
+    """Wait for the ends of requests that nobody waited for any more."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def key(name: str) -> CacheKey:

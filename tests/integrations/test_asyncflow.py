@@ -351,6 +351,43 @@ async def test_engine_on_processes(tmp_path: Path) -> None:
 
 
 @looped
+async def test_telemetry_of_the_engine(tmp_path: Path) -> None:
+    """The engine's own counters are right, since RUNNING is always told."""
+    pytest.importorskip("rhapsody")
+    async with engine(await NbflowExecutionBackend(), folder=tmp_path) as flow:
+        telemetry = await flow.start_telemetry()
+        started: list[str] = []
+        telemetry.subscribe(lambda event: started.append(event.event_type))
+
+        @flow.function_task
+        async def one() -> int:
+            return 1
+
+        await asyncio.gather(*(one() for _ in range(4)))
+        while started.count("TaskCompleted") < 4:
+            await asyncio.sleep(0.01)
+        await telemetry.stop()
+    assert started.count("TaskStarted") == 4
+    counts = telemetry.summary()["tasks"]
+    assert (counts["submitted"], counts["completed"], counts["running"]) == (4, 4, 0)
+
+
+@looped
+async def test_a_session_of_rhapsody(tmp_path: Path) -> None:
+    """Sessions of Rhapsody, which use the same protocol, run on our backends too."""
+    api = pytest.importorskip("rhapsody.api")
+    backend = await NbflowExecutionBackend(name="ours")
+    async with api.Session([backend], work_dir=str(tmp_path)) as found:
+        tasks = [
+            api.ComputeTask(function=lambda x: x + 1, args=(1,)),
+            api.ComputeTask(executable="echo", arguments=["a b"]),
+        ]
+        await found.submit_tasks(tasks)
+        await found.wait_tasks(tasks, timeout=_LIMIT_S)
+    assert (tasks[0]["return_value"], tasks[1]["stdout"]) == (2, "a b\n")
+
+
+@looped
 async def test_calls_are_seen(tmp_path: Path, recorder: EventRecorder) -> None:
     """Tasks of the engine are calls, under their names, with what commands print."""
     with session(observers=[recorder]):
@@ -593,6 +630,14 @@ def test_maps_on_theirs() -> None:
         assert map_tasks(work, range(5), backend=theirs) == [0, 1, 2, 3, 4]
         with pytest.raises(KeyError, match="7"):
             map_tasks(work, range(10), backend=theirs)
+
+
+def test_maps_on_rhapsody() -> None:
+    """Backends of Rhapsody serve as well."""
+    theirs = pytest.importorskip("rhapsody.backends.execution.concurrent")
+    backend = AsyncFlowBackend(theirs.ConcurrentExecutionBackend(ThreadPoolExecutor(2)), own=True)
+    with session(backend=backend):
+        assert map_tasks(lambda x: x * x, range(5)) == [0, 1, 4, 9, 16]
 
 
 def test_theirs_that_cannot_start() -> None:

@@ -273,3 +273,16 @@ def test_flow_run_with_values_changed_in_place(kernel: Any) -> None:
     kernel.ok("%flow run")
     assert kernel.value("counted, made, summed") == (20, [1, 2, 3], 6)
     assert kernel.ok("%flow stale").result == "Nothing is stale."
+
+
+def test_session_with_a_shared_cache(kernel: Any) -> None:
+    """`%session --shared` names what stands behind the cache: what one cache lacks comes from there."""
+    shown = kernel.ok("%session --cache one --shared team --show").stdout
+    assert f"shared    {kernel.folder / 'team'}" in shown
+    kernel.ok("%%task far\nfar = [7] * 3")
+    shown = kernel.ok("%session --cache two --shared team --show").stdout
+    assert "two" in shown
+    kernel.ok("far = None")
+    kernel.ok("%%task far\nfar = [7] * 3")
+    assert "cached" in {line.split()[0]: line for line in str(kernel.ok("%flow").result).splitlines()[1:-1]}["far"]
+    assert "nothing" in kernel.ok("%session --cache three --shared off --show").stdout

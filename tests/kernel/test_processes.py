@@ -136,7 +136,9 @@ def test_functions_and_classes_of_cells(ready: Any) -> None:
         "def step(): return 1\n"
         "@task\ndef move(p): return Point(p.x + step())"
     )
-    assert ready.value("[type(p) is Point and p.x for p in map_tasks(move, [Point(1), Point(5)], backend='process')]") == [
+    assert ready.value(
+        "[type(p) is Point and p.x for p in map_tasks(move, [Point(1), Point(5)], backend='process')]"
+    ) == [
         2,
         6,
     ]

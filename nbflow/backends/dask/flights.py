@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import time
 import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
@@ -36,8 +37,11 @@ _REACH_S = 0.2
 _LATE_S = 2.0
 """How long to wait for messages that are still on their way when the result is here."""
 
-_AGAIN_S = (0.0, 0.05, 0.2, 1.0)
-"""When to tell the scheduler (again) to forget a job."""
+_AGAIN_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""When to tell the scheduler (again) to forget a job that was just submitted."""
+
+_NEW_S = 2.0
+"""How long a job counts as just submitted."""
 
 _log = logging.getLogger("nbflow.backends")
 
@@ -60,6 +64,7 @@ class Flight:
         self.listen = listen
         self.label = label
         self.future: Any = None
+        self.submitted = 0.0
         self.run: str | None = None
         self.address: str | None = None
         self.seen = 0
@@ -176,6 +181,7 @@ class Flights:
             large: list[DaskShared] = []
             try:
                 flight.future = await self._submit(flight, large)
+                flight.submitted = time.monotonic()
                 return await self._first(flight)
             except BaseException as error:
                 if flight.job.done():
@@ -357,7 +363,8 @@ class Flights:
         if future is None:
             return
         # The scheduler takes up a submission in the background: a cancel may overtake it, and is lost then.
-        for pause_s in _AGAIN_S if flight.run is None else _AGAIN_S[:1]:
+        just = flight.run is None and time.monotonic() - flight.submitted < _NEW_S
+        for pause_s in _AGAIN_S if just else _AGAIN_S[:1]:
             await asyncio.sleep(pause_s)
             if not self._reachable():
                 return

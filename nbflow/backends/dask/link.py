@@ -102,6 +102,8 @@ class Link:
         joining = asyncio.ensure_future(self._join(address))
         ending = asyncio.ensure_future(end.wait())
         await asyncio.wait({joining, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if not joining.done():  # told to close meanwhile; a connection that is cut short leaves its socket open
+            await asyncio.wait({joining}, timeout=_GOODBYE_S)
         if not joining.done():
             joining.cancel()
             await asyncio.wait({joining})

@@ -41,7 +41,9 @@ class ProcessBackend(RemoteBackend):
         with self._lock:
             if self._pool is None:
                 self._pool = Pool(self._size, alone=self._alone)
-                atexit.register(_stop_at_exit, weakref.ref(self._pool))
+                _living.add(self._pool)
+                atexit.unregister(_stop_at_exit)
+                atexit.register(_stop_at_exit)
             self._pool.start()
             return self._pool
 
@@ -150,6 +152,9 @@ def _refused(error: BackendError) -> RemoteJob:
     return job
 
 
-def _stop_at_exit(pool: weakref.ref[Pool]) -> None:
-    if (found := pool()) is not None:
-        found.stop(_STOP_S)
+_living: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _stop_at_exit() -> None:
+    for pool in list(_living):
+        pool.stop(_STOP_S)

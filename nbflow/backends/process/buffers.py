@@ -20,8 +20,8 @@ __all__ = ["BESIDE_BYTES", "BufferStore", "Ref", "map_file", "write_file"]
 BESIDE_BYTES = 1 << 20
 """Buffers of this size or more travel as files."""
 
-_KEEP_BYTES = 1 << 30
-"""How much of what nobody needs any more is kept, in case that it is needed again."""
+_KEEP_BYTES = 1 << 28
+"""How much of what nobody needs any more is kept, in case that it is needed again; the last one is in any case."""
 
 _GRACE_S = 60.0
 
@@ -129,7 +129,7 @@ class BufferStore:
                 self._trim()
 
     def _trim(self) -> None:
-        for path in [path for path, holds in self._holds.items() if holds == 0]:
+        for path in [path for path, holds in self._holds.items() if holds == 0][:-1]:
             if self._idle_bytes <= _KEEP_BYTES:
                 return
             self._idle_bytes -= self._sizes.pop(path)

@@ -24,126 +24,17 @@ from typing import Any
 
 from nbflow.backends.process import wire
 from nbflow.backends.process.buffers import BufferStore, Ref
-from nbflow.backends.process.nursery import BORN, ENDED, STATUS, start_worker
-from nbflow.backends.process.worker import TOKEN, Surroundings
-from nbflow.backends.remote import RemoteJob
+from nbflow.backends.process.jobs import SIGKILL, ProcessJob, Worker, how_it_ended
+from nbflow.backends.process.nursery import BORN, ENDED, STATUS
+from nbflow.backends.process.worker import Surroundings
 from nbflow.backends.travel import text_of
-from nbflow.errors import BackendError, TransferError, WorkerLostError
+from nbflow.errors import BackendError, TransferError
 
-__all__ = ["Pool", "ProcessJob"]
+__all__ = ["Pool"]
 
 _CHUNK = 1 << 18
 _GRACE_S = 0.2  # between the polite end of a worker and the other one
 _STILLBORN = 3  # so many workers that die before they are ready, one after the other, are no accident
-
-
-class ProcessJob(RemoteJob):
-    """A call on its way to a worker, on it, or back."""
-
-    def __init__(
-        self,
-        pool: Pool,
-        number: int,
-        body: bytes,
-        refs: list[Ref],
-        listen: Callable[[Any], object] | None,
-        label: str,
-    ) -> None:
-        super().__init__(self._give_up)
-        self.pool = pool
-        self.number = number
-        self.body: bytes | None = body
-        self.refs = refs
-        self.listen = listen
-        self.label = label
-        self.holder: Worker | None = None  # who has it in its socket, though it may not have begun
-
-    def _give_up(self, _: RemoteJob) -> None:
-        self.pool.post(self.pool.end, self)
-        self.settle_stopped()
-
-    def cancel(self) -> bool:
-        """Withdraw the call, unless it has begun."""
-        if super().cancel():
-            return True
-        holder = self.holder
-        if holder is None or not holder.take_back(self):
-            return False
-        self.settle_stopped()
-        self.pool.post(self.pool.forget, self)
-        return True
-
-
-class Worker:
-    """A worker process, as the pool's thread sees it; only `take_back` is for any thread.
-
-    Attributes:
-        jobs: At most two: the one that runs or is about to, and the one that waits behind it.
-    """
-
-    def __init__(self, name: str, *, alone: bool) -> None:
-        self.name = name
-        self.pid: int | None = None
-        self.ready = False
-        self.exitcode: int | None = None
-        self.jobs: deque[ProcessJob] = deque()
-        self.frames = wire.Frames()
-        self.outbox = bytearray()
-        self.around = 0
-        self.kill_at: float | None = None
-        self.connection, theirs = socket.socketpair()
-        self._tokens, self._theirs = socket.socketpair()
-        self._taking = threading.Lock()
-        self.connection.setblocking(False)
-        self._tokens.setblocking(False)
-        self._theirs.setblocking(False)
-        try:
-            self.status = start_worker(name, theirs, self._theirs.dup(), alone=alone)
-        except BaseException:
-            for each in (self.connection, self._tokens, self._theirs):
-                each.close()
-            raise
-        self.status.setblocking(False)
-
-    def offer(self, job: ProcessJob) -> bytes:
-        """Take in a job and return its frame; unless the worker will begin at once, a token is laid down first."""
-        kind = wire.CALL
-        if self.jobs or not self.ready:
-            kind = wire.OFFER
-            with self._taking:
-                self._tokens.send(TOKEN.pack(job.number))
-        self.jobs.append(job)
-        job.holder = self
-        job.worker = self.name
-        return wire.frame(kind, job.number, job.body or b"")
-
-    def take_back(self, job: ProcessJob) -> bool:
-        """Take the token of a job; False if the worker, or somebody else, has done so before."""
-        with self._taking:
-            try:
-                # Only the worker could take it between these two, and tokens are laid down under the same lock.
-                if self._theirs.recv(TOKEN.size, socket.MSG_PEEK) != TOKEN.pack(job.number):
-                    return False
-                return len(self._theirs.recv(TOKEN.size)) == TOKEN.size
-            except OSError:  # nothing there, or closed
-                return False
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the worker and all that it started."""
-        if self.pid is None:
-            return
-        try:
-            if hasattr(os, "killpg"):
-                os.killpg(self.pid, number)
-            else:
-                os.kill(self.pid, signal.SIGTERM)
-        except OSError:  # it has ended
-            pass
-
-    def close(self) -> None:
-        """Close all sockets."""
-        for each in (self.connection, self._tokens, self._theirs, self.status):
-            each.close()
 
 
 class Pool:
@@ -471,7 +362,7 @@ class Pool:
     def _lose(self, worker: Worker) -> None:
         """Take out a worker whose connection is at its end; its status will say what became of it."""
         self._take_out(worker)
-        worker.signal(_SIGKILL)  # it may live on, having closed what it did not know
+        worker.signal(SIGKILL)  # it may live on, having closed what it did not know
 
     def _take_out(self, worker: Worker) -> None:
         self._workers.pop(worker.name, None)
@@ -487,7 +378,7 @@ class Pool:
             if job.done():
                 self._release(job)
             elif job not in waiting:
-                job.settle(error=_lost(worker, job))
+                job.settle(error=worker.lost(job))
                 self._release(job)
         self._requeue([job for job in waiting if not job.done()])
 
@@ -512,7 +403,7 @@ class Pool:
             self._take_out(worker)
         if not worker.ready and worker.kill_at is None:
             self._stillborn += 1
-        worker.signal(_SIGKILL)  # what it may have left in its group
+        worker.signal(SIGKILL)  # what it may have left in its group
         self._hand_over(worker)
         self._dying.remove(worker)
         worker.close()
@@ -520,14 +411,16 @@ class Pool:
             self.store.forget_worker(str(worker.pid))
         if self._stillborn >= _STILLBORN:
             self._stillborn = 0
-            self._fail_all(BackendError(f"Worker processes die before they are ready: {_how(worker.exitcode)}."))
+            self._fail_all(
+                BackendError(f"Worker processes die before they are ready: {how_it_ended(worker.exitcode)}.")
+            )
 
     def _end_overdue(self) -> None:
         now = monotonic()
         for worker in self._dying:
             if worker.kill_at is not None and worker.kill_at <= now:
                 worker.kill_at = None
-                worker.signal(_SIGKILL)
+                worker.signal(SIGKILL)
 
     def _fail_all(self, error: BackendError) -> None:
         while job := self._next():
@@ -565,24 +458,3 @@ class Pool:
             self._end_overdue()
         for worker in self._dying:
             worker.close()
-
-
-_SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-
-
-def _lost(worker: Worker, job: ProcessJob) -> WorkerLostError:
-    text = f"{job.label or 'A call'}: worker {worker.name} {_how(worker.exitcode)} while it ran."
-    return WorkerLostError(text, worker=worker.name, exitcode=worker.exitcode)
-
-
-def _how(code: int | None) -> str:
-    """Say how a process ended."""
-    if code is None:
-        return "was lost"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "unknown"
-    return f"was killed by signal {-code} ({name}{'; out of memory?' if name == 'SIGKILL' else ''})"

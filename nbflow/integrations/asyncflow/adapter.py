@@ -84,8 +84,9 @@ class _FlowExecutor:
             raise
 
     async def _open(self) -> None:
-        if inspect.isawaitable(self._backend):
-            await self._backend
+        backend = self._backend
+        if inspect.isawaitable(backend):
+            await backend
         self._backend.register_callback(self._changed)
 
     def submit(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
