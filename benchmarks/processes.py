@@ -1,12 +1,14 @@
 """Scenarios on worker processes: the first result, a single call, and one large array for many calls.
 
 All pools have two workers. "First result" is that of a new pool in a program that has had one before, as in a notebook
-after its first map; what is measured includes the making of the pool, not its end. The array is a new one each round,
+after its first map; what is measured includes the making of the pool, not its end, and no import of a module (which an
+executor that forks this program has done already). The array is a new one each round,
 or the same one again; joblib is asked the way its documentation asks, and maps the array as nbflow does.
 """
 
 from __future__ import annotations
 
+import operator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from time import perf_counter
@@ -54,7 +56,7 @@ def _first_scenario(quick: bool) -> Scenario:
         def one_round() -> float:
             began = perf_counter()
             with ProcessPoolExecutor(_WORKERS) as pool:
-                assert pool.submit(_negative, 3).result() == -3
+                assert pool.submit(operator.neg, 3).result() == -3
                 return perf_counter() - began
 
         return one_round
@@ -65,7 +67,7 @@ def _first_scenario(quick: bool) -> Scenario:
         def one_round() -> float:
             began = perf_counter()
             with LokyExecutor(_WORKERS) as pool:
-                assert pool.submit(_negative, 3).result() == -3
+                assert pool.submit(operator.neg, 3).result() == -3
                 return perf_counter() - began
 
         return one_round
@@ -77,7 +79,7 @@ def _first_scenario(quick: bool) -> Scenario:
             began = perf_counter()
             backend = _backend(session)
             try:
-                assert backend.dispatch(_negative, (3,)).result() == -3
+                assert backend.dispatch(operator.neg, (3,)).result() == -3
                 return perf_counter() - began
             finally:
                 backend.stop()
@@ -146,9 +148,7 @@ def _array_scenario(quick: bool, again: bool) -> Scenario:
     def joblib(stack: ExitStack) -> Round:
         from joblib import Parallel, delayed
 
-        return measured(
-            lambda array: Parallel(n_jobs=_WORKERS)(delayed(_item)(array, index) for index in range(tasks))
-        )
+        return measured(lambda array: Parallel(n_jobs=_WORKERS)(delayed(_item)(array, index) for index in range(tasks)))
 
     def nbflow(stack: ExitStack) -> Round:
         import nbflow

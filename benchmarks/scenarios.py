@@ -7,12 +7,8 @@ maps by comparing their results; a contestant that gets something wrong raises, 
 from __future__ import annotations
 
 import functools
-import json
-import os
 import pickle
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -465,48 +461,6 @@ def _map_scenario(quick: bool) -> Scenario:
     )
 
 
-# -- import
-
-_CHILD = """
-import json, sys, time
-began = time.perf_counter()
-{statement}
-took = time.perf_counter() - began
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps([took, int(peak.split()[1]) / 1024]))
-"""
-
-
-def _import_scenario(module: str, what: str) -> Callable[[bool], Scenario]:
-    position = ("time", "memory").index(what)
-
-    def importing(name: str | None) -> Prepare:
-        code = _CHILD.format(statement=f"import {name}" if name else "pass")
-
-        def child() -> list[float]:
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise ImportError(done.stderr.strip().splitlines()[-1], name=name)
-            found: list[float] = json.loads(done.stdout)
-            return found
-
-        def prepare(stack: ExitStack) -> Round:
-            child()
-            return lambda: child()[position]
-
-        return prepare
-
-    names = ["diskcache", "nbflow", "daglite", "joblib", "asyncio"]
-    contestants = [Contestant(name, importing(name)) for name in names]
-    if what == "memory":
-        contestants.insert(0, Contestant("Python alone", importing(None)))
-    by_time = (Goal("nbflow", 0.35, "daglite"), Goal("nbflow", 40.0))
-    goals = by_time if what == "time" else (Goal("nbflow", 20.0),)
-    title = "time of `import` in a fresh process" if what == "time" else "peak memory of a process that only imports"
-    unit, scale = ("ms", 1e3) if what == "time" else ("MiB", 1.0)
-    return lambda quick: Scenario(module, title, unit, scale, tuple(contestants), goals, rounds=9)
-
-
 def scenarios(quick: bool) -> list[Scenario]:
     """Return all scenarios; with `quick` at a tenth of their size."""
     makers = [
@@ -515,10 +469,7 @@ def scenarios(quick: bool) -> list[Scenario]:
         _hit_scenario,
         _disk_scenario,
         _map_scenario,
-        _import_scenario("import", "time"),
     ]
-    if os.path.exists("/proc/self/status"):
-        makers.append(_import_scenario("import-memory", "memory"))
     return [
         make(quick)
         for make in (

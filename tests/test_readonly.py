@@ -58,7 +58,7 @@ def test_what_is_made_from_containers_is_built_anew(tmp_path: Path) -> None:
     """A list around read-only arrays is a list of one's own; a frame's data cannot be written to."""
 
     @task(cache=True, readonly=True)
-    def both() -> Any:
+    def both() -> tuple[list[Any], pd.DataFrame]:
         return [np.arange(50_000.0)], pd.DataFrame({"a": np.arange(50_000)})
 
     with session(cache_store=tmp_path / "cache"):

@@ -312,7 +312,18 @@ class _Rebuilt:
         self._parts = (type(error), error.args, error.__dict__)
 
     def __reduce__(self) -> Any:
-        return _rebuild, self._parts
+        kind, args, state = self._parts
+        if issubclass(kind, BaseExceptionGroup):
+            return _rebuild_group, (kind, args[0], [_dump_error(error) for error in args[1]], state)
+        return _rebuild, (kind, args, state)
+
+
+def _rebuild_group(
+    kind: type[BaseExceptionGroup[Any]], text: str, errors: list[bytes], state: dict[str, Any]
+) -> BaseException:
+    group = kind(text, [restore(data, home=True) for data in errors])
+    group.__dict__.update(state)
+    return group
 
 
 def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:

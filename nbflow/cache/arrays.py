@@ -87,11 +87,12 @@ def _generic(walk: Walk, value: Any) -> bytes:
 
 
 def _ufunc(walk: Walk, value: Any) -> bytes:
-    return (
-        hashed(b"uf", text_bytes(value.__name__))
-        if value.__name__ in vars(sys.modules["numpy"])
-        else walk.reduced(value)
-    )
+    """Encode a ufunc by the name that its library gave it; one that wraps other code cannot be looked into."""
+    for home in ("numpy", "scipy.special"):
+        name = str(value.__name__)
+        if getattr(sys.modules.get(home), name, None) is value:
+            return hashed(b"uf", text_bytes(home), text_bytes(name))
+    raise Undigestable("", f"{type(value).__name__} {name!r}: it hides the function that it was made of")
 
 
 # --- pandas -------------------------------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ class DiskTier:
         self._trouble = f"{type(error).__name__}: {error}"
         self._told = False
         for row in rows:
-            self.faults[row.info.key] = f"it could not be written ({self._trouble})"
+            self.faults[row.info.key] = f"the last result could not be written ({self._trouble})"
 
     def trouble(self) -> str | None:
         """Return, once, why results that were saved before could not be written."""

@@ -154,6 +154,8 @@ def _edge(graph: Graph, chain: tuple[str, ...], value: Any, slot: tuple[str, int
     if value is ABSENT:
         return framed(text.encode()) + b"absent"
     if is_code(value) or isinstance(value, partial):
+        if isinstance(value, FunctionType) and rest and rest[0] in vars(value):
+            _function_attribute(graph, value, rest[0], chain, facts)
         return framed(text.encode()) + text_bytes(graph.label(value))
     omit(graph, value, facts, chain[0], len(chain) - len(rest))
     key = (owner, where.rpartition(".")[2])
@@ -162,6 +164,23 @@ def _edge(graph: Graph, chain: tuple[str, ...], value: Any, slot: tuple[str, int
         known = graph.values[key] = (kind, graph.unique(where), value)
         graph.alive.append(value)
     return framed(text.encode()) + text_bytes("=" + known[1])
+
+
+def _function_attribute(
+    graph: Graph, function: FunctionType, name: str, chain: tuple[str, ...], facts: CodeFacts
+) -> None:
+    """Count what somebody has attached to a function, where code reads it there and does not change it itself."""
+    key = (id(function), f".{name}")
+    value = vars(function)[name]
+    if _chain_state(chain[:2], facts):
+        graph.state.add(key)
+    if is_code(value):
+        graph.label(value)
+    elif key not in graph.values:
+        graph.values[key] = ("global", graph.unique(f"{graph.label(function)}.{name}"), value)
+    graph.alive.append(value)
+    if key not in graph.state:
+        graph.attributes.append((function, name, value))
 
 
 def omit(graph: Graph, value: Any, facts: CodeFacts, root: str, depth: int = 1) -> None:
@@ -380,5 +399,6 @@ def _accessors(value: Any) -> list[tuple[str, Any]]:
         return [(role, getattr(value, role)) for role in ("fget", "fset", "fdel") if getattr(value, role) is not None]
     function = getattr(value, "func", None)
     if type(value).__module__ == "functools" and function is not None:
-        return [(type(value).__name__, function)]
+        more = [(role, getattr(value, role)) for role in ("args", "keywords", "dispatcher") if hasattr(value, role)]
+        return [(type(value).__name__, function), *more]
     return [("", value)]

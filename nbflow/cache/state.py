@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from typing import Any
+from weakref import WeakSet
 
 from xxhash import xxh3_128_hexdigest
 
@@ -23,7 +24,7 @@ __all__ = ["Watch", "learn", "learned", "prepare", "recall", "record", "settle"]
 
 _KEPT = 1024  # frames whose findings are remembered
 _findings: OrderedDict[str, frozenset[str]] = OrderedDict()
-_running: set[Watch] = set()
+_running: WeakSet[Watch] = WeakSet()  # a run that is given up ends with its watch
 _lock = threading.Lock()
 
 

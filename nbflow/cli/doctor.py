@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nbflow._version import __version__
-from nbflow.cache.keyring import OWN, Trust, find_key, ring, ring_folder, short_id
 from nbflow.backends.manager import BackendManager
+from nbflow.cache.keyring import OWN, Trust, find_key, ring, ring_folder, short_id
 from nbflow.cache.shared import SharedTier, last_trouble
 from nbflow.cli.cache import open_store
 from nbflow.cli.console import ExitCode, say

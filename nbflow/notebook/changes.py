@@ -42,11 +42,19 @@ class Changes:
             if name in self.namespace:
                 guard.note(self.namespace[name], origin, cell)
 
-    def after_cell(self, session: Any, cell: str | None) -> None:
-        """Look for changes, and tell of them."""
+    def after_cell(self, session: Any, cell: str | None, *, meant: bool = False) -> None:
+        """Look for changes, and tell of them.
+
+        Args:
+            session: The notebook's.
+            cell: The cell that has just run.
+            meant: Whether it is a task, whose changes are a part of its result, under whatever name they show.
+        """
         swept = {id(change) for change in guard.sweep(BUDGET_S, cell)}
         while guard.changes:
             change = guard.changes.popleft()
+            if meant and id(change) in swept:
+                continue
             holders = _names_of(change.value(), self.namespace)
             line = _told(change, holders, change.seen_in if id(change) in swept else None)
             self.remarks.append(line)

@@ -149,7 +149,8 @@ class ShellState:
                 self._run_stale()
         session = session_or_default()
         if session.settings.mutation_guard:
-            self.changes.after_cell(session, self.label)
+            is_task = any(node.label == self.label for node in self.graph.nodes.values())
+            self.changes.after_cell(session, self.label, meant=is_task or (raw or "").lstrip().startswith("%flow"))
         self._stop_beat()
         self._raw = None
         if self.panel is not None:

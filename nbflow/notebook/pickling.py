@@ -126,10 +126,11 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str]) -> Any:
     kind = type(obj)
     if kind is ModuleType:
         return _named_module, (obj.__name__,)
-    if issubclass(kind, io.IOBase) and kind not in _IN_MEMORY:
+    if issubclass(kind, io.IOBase):
         if obj.closed:
             return _closed_file, (str(getattr(obj, "name", "")), str(getattr(obj, "mode", "r")))
-        raise TypeError("an open file is of this process only")
+        if kind not in _IN_MEMORY:
+            raise TypeError("an open file is of this process only")
     if kind.__module__ == "logging" and hasattr(obj, "handlers") and (obj.handlers or obj.level):
         raise TypeError("a logger's level and handlers are of this process only")
     if not isinstance(obj, (FunctionType, type)) or obj.__module__ != "__main__":

@@ -564,7 +564,7 @@ def test_stop_ends_everything(address: str) -> None:
 
 
 def test_workers_end_with_a_killed_coordinator(tmp_path: Path) -> None:
-    """When the process that started a local cluster is killed, its workers end; they ran no main module."""
+    """When the process that started a local cluster is killed, its workers end and tidy up; they ran no main."""
     script = tmp_path / "script.py"
     script.write_text(
         "import os, time\n"
@@ -578,7 +578,9 @@ def test_workers_end_with_a_killed_coordinator(tmp_path: Path) -> None:
         "backend.start()\n"
         "backend.dispatch(work, listen=lambda pid: print(pid, flush=True)).result()\n"
     )
-    env = {**os.environ, "NBFLOW_MAX_PARALLEL_PROCESSES": "1"}
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    env = {**os.environ, "NBFLOW_MAX_PARALLEL_PROCESSES": "1", "TMPDIR": str(temporary)}
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=env)
     assert process.stdout is not None
     assert process.stdout.readline() == "main\n"
@@ -586,6 +588,7 @@ def test_workers_end_with_a_killed_coordinator(tmp_path: Path) -> None:
     process.kill()
     process.communicate()
     assert until(lambda: not _lives(pid))
+    assert [path.name for path in temporary.iterdir() if path.name.startswith("nbflow")] == []
 
 
 def _lives(pid: int) -> bool:

@@ -184,7 +184,8 @@ def test_no_space_left(folder: Path, tmp_path: Path) -> None:
             os._exit(0)
     os.waitpid(child, 0)
     said = os.read(reading, 10_000).decode()
-    os.close(reading), os.close(writing)
+    os.close(reading)
+    os.close(writing)
     assert said == "['OSError', True, True, True, [1]]"
     store = CacheStore(folder)
     assert store.get("before") == [1]

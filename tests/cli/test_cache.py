@@ -224,6 +224,7 @@ def test_doctor_knows_the_shared_cache(
 def test_doctor_finds_nothing_wrong_here(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A line for Python, for each package, for settings and cache; nothing is created."""
     text = output(capsys, "doctor")
+    assert "ok  backends: dask, inline, noop (dry run), process, thread" in text
     assert "ok  nbflow " in text
     assert "ok  ipykernel " in text
     assert "ok  cache: 0 results, 0 B" in text

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import re
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -18,7 +19,7 @@ from typing import Any, cast
 
 from nbflow.backends.dask.link import Link
 from nbflow.backends.dask.shared import DaskShared, Shelf
-from nbflow.backends.dask.worker import Answer, JobStopped, Ticket, stop_job
+from nbflow.backends.dask.worker import Answer, JobStopped, Ticket, stop_job, withdraw_jobs
 from nbflow.backends.parcels import open_outcome
 from nbflow.backends.remote import RemoteJob
 from nbflow.errors import BackendError, WorkerLostError
@@ -42,6 +43,9 @@ _AGAIN_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 _NEW_S = 2.0
 """How long a job counts as just submitted."""
+
+_NAME = re.compile(r"(?<=')[\w.<>]+|^[\w.<>]+$")
+"""The name of a task in a label such as "Task 'fit[3]'"."""
 
 _log = logging.getLogger("nbflow.backends")
 
@@ -124,6 +128,7 @@ class Flights:
         self._shelf = shelf
         self._flights: dict[str, Flight] = {}
         self._by_job: dict[RemoteJob, Flight] = {}
+        self._withdrawn: list[str] = []
 
     def start(self, flight: Flight) -> None:
         """Send a job on its way.
@@ -208,7 +213,8 @@ class Flights:
         placed = [await self._shelf.place(client, value) for value in large]
         small = [value.parcel if value.digest is None else None for value in values]
         ticket = Ticket(flight.id, self._topic, flight.listen is not None)
-        key = f"{flight.label.partition('[')[0] or 'job'}-{uuid.uuid4().hex}"
+        named = _NAME.search(flight.label)  # Dask's dashboard groups tasks by what is before the number
+        key = f"{named[0] if named else 'job'}-{uuid.uuid4().hex}"
         return client.submit(_carrier(), pickle.dumps((ticket, small)), *placed, key=key, pure=False, retries=0)
 
     async def _land(self, flight: Flight, answer: Answer) -> None:
@@ -355,7 +361,18 @@ class Flights:
     async def _withdraw(self, flight: Flight) -> None:
         """Let Dask forget a job that was cancelled while it waited."""
         flight.notify()
+        self._withdrawn.append(flight.id)
+        if len(self._withdrawn) == 1:
+            self._run(self._tell_workers)
         await self._drop(flight)
+
+    async def _tell_workers(self) -> None:
+        """Let no worker begin what was withdrawn."""
+        jobs, self._withdrawn = self._withdrawn, []
+        try:
+            await self.link.client.run(withdraw_jobs, jobs, on_error="ignore")
+        except Exception as error:  # none is there, or one of them has just left
+            _log.debug("not every worker heard that jobs were withdrawn: %r", error)
 
     async def _drop(self, flight: Flight) -> None:
         """Let Dask forget a job."""

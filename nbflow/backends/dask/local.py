@@ -25,18 +25,20 @@ from nbflow.errors import BackendError
 __all__ = ["LocalCluster"]
 
 _BOOT = """
-import json, os, sys, threading
+import json, os, shutil, sys, threading
 
-def watch():
+def watch(folder):
     sys.stdin.buffer.read()
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
-threading.Thread(target=watch, daemon=True).start()
+threading.Thread(target=watch, args=(sys.argv.pop(1),), daemon=True).start()
 sys.path[:] = json.loads(sys.argv.pop(1))
 from distributed.cli.dask_worker import main
 main()
 """
-# The worker's standard input is a pipe that nobody writes to: it ends when the process that holds the other end does.
+# The worker's standard input is a pipe that nobody writes to: it ends when the process that holds the other end does,
+# which then cannot tidy up itself.
 
 _ATTEMPTS = 3
 _STOP_S = 2.0
@@ -81,7 +83,8 @@ class LocalCluster:
         """Start one worker."""
         self._number += 1
         name = f"dask-{self._number}"
-        command = [sys.executable, "-c", _BOOT, json.dumps([place for place in sys.path if isinstance(place, str)])]
+        places = json.dumps([place for place in sys.path if isinstance(place, str)])
+        command = [sys.executable, "-c", _BOOT, self._folder, places]
         command += [self.address, "--no-nanny", "--nthreads", "1", "--name", name, "--no-dashboard"]
         command += ["--memory-limit", "0", "--local-directory", self._folder]
         self._workers[name] = _Process(name, command, self._folder, self._ended)

@@ -23,7 +23,7 @@ from nbflow.backends.parcels import Parcel, pack_outcome, run_call
 from nbflow.backends.remote import working
 from nbflow.errors import BackendError
 
-__all__ = ["Answer", "JobStopped", "Ticket", "perform", "stop_job"]
+__all__ = ["Answer", "JobStopped", "Ticket", "perform", "stop_job", "withdraw_jobs"]
 
 _TAIL_BYTES = 1 << 16
 """So many bytes of messages travel a second time, with the outcome."""
@@ -191,6 +191,7 @@ async def _flush(worker: Any) -> None:
 
 
 _runs: dict[str, _Run] = {}
+_withdrawn: deque[str] = deque(maxlen=1000)
 
 
 def perform(job: bytes, *large: Parcel) -> Answer:
@@ -210,6 +211,8 @@ def perform(job: bytes, *large: Parcel) -> Answer:
     channel = _Channel(worker, name, ticket)
     if (complaint := ticket.complaint()) is not None:
         return channel.answer(pack_outcome(error=BackendError(f"The Dask worker {name} {complaint}.")))
+    if ticket.job in _withdrawn:
+        return channel.answer(pack_outcome(error=JobStopped()))
     run = _runs[ticket.job] = _Run()
     try:
         channel.begin()
@@ -231,6 +234,11 @@ def worker_name(worker: Any) -> str:
     """Return what people call a Dask worker."""
     name = worker.name
     return f"dask-{name}" if isinstance(name, int) else str(name)
+
+
+def withdraw_jobs(jobs: list[str]) -> None:
+    """Never begin these jobs; runs on the event loop of every worker, which Dask's own cancelling may reach too late."""
+    _withdrawn.extend(jobs)
 
 
 async def stop_job(job: str, grace_s: float) -> bool:

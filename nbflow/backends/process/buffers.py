@@ -90,6 +90,7 @@ class BufferStore:
             if path in self._holds:
                 self._hold(path)
                 return Ref(path, data.nbytes)
+            self._trim(data.nbytes)  # before, so that the memory of what goes serves for what comes
         # Written without the lock; whoever else writes the same at this moment has another name for it.
         draft = f"{path}.{next(self._number)}"
         write_file(draft, data)
@@ -125,12 +126,14 @@ class BufferStore:
                 if self._holds[ref.path] == 0:
                     self._idle_bytes += ref.size
                     self._holds[ref.path] = self._holds.pop(ref.path)  # now the youngest
-            if self._idle_bytes > _KEEP_BYTES:
-                self._trim()
+            self._trim(0)
 
-    def _trim(self) -> None:
+    def _trim(self, coming: int) -> None:
+        """Remove what has been idle longest, until there is room for so many bytes."""
+        if self._idle_bytes + coming <= _KEEP_BYTES:
+            return
         for path in [path for path, holds in self._holds.items() if holds == 0][:-1]:
-            if self._idle_bytes <= _KEEP_BYTES:
+            if self._idle_bytes + coming <= _KEEP_BYTES:
                 return
             self._idle_bytes -= self._sizes.pop(path)
             del self._holds[path]
