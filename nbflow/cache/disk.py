@@ -1,10 +1,10 @@
 """The disk tier: an index, files for large results, and a corner for what turned out to be damaged.
 
-    <folder>/FORMAT  .gitignore  CACHEDIR.TAG  index.sqlite3  blobs/<2 hex>/<30 hex>  quarantine/
+    <folder>/FORMAT  .gitignore  CACHEDIR.TAG  index.sqlite3  flights  blobs/<2 hex>/<30 hex>  quarantine/
 
 The rules:
 
-* Nothing is made before the first save. The folder is for its user only (mode 0700).
+* Nothing is made before a first result is computed or saved. The folder is for its user only (mode 0700).
 * A file is written beside its place and renamed; it is never changed afterwards, only deleted, so it can be mapped.
 * A result whose computing took a while is committed at once; cheap ones wait for each other, see `pending`. Stores of
   one process on one folder see each other's results at once all the same.

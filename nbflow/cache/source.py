@@ -16,6 +16,7 @@ import ast
 import dis
 import linecache
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -182,6 +183,20 @@ def _span(node: ast.expr) -> tuple[int | None, ...]:
     return (node.lineno, node.end_lineno, node.col_offset, node.end_col_offset)
 
 
+_parsing = threading.Lock()
+
+
+def _parse(text: str, filename: str = "<unknown>") -> ast.Module:
+    """Parse a text; up to Python 3.12 threads that do so at the same time can make each other fail with SystemError."""
+    for _ in range(10):
+        try:
+            with _parsing:
+                return ast.parse(text, filename)
+        except SystemError:  # somebody else's code parses, too
+            continue
+    return ast.parse(text, filename)
+
+
 def _source_of(code: CodeType) -> _Source | None:
     filename = code.co_filename
     lines = linecache.getlines(filename)
@@ -192,7 +207,7 @@ def _source_of(code: CodeType) -> _Source | None:
         return None
     text = "".join(lines)
     try:
-        tree = ast.parse(text, filename)
+        tree = _parse(text, filename)
         compiled = compile(text, filename, "exec", (code.co_flags & _FUTURES) | _TOP_AWAIT, dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
@@ -358,7 +373,7 @@ def module_facts(text: str) -> tuple[bytes, tuple[tuple[str, int, tuple[str, ...
     Raises:
         SyntaxError: It is no Python.
     """
-    tree = ast.parse(text)
+    tree = _parse(text)
     imports: set[tuple[str, int, tuple[str, ...]]] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -185,8 +185,9 @@ class Call:
         kwargs: dict[str, Any],
         index: int | None = None,
         map: Any = None,
+        id: int | None = None,
     ) -> None:
-        self.id = new_id()
+        self.id = next(_ids) if id is None else id
         self.spec = spec
         self.session = session
         self.parent: Call | None = parent

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -40,6 +41,7 @@ TARGET_S = 0.01
 BUDGET_S = 0.04
 """How long it may last before its worker hands the rest back."""
 
+_ODD = {Failure, worker.Packed}
 _GROWTH = 8
 _OUTSTANDING = 2  # for each worker
 
@@ -234,7 +236,11 @@ class _Ranges:
         if answer.reads and state.parent is not None:
             state.parent.note_reads(answer.reads)
         offset = state.session.clock.monotonic() - stamps[-1]  # of that process's clock from ours
-        results, records = state.results, []
+        results = state.results
+        if not self._of_item and _ODD.isdisjoint(map(type, answer.results)):
+            results[sent.first : sent.first + count] = answer.results
+            self._keep(sent.first, stamps, offset, job.worker)
+            return
         for place, value in enumerate(answer.results):
             index = sent.first + place
             if type(value) is worker.Packed:
@@ -251,31 +257,42 @@ class _Ranges:
             if self._of_item:
                 self._complete(index, job.worker, stamps[place] + offset)
             else:
-                records.append(self._record(index, job.worker, stamps[place] + offset, stamps[place + 1] + offset))
-        state.session.records.extend(records)
-        state.count_completed(len(records))
+                self._keep(index, stamps[place : place + 2], offset, job.worker)
 
     # -- records
+
+    def _keep(self, first: int, stamps: Sequence[float], offset: float, name: str | None) -> None:
+        """Keep the records of items that nobody was told of."""
+        state, ids, items = self._state, self._ids, self._state.items
+        spec, session, parent = state.spec, state.session, state.parent
+        parent_id = None if parent is None else parent.id
+        named = bool(spec.template_names)
+        records: list[Call] = []
+        for index, began in enumerate(islice(stamps, len(stamps) - 1), first):
+            call = Call(spec, session, None, None, None, index, state, ids[index])  # type: ignore[arg-type]
+            call.parent_id = parent_id
+            call.worker = name
+            call.started = began + offset
+            call.ended = stamps[index - first + 1] + offset
+            call.attempts = 1
+            if named:  # by its arguments, which a record does not keep
+                call.args, call.kwargs = items[index], state.kwargs
+                _ = call.name
+                call.args = call.kwargs = None
+            call.state = current.COMPLETED
+            records.append(call)
+        session.records.extend(records)
+        state.count_completed(len(records))
 
     def _call(self, index: int, name: str | None, started: float) -> Call:
         state = self._state
         call = self._calls.pop(index, None)
         if call is None:
-            call = Call(state.spec, state.session, state.parent, state.items[index], state.kwargs, index, state)
-            call.id = self._ids[index]
+            about = (state.spec, state.session, state.parent, state.items[index], state.kwargs)
+            call = Call(*about, index, state, self._ids[index])
             call.worker = name
             call.started = started
         call.attempts = 1
-        return call
-
-    def _record(self, index: int, name: str | None, started: float, ended: float) -> Call:
-        """Return the record of an item that nobody was told of."""
-        call = self._call(index, name, started)
-        if call.spec.template_names:
-            _ = call.name  # needs the arguments, which a record does not keep
-        call.ended = ended
-        call.state = current.COMPLETED
-        call.args = call.kwargs = call.parent = None
         return call
 
     def _begin(self, index: int, name: str | None) -> None:

@@ -200,8 +200,7 @@ class _Job:
         self.map = None if plan.map_id is None else _Map(plan.map_id, plan.backend)
 
     def call(self, id: int, index: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        call = Call(self.spec, self.session, None, args, kwargs, index, self.map)
-        call.id = id
+        call = Call(self.spec, self.session, None, args, kwargs, index, self.map, id)
         call.parent_id = self.plan.parent_id
         call._pool = self.plan.backend
         return call
@@ -386,8 +385,7 @@ def _run_items(
     spec, session, place, parent_id = job.spec, job.session, job.map, job.plan.parent_id
     func = spec.func if spec.kind is TaskKind.SYNC else None
     for offset, args in enumerate(items):
-        call = Call(spec, session, None, args, kwargs, first + offset, place)
-        call.id = ids[offset]
+        call = Call(spec, session, None, args, kwargs, first + offset, place, ids[offset])
         call.parent_id = parent_id
         call.reads = reads
         try:

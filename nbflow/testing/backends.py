@@ -324,6 +324,7 @@ class RemoteBackendContract(BackendContract):
             waiting = [job for job in waiting if job.cancel()]
             assert waiting
         assert all(job.cancelled() for job in waiting)
+        assert not wait(waiting, _LIMIT_S).not_done, "whoever waits for them is told at once"
         with pytest.raises(CancelledError):
             waiting[0].result(_LIMIT_S)
         go_on.touch()

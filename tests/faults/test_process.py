@@ -238,6 +238,32 @@ def test_libraries_that_must_not_be_forked_are_no_problem(single: ProcessBackend
     assert [single.dispatch(there, (matrix,)).result(_LIMIT_S) for _ in range(3)] == [here] * 3
 
 
+def test_files_of_calls_are_let_go_however_they_end(single: ProcessBackend, tmp_path: Path) -> None:
+    """Withdrawn, stopped, lost, failed and finished calls hold no file afterwards."""
+    content = bytes(2_000_000)
+    running = threading.Event()
+
+    def size(data: bytes, how: str) -> int:
+        tell("running")
+        if how == "wait":
+            time.sleep(600)
+        if how == "die":
+            os._exit(1)
+        return len(data) // (how == "end")
+
+    for order in (["wait", "end", "end"], ["wait", "fail", "die", "end"], ["die", "end", "wait"], ["end", "wait"]):
+        running.clear()
+        jobs = [single.dispatch(size, (content, how), listen=lambda _: running.set()) for how in order]
+        assert running.wait(_LIMIT_S)
+        for job, how in zip(jobs, order, strict=True):
+            if how == "wait" or job is jobs[1]:
+                job.stop()
+        assert not wait(jobs, _LIMIT_S).not_done
+    assert single._pool is not None
+    holds = single._pool.store._holds
+    assert until(lambda: set(holds.values()) == {0})
+
+
 def test_workers_draw_different_random_numbers(pool: ProcessBackend) -> None:
     """Forks of one process do not share the state of random generators."""
     numpy = pytest.importorskip("numpy")

@@ -40,6 +40,22 @@ def test_a_change_is_told_once_with_all_names(capsys: pytest.CaptureFixture[str]
     assert (event.call_id, event.holder, event.cell) == (0, "numbers", "cell 4")
 
 
+def test_what_a_task_cell_changes_is_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is a part of the cell's result, under whatever name it shows; a later edit by a plain cell is told."""
+    numbers = [1]
+    changes = Changes({"numbers": numbers})
+    with session() as context:
+        changes.made(["numbers"], "`load`", "cell 3")
+        changes.after_cell(context, "cell 3")
+        numbers.append(2)
+        changes.after_cell(context, "cell 4", meant=True)
+        changes.after_cell(context, "cell 5")
+        assert capsys.readouterr().err == ""
+        numbers.append(3)
+        changes.after_cell(context, "cell 6")
+    assert "changed in place in cell 6" in capsys.readouterr().err
+
+
 def test_a_value_without_a_name_is_told_by_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     """It may be inside another one."""
     numbers = [1]

@@ -237,7 +237,7 @@ def worker_name(worker: Any) -> str:
 
 
 def withdraw_jobs(jobs: list[str]) -> None:
-    """Never begin these jobs; runs on the event loop of every worker, which Dask's own cancelling may reach too late."""
+    """Never begin these jobs; runs on the event loop of every worker, where Dask's own cancelling may be late."""
     _withdrawn.extend(jobs)
 
 

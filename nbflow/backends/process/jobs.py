@@ -57,6 +57,9 @@ class ProcessJob(RemoteJob):
     def cancel(self) -> bool:
         """Withdraw the call, unless it has begun."""
         if super().cancel():
+            with self._condition:  # so that `wait` is told now, and not when the pool comes across the job
+                if self._state == "CANCELLED":
+                    self.set_running_or_notify_cancel()
             return True
         holder = self.holder
         if holder is None or not holder.take_back(self):

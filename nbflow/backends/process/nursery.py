@@ -2,8 +2,8 @@
 
 A kernel must not be forked, it has threads, sockets and loops; to start Python anew for each worker takes long. So a
 kernel starts one nursery, when it first needs one, and keeps it: each further worker is a fork of that in a few
-milliseconds. The nursery reads requests, one byte with three sockets each, and tells the end of each worker through
-the third; it ends with its kernel and takes all workers along. Where there is no fork (Windows), each worker is
+milliseconds. The nursery reads requests, each a name with three sockets, and tells the end of each worker through the
+third; it ends with its kernel and takes all workers along. Where there is no fork (Windows), each worker is
 started by itself.
 """
 

@@ -38,7 +38,7 @@ _STILLBORN = 3  # so many workers that die before they are ready, one after the 
 
 
 class Pool:
-    """The workers of one backend; `put`, `post`, `pack` and `stop` are for any thread, all else for the pool's own.
+    """The workers of one backend; `start`, `put`, `post` and `stop` are for any thread, all else for the pool's own.
 
     Args:
         size: How many workers there may be; they are started when calls wait.
@@ -316,7 +316,9 @@ class Pool:
         """See to it that the next job of a worker is still wanted."""
         while worker.jobs and worker.jobs[0].done():
             job = worker.jobs.popleft()
-            if job.holder is worker and not worker.take_back(job):  # it has begun, though nobody waits for it
+            begun = job.holder is worker and not worker.take_back(job)
+            self._release(job)
+            if begun:  # though nobody waits for it
                 self._retire(worker)
                 return
 

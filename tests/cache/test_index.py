@@ -1,0 +1,105 @@
+"""The index: totals that are right, entries that are forgotten at once and removed later."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from nbflow.cache.index import Index, Row
+from nbflow.cache.memory import EntryInfo
+from nbflow.cache.parts import KeyPart
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    """An empty index."""
+    return Index(str(tmp_path / "index.sqlite3"))
+
+
+def row(key: str, *, task: str = "f", cost: float = 1.0, size: int = 100, file: str | None = None, n: int = 0) -> Row:
+    """Make an entry."""
+    parts = (KeyPart("code", task, "1", "", "cell 1"), KeyPart("argument", "n", str(n), str(n)))
+    return Row(EntryInfo(key, task, "cell 1", 1.0, 1.0, cost, size, None, parts), b"seal of " + key.encode(), file)
+
+
+def counts(index: Index) -> dict[str, int]:
+    """Return how many rows each table has."""
+    return {table: index._ask(f"SELECT count(*) FROM {table}")[0][0] for table in ("live", "rows", "kinds", "gone")}
+
+
+def test_entries_of_the_same_code_share_what_they_have_in_common(index: Index) -> None:
+    """Task, cell and parts of the code are stored once; an entry has all of them when it is asked for."""
+    index.write([row(f"k{n}", n=n) for n in range(50)])
+    index.write([row("other", task="g")])
+    assert counts(index) == {"live": 51, "rows": 51, "kinds": 2, "gone": 0}
+    found = index.info("k7")
+    assert found is not None
+    assert found.parts == row("k7", n=7).info.parts
+    assert [entry.key for entry in index.entries("g")] == ["other"]
+    index.close()
+
+
+def test_the_last_one_under_a_key_counts(index: Index) -> None:
+    """A key that is written twice, in one commit or in two, is one entry with the newer result."""
+    total, orphans = index.write([row("k", file="a" * 32), row("k", file="b" * 32, size=50)])
+    assert (total, orphans) == (50, [])
+    total, orphans = index.write([row("k", size=10)])
+    assert (total, orphans) == (10, ["b" * 32])
+    assert index.totals()[:2] == (1, 10)
+    assert counts(index)["rows"] == 1
+    index.close()
+
+
+def test_forgotten_entries_are_removed_by_later_writes(index: Index) -> None:
+    """Eviction forgets at once, and the rows go with the writes that follow."""
+    rng = random.Random(4)
+    index.write([row(f"k{n}", cost=rng.random(), n=n) for n in range(1000)])
+    count, _ = index.evict(50_000, 0.0, 2.0)
+    assert count == 500
+    assert index.totals() == (500, 50_000, 2.0)
+    assert counts(index) == {"live": 500, "rows": 1000, "kinds": 1, "gone": 500}
+    left = {entry.key for entry in index.entries()}
+    assert len(left) == 500
+    assert all((index.read(f"k{n}") is not None) == (f"k{n}" in left) for n in range(1000))
+    for number in range(3):
+        index.write([row(f"new{number}")])
+    assert counts(index) == {"live": 503, "rows": 503, "kinds": 1, "gone": 0}
+    assert {entry.key for entry in index.entries()} == left | {"new0", "new1", "new2"}
+    index.close()
+
+
+def test_a_forgotten_entry_can_come_back(index: Index) -> None:
+    """A key that was deleted and is written again is found, and stays when the old row is removed."""
+    index.write([row("k"), row("l")])
+    assert index.delete(["k"]) == (1, [])
+    assert index.read("k") is None
+    index.write([row("k", size=7)])
+    index.reclaim()
+    assert index.read("k") == b"seal of k"
+    assert index.totals()[:2] == (2, 107)
+    assert index.clear() == (2, [])
+    assert counts(index) == {"live": 0, "rows": 0, "kinds": 0, "gone": 0}
+    index.close()
+
+
+def test_a_file_that_two_entries_share_goes_with_the_last(index: Index) -> None:
+    """Only what nothing refers to any more is told to be removed."""
+    index.write([row("a", file="f" * 32), row("b", file="f" * 32)])
+    assert index.delete(["a"]) == (1, [])
+    assert index.used_files() == {"f" * 32}
+    assert index.delete(["b"]) == (1, ["f" * 32])
+    index.close()
+
+
+def test_a_failed_write_changes_nothing(index: Index) -> None:
+    """All rows of a commit, or none."""
+    index.write([row("a")])
+    bad = row("c")._replace(seal=object())  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.Error):
+        index.write([row("b"), bad])
+    assert [entry.key for entry in index.entries()] == ["a"]
+    assert index.totals()[:2] == (1, 100)
+    index.close()
