@@ -54,6 +54,11 @@ class ProcessJob(RemoteJob):
         self.pool.post(self.pool.end, self)
         self.settle_stopped()
 
+    def begin(self) -> bool:
+        """Say that the job is on its way to a worker; False if it has ended, or nobody wants it."""
+        with self._condition:
+            return not self.done() and (self.running() or self.set_running_or_notify_cancel())
+
     def cancel(self) -> bool:
         """Withdraw the call, unless it has begun."""
         if super().cancel():

@@ -173,10 +173,7 @@ class Pool:
     def _next(self) -> ProcessJob | None:
         while self._queue:
             job = self._queue.popleft()
-            if job.running():
-                if not job.done():
-                    return job
-            elif not job.done() and job.set_running_or_notify_cancel():
+            if job.begin():
                 return job
             self._release(job)
         return None
