@@ -16,7 +16,7 @@ from typing import Any, ClassVar, final
 
 from nbflow.backends.base import Abilities, Backend
 
-__all__ = ["RemoteBackend", "RemoteJob", "Shared", "enter_worker", "inside_worker", "tell", "working"]
+__all__ = ["RemoteBackend", "RemoteJob", "Shared", "enter_worker", "inside_worker", "owns_process", "tell", "working"]
 
 
 class _Condition(threading.Condition):
@@ -201,6 +201,11 @@ def inside_worker() -> str | None:
     """Return the worker's name where this code runs in a worker of a remote backend, else None."""
     channel = _local.get() or _process
     return channel[0] if channel is not None else None
+
+
+def owns_process() -> bool:
+    """Whether this process is a worker as a whole, so that each thread of it belongs to the job that runs."""
+    return _process is not None
 
 
 def tell(message: Any) -> bool:

@@ -1,8 +1,8 @@
 """What a worker tells its coordinator while it works: events, prints, warnings and log records, in batches.
 
 A `Relay` belongs to one job. What comes within a twentieth of a second travels as one message; of very much text only
-so much, and how much was left out. In a process that is a worker as a whole, `sys.stdout`, `sys.stderr` and the root
-logger are replaced once by ones that look for the relay of the job that runs.
+so much, and how much was left out. In a worker's process, `sys.stdout` and `sys.stderr` are replaced once by streams
+that look for the relay of the job that runs, and the root logger gets a handler that does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any
 
-from nbflow.backends.remote import tell
+from nbflow.backends.remote import owns_process, tell
 from nbflow.runtime.current import Call, current_call
 
 __all__ = ["Relay", "Spoken", "relay_of_context", "relaying", "take_over_process"]
@@ -146,7 +146,7 @@ def relaying(label: str | None) -> Iterator[Relay]:
     global _latest
     relay = Relay(label)
     token = _active.set(relay)
-    if _taken_over:
+    if owns_process():
         _latest = relay
     try:
         yield relay
@@ -212,7 +212,7 @@ class _Records(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         relay = relay_of_context()
         if relay is None:
-            if logging.lastResort is not None:
+            if logging.lastResort is not None and logging.root.handlers == [self]:
                 logging.lastResort.handle(record)
             return
         try:
@@ -246,11 +246,11 @@ _RECORD_FIELDS = (
 
 
 def take_over_process() -> None:
-    """Replace the streams and the handlers of the root logger of this process, once."""
+    """Replace the streams of this process and have the root logger's records told, once; its handlers stay."""
     global _taken_over
     if _taken_over:
         return
     _taken_over = True
     for name in ("stdout", "stderr"):
         setattr(sys, name, _Stream(getattr(sys, name), name))
-    logging.getLogger().handlers[:] = [_Records()]
+    logging.getLogger().addHandler(_Records())

@@ -22,6 +22,7 @@ from pickle import PickleBuffer
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from nbflow.backends.remote import owns_process
 from nbflow.backends.travel import Failure, flatten, refusal, restore
 from nbflow.core.spec import TaskKind, TaskSpec, compile_binder
 from nbflow.runtime import current, loop
@@ -273,10 +274,11 @@ def _job(packed: Packed) -> _Job:
 
 def _be_a_worker(plan: Plan) -> None:
     """Prepare this process for work of others."""
+    if owns_process() or not logging.root.handlers:  # else whoever runs this process has set up logging
+        for name, level in plan.levels.items():
+            logging.getLogger(name).setLevel(level)
     take_over_process()
     current.make_ids_unique()
-    for name, level in plan.levels.items():
-        logging.getLogger(name).setLevel(level)
 
 
 def _session(plan: Plan) -> Any:

@@ -155,17 +155,19 @@ class Pool:
 
     def _assign(self) -> None:
         """Give waiting jobs to workers: idle ones first, then new ones, then one more to each that is busy."""
-        while job := self._next():
+        while self._queue:
+            if self._queue[0].done():
+                self._release(self._queue.popleft())
+                continue
             try:
                 worker = self._choose()
             except OSError as error:
-                self._queue.appendleft(job)
                 self._fail_all(BackendError(f"No worker process can be started: {text_of(error)}."))
                 return
             if worker is None:
-                self._queue.appendleft(job)
                 return
-            self._send_call(worker, job)
+            if job := self._next():
+                self._send_call(worker, job)
         for worker in self._workers.values():
             if worker.ready and not worker.jobs and not self._steal(worker):
                 return
