@@ -35,11 +35,8 @@ from nbflow.runtime.stopping import WAKE_S
 
 __all__ = ["run_ranges"]
 
-TARGET_S = 0.01
-"""How long a range should last, packing included."""
-
 BUDGET_S = 0.04
-"""How long it may last before its worker hands the rest back."""
+"""How long a range may last before its worker hands the rest back, or four times what its backend finds right."""
 
 _ODD = {Failure, worker.Packed}
 _GROWTH = 8
@@ -134,7 +131,7 @@ class _Ranges:
                 first,
                 self._ids[first : first + count],
                 items,
-                None if self._chunk else BUDGET_S,
+                None if self._chunk else max(BUDGET_S, 4 * self._route.backend.range_s),
                 *self._common,
             ),
             self._route.kwargs(state.kwargs),
@@ -151,7 +148,7 @@ class _Ranges:
     def _measure(self, seconds: float, count: int) -> None:
         """Let the next range last as it should, by what an item of this one took."""
         item_s = seconds / count + self._pack_s
-        self._size = max(1, min(int(TARGET_S / max(item_s, 1e-9)), count * _GROWTH))
+        self._size = max(1, min(int(self._route.backend.range_s / max(item_s, 1e-9)), count * _GROWTH))
 
     def _show(self, workers: int) -> None:
         """Show the ranges that run as running: those that were sent first."""

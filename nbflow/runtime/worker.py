@@ -274,9 +274,11 @@ def _job(packed: Packed) -> _Job:
 
 def _be_a_worker(plan: Plan) -> None:
     """Prepare this process for work of others."""
-    if owns_process() or not logging.root.handlers:  # else whoever runs this process has set up logging
-        for name, level in plan.levels.items():
-            logging.getLogger(name).setLevel(level)
+    mine = owns_process()  # else somebody else may have set up logging here, which stays as it is
+    for name, level in plan.levels.items():
+        logger = logging.getLogger(name)
+        if mine or not (logger.level if name else logger.handlers):
+            logger.setLevel(level)
     take_over_process()
     current.make_ids_unique()
 
