@@ -30,7 +30,8 @@ def _import_scenario(module: str, what: str) -> Callable[[bool], Scenario]:
         code = _CHILD.format(statement=f"import {name}" if name else "pass")
 
         def child() -> list[float]:
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+            env = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
             if done.returncode:
                 raise ImportError(done.stderr.strip().splitlines()[-1], name=name)
             found: list[float] = json.loads(done.stdout)

@@ -134,7 +134,8 @@ def _cold_scenario(quick: bool) -> Scenario:
         with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
             script.write(_CHILD.format(code=code))
             script.flush()
-            done = subprocess.run([sys.executable, script.name], capture_output=True, text=True, check=False)
+            env = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+            done = subprocess.run([sys.executable, script.name], capture_output=True, text=True, check=False, env=env)
         if done.returncode:
             raise ImportError(done.stderr.strip().splitlines()[-1])
         return float(json.loads(done.stdout))

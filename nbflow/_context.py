@@ -147,7 +147,7 @@ class SessionContext:
         cache, data = self._nearest("_cache_option"), self._nearest("_dataset_option")
         options: dict[str, Any] = {
             "settings": self.settings,
-            "cache_store": _absolute(cache or self.settings.cache_store or str(self.home / "cache")),
+            "cache_store": _absolute(cache or self.settings.cache_store or self.settings.cache_folder),
             "dataset_store": _absolute(data or self.settings.dataset_store),
         }
         if options["cache_store"] != "off" and isinstance(options["cache_store"], (str, os.PathLike)):
@@ -201,7 +201,7 @@ class SessionContext:
             return around.cache_store
         place = self._nearest("_cache_option")
         if place is None:
-            place = self.settings.cache_store or str(self.home / "cache")
+            place = self.settings.cache_store or self.settings.cache_folder
         if self._shared_option not in (None, "off") and (place == "off" or not isinstance(place, (str, os.PathLike))):
             raise SessionError(
                 f"cache_shared={self._shared_option!r} needs a cache in a folder, but cache_store is {place!r}; "

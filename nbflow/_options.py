@@ -10,7 +10,6 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable
-from string import Formatter
 from typing import Any
 
 from nbflow.core.policy import NO_RETRY, Policy
@@ -45,7 +44,7 @@ def make_spec(func: Callable[..., Any], chosen: dict[str, Any], defaults: dict[s
     kind = kind_of(func)
     name = _checked_name(chosen["name"], func)
     names = parse_template("name", name, signature.parameters)
-    if chosen["name"] is not None and any("." in text for text, *_ in Formatter().parse(name)):
+    if chosen["name"] is not None and "." in name and _has_dot(name):
         raise DefinitionError(f"name={name!r} must not contain a dot; use '-' or '_' instead.")
     name = name if names else name.format()  # only a template needs its literal braces doubled
     retry_on = chosen["retry_on"]
@@ -99,6 +98,13 @@ def make_spec(func: Callable[..., Any], chosen: dict[str, Any], defaults: dict[s
         template_names=names,
         plain=policy == NO_RETRY and not cache and chosen["dataset"] is None,
     )
+
+
+def _has_dot(name: str) -> bool:
+    """Whether a name has a dot outside its braces, as in `{value:.2f}`."""
+    from string import Formatter  # few names are templates
+
+    return any("." in text for text, *_ in Formatter().parse(name))
 
 
 def _checked_name(name: Any, func: Callable[..., Any]) -> str:
@@ -194,6 +200,6 @@ def _check_backend(backend: Any) -> None:
     good = bool(backend) if isinstance(backend, str) else callable(getattr(backend, "submit", None))
     if backend is not None and (not good or isinstance(backend, type)):
         raise DefinitionError(
-            f"backend={backend!r} must be the name of a backend, such as 'thread'. A Backend, an executor or a Dask client "
-            "will do, too."
+            f"backend={backend!r} must be the name of a backend, such as 'thread'. A Backend, an executor or a Dask "
+            "client will do, too."
         )

@@ -287,6 +287,8 @@ def launch(
 
     def run() -> Any:
         __tracebackhide__ = True
+        if handle._settled:  # its submission was interrupted
+            return None
         if call.remote is not None:
             return _drive_away(call)
         if wanted.is_async:
@@ -304,9 +306,13 @@ def launch(
                 if handle._settled:
                     return
                 job = handle._job = backend.submit(run)
-        except BaseException as error:
+        except Exception as error:
             handle._fail(error)
             return
+        except BaseException:  # an interrupt in the middle: perhaps it is queued, perhaps not
+            handle._reason = "interrupt"
+            handle._fail(handle._cancelled_error())
+            raise
         job.add_done_callback(handle._settle)
 
     waiting = [found for found in _handles((args, kwargs)) if not found.done()] if nested else []

@@ -140,6 +140,8 @@ class Settings:
         cache_max_bytes: Size budget of the cache on disk.
         cache_max_age_s: Age budget of the cache on disk, in seconds.
         cache_memory_bytes: Size budget of the memory tier.
+        cache_compress: Compression of the cache on disk: auto (what is small and shrinks to less than half), off, or
+            zlib or zstd (large buffers too, which then are not mapped but read).
         cache_readonly: Hand out cached results read-only, for tasks that do not say.
         cache_shared: A store further away: a folder, a URL that fsspec knows, or a bundle; None: none.
         cache_shared_options: Options of its file system, as fsspec takes them.
@@ -172,6 +174,7 @@ class Settings:
     cache_max_bytes: int = _setting(2 * 1024**3, _whole(0))
     cache_max_age_s: float = _setting(90 * 86400.0, _seconds)
     cache_memory_bytes: int = _setting(256 * 1024**2, _whole(0))
+    cache_compress: str = _setting("auto", _choice("auto", "off", "zlib", "zstd"))
     cache_readonly: bool = _setting(False, _bool)
     cache_shared: str | None = _setting(None, _optional(_location), beside="path")
     cache_shared_options: Mapping[str, Any] | None = _setting(None, _optional(_mapping))
@@ -199,7 +202,15 @@ class Settings:
         """Folder of everything nbflow keeps on disk (which may not exist yet)."""
         from pathlib import Path
 
-        return Path(self.home).expanduser() if self.home else Path.cwd() / ".nbflow"
+        return Path(self._home())
+
+    @property
+    def cache_folder(self) -> str:
+        """Folder of the cache where `cache_store` names none (which may not exist yet)."""
+        return os.path.normpath(os.path.join(self._home(), "cache"))
+
+    def _home(self) -> str:
+        return os.path.expanduser(self.home) if self.home else os.path.join(os.getcwd(), ".nbflow")
 
 
 def load_settings(

@@ -700,3 +700,33 @@ def test_the_end_of_a_session_cancels_what_was_submitted_in_it() -> None:
         assert began.wait(30)
     with pytest.raises(TaskCancelledError, match="the session ended"):
         handle.get(30)
+
+
+def test_an_interrupt_in_the_middle_of_a_submission_reaches_the_user() -> None:
+    """It is not taken for the call's failure: the call is cancelled, never runs, and the interrupt goes on."""
+    ran: list[int] = []
+    made: list[TaskHandle[Any]] = []
+
+    @task
+    def note() -> None:
+        ran.append(1)
+
+    with session(backend="thread") as context:
+        backend = context.backends.get("thread")
+        real = backend._submit
+
+        def interrupted(*args: Any, **kwargs: Any) -> Any:
+            real(*args, **kwargs)  # queued, but nobody will know
+            raise KeyboardInterrupt
+
+        backend._submit = interrupted
+        context.end_with, end_with = made.append, context.end_with
+        with pytest.raises(KeyboardInterrupt):
+            submit(note)
+        del backend._submit
+        context.end_with = end_with
+        submit(note).get(30)
+    assert made[0].cancelled()
+    assert len(ran) <= 2
+    with pytest.raises(TaskCancelledError, match="interrupt"):
+        made[0].get()

@@ -71,3 +71,21 @@ def test_a_module_may_be_imported_on_its_own(tmp_path: Path) -> None:
     doors = sorted(name for name in names if name.count(".") == 1 and not name.endswith(("__init__", "__main__")))
     for name in doors:
         _after(f"import {name}", tmp_path)
+
+
+def test_a_hit_in_a_fresh_process_loads_little(tmp_path: Path) -> None:
+    """What tells of misses, follows files or manages a store is not loaded by a process that only has a hit."""
+    statement = (
+        "import nbflow\n"
+        "@nbflow.task(cache=True)\n"
+        "def double(n):\n"
+        "    if os.path.exists('done'): raise SystemExit('not a hit')\n"
+        "    return 2 * n\n"
+        "assert double(2) == 4\n"
+        "open('done', 'w').close()\n"
+    )
+    _after(statement, tmp_path)
+    modules = _after(statement, tmp_path)["modules"]
+    assert isinstance(modules, list)
+    unneeded = {"_hashlib", "html", "nbflow.cache.explain", "nbflow.cache.filestate", "pathlib", "string"}
+    assert sorted(unneeded & set(modules)) == []

@@ -67,6 +67,7 @@ def test_every_field_has_an_environment_name(field: str, tmp_path: Path) -> None
         "cache_max_age_s": ("10", 10.0),
         "cache_memory_bytes": ("10", 10),
         "cache_readonly": ("yes", True),
+        "cache_compress": ("zlib", "zlib"),
         "mutation_guard": ("off", False),
         "cache_shared_options": ('{"anon": true}', {"anon": True}),
         "cache_shared_readonly": ("yes", True),

@@ -439,3 +439,18 @@ def test_why(recorder: EventRecorder) -> None:
     reasons = [event.reason for event in recorder.of(CacheMiss)]
     assert reasons[0] is not None
     assert "x" in str(reasons[1])
+
+
+def test_a_record_tells_why_its_call_ran_as_of_then(tmp_path: Path) -> None:
+    """The words are found when somebody asks, yet compare with what there was when the cache missed."""
+    func = make(cache=True)
+    with session(cache_store=tmp_path) as context:
+        for x in (1, 2, 3):
+            func(x)
+        records = list(context.records)
+        assert [str(record.reason) for record in records] == [
+            "never run before",
+            "argument `x` 1 → 2",
+            "argument `x` 2 → 3",
+        ]
+    assert str(records[1].reason) == "argument `x` 1 → 2"

@@ -2,11 +2,13 @@
 
     magic, lengths | offset, length, checksum of each buffer | head | MAC of all this | … buffers, each at 64 bytes
 
+    magic, lengths | the same table | how head and buffers are compressed, and their plain lengths | head | …
+
 The head is a pickle (protocol 5) without the large buffers of arrays and frames; those follow it as they are in
 memory. So a store writes a large array at the speed of the disk, and loads it by mapping the file: private and
 copy-on-write, hence writable, with no byte read before it is needed. A blob is named by the digest of its front,
 which contains the checksums of its buffers. Functions and classes that plain pickle cannot find again go by value
-(cloudpickle).
+(cloudpickle). The second form is that of blobs of which a part is compressed, see `squeeze`.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from nbflow.cache.trust import MAC_BYTES, Signer
 __all__ = ["Damaged", "Front", "Packed", "Unloadable", "front_of", "pack", "read_front", "unpack"]
 
 _MAGIC = b"nbflow\x01\n"
+_SQUEEZED = b"nbflow\x02\n"
 _LENGTHS = struct.Struct("<8sQQ")
 _ROW = struct.Struct("<QQ16s")
+_PLAIN = struct.Struct("<BQ")
 _ALIGN = 64
 _IN_BAND = 2048  # bytes up to which a buffer stays in the head
 
@@ -40,10 +44,14 @@ class Unloadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A value taken apart: its head and its buffers (which may be views of the value's own memory)."""
+    """A value taken apart: its head and its buffers (which may be views of the value's own memory).
+
+    Where a part is compressed, `plain` has the codec and the plain length of the head and of each buffer.
+    """
 
     head: bytes
     buffers: tuple[Any, ...] = ()
+    plain: tuple[tuple[int, int], ...] = ()
 
     @property
     def size(self) -> int:
@@ -57,12 +65,16 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What is before the buffers: `table` has (offset, length, checksum) of each, `digest` names the whole blob."""
+    """What is before the buffers: `table` has (offset, length, checksum) of each, `digest` names the whole blob.
+
+    `plain` is that of `Packed`.
+    """
 
     length: int
     head: bytes | memoryview
     table: tuple[tuple[int, int, bytes], ...]
     digest: str
+    plain: tuple[tuple[int, int], ...] = ()
 
     @property
     def size(self) -> int:
@@ -114,7 +126,8 @@ def unpack(head: bytes | memoryview, buffers: Iterable[Any]) -> Any:
 
 def front_of(packed: Packed, signer: Signer) -> tuple[Front, bytes]:
     """Return the front of a blob, and its bytes with the MAC."""
-    start = _LENGTHS.size + _ROW.size * len(packed.buffers) + len(packed.head) + MAC_BYTES
+    plain = b"".join(_PLAIN.pack(*known) for known in packed.plain)
+    start = _LENGTHS.size + _ROW.size * len(packed.buffers) + len(plain) + len(packed.head) + MAC_BYTES
     table: list[tuple[int, int, bytes]] = []
     for buffer in packed.buffers:
         start += -start % _ALIGN
@@ -122,8 +135,10 @@ def front_of(packed: Packed, signer: Signer) -> tuple[Front, bytes]:
         table.append((start, view.nbytes, xxh3_128_digest(view)))
         start += view.nbytes
     rows = b"".join(_ROW.pack(*row) for row in table)
-    data = _LENGTHS.pack(_MAGIC, len(packed.head), len(table)) + rows + packed.head
-    return Front(len(data) + MAC_BYTES, packed.head, tuple(table), _name(data)), data + signer.sign(data)
+    magic = _SQUEEZED if plain else _MAGIC
+    data = _LENGTHS.pack(magic, len(packed.head), len(table)) + rows + plain + packed.head
+    front = Front(len(data) + MAC_BYTES, packed.head, tuple(table), _name(data), packed.plain)
+    return front, data + signer.sign(data)
 
 
 def pieces(front: Front, data: bytes, buffers: Sequence[Any]) -> Iterable[Any]:
@@ -149,9 +164,10 @@ def read_front(data: bytes | memoryview, signer: Signer | None) -> Front:
     if len(data) < _LENGTHS.size:
         raise Damaged("it is cut off")
     magic, head_length, count = _LENGTHS.unpack_from(data)
-    if magic != _MAGIC:
+    if magic not in (_MAGIC, _SQUEEZED):
         raise Damaged("it is no cached result")
-    begin = _LENGTHS.size + _ROW.size * count
+    known = _LENGTHS.size + _ROW.size * count
+    begin = known + (_PLAIN.size * (count + 1) if magic == _SQUEEZED else 0)
     end = begin + head_length
     if end + MAC_BYTES > len(data):
         raise Damaged("it is cut off")
@@ -159,7 +175,8 @@ def read_front(data: bytes | memoryview, signer: Signer | None) -> Front:
     if signer is not None and signer.sign(view[:end]) != bytes(view[end : end + MAC_BYTES]):
         raise Damaged("it was not written by you, or was changed")
     table = tuple(_ROW.unpack_from(data, _LENGTHS.size + _ROW.size * index) for index in range(count)) if count else ()
-    return Front(end + MAC_BYTES, view[begin:end], table, _name(view[:end]))
+    plain = tuple(_PLAIN.iter_unpack(view[known:begin]))
+    return Front(end + MAC_BYTES, view[begin:end], table, _name(view[:end]), plain)
 
 
 def check_buffers(front: Front, data: memoryview) -> None:

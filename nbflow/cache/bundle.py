@@ -58,7 +58,7 @@ def write_bundle(store: CacheStore, out: Path, key: NamedKey, tasks: Iterable[st
     """
     disk = _disk_of(store)
     wanted = None if tasks is None else list(tasks)
-    entries = [info for info in store.entries() if info.tier == "disk" and is_key(info.key)]
+    entries = [info for info in store.entries(leads=True) if info.tier == "disk" and is_key(info.key)]
     if not entries:
         raise CacheError(f"There is no result to bundle in {store.location}; run the notebook first.")
     known = {info.task for info in entries}

@@ -23,18 +23,23 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from xxhash import xxh3_64_hexdigest
 
 from nbflow.cache.blob import Damaged, Packed, check_buffers, read_front
 from nbflow.cache.database import is_corruption
+from nbflow.cache.folder import make_folder
 from nbflow.cache.index import Index, Row
 from nbflow.cache.memory import EntryInfo
 from nbflow.cache.pending import Pending
-from nbflow.cache.seal import FILE, Loaded, Parcel, Record, loaded_from, named_front, seal, slices, unseal, wrap
+from nbflow.cache.seal import FILE, Loaded, Parcel, Record, loaded_from, named_front, opened, seal, unseal, wrap
 from nbflow.cache.trust import Signer, load_signer, make_signer
 from nbflow.errors import CacheError
+
+if TYPE_CHECKING:
+    from pathlib import Path  # a small result is found without
 
 __all__ = ["DiskTier"]
 
@@ -44,7 +49,6 @@ _TRUST_STAMP = 64 * 1024**2  # bytes from which a file is compared only when it 
 _NOTED = 10_000  # keys of entries that are remembered as too old
 _QUARANTINED = 32  # files that are kept for inspection
 _ORPHAN_S = 3600.0  # age from which a file that nothing refers to is no write in progress
-_SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# Results cached by nbflow; safe to delete.\n"
 
 
 class _Folder:
@@ -66,25 +70,37 @@ class DiskTier:
         max_bytes: Bytes that results may take.
         max_age_s: Seconds after which unused entries go.
         wall: Returns seconds since the epoch.
+        compress: What to compress, see `squeeze.MODES`.
     """
 
-    def __init__(self, folder: str, max_bytes: int, max_age_s: float, wall: Callable[[], float]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str, max_bytes: int, max_age_s: float, wall: Callable[[], float], compress: str) -> None:
+        self._place = folder
+        self.compress = compress
         self.max_bytes = max_bytes
         self.max_age_s = max_age_s
         self.faults: dict[str, str] = {}
         self._wall = wall
-        self._index = Index(str(self.folder / "index.sqlite3"))
+        self._index = Index(os.path.join(folder, "index.sqlite3"))
         self._format_seen = False
         self._sound: dict[str, tuple[int, ...]] = {}  # files compared by this process, with their stamps
         self._pruned = 0.0
         self._signer: Signer | None = None
-        self._shared = _folders.setdefault(str(self.folder), _Folder())
+        self._shared = _folders.setdefault(folder, _Folder())
         self._shared.tiers.add(self)
         self._pending = Pending(self._commit, self._lost, self._shared.seals)
         self._trouble: str | None = None  # why the last commit failed
         self._told = False
         self._expired: dict[str, float] = {}  # limits that the entries under these keys were found to have passed
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder."""
+        from pathlib import Path
+
+        return Path(self._place)
+
+    def _has_blobs(self) -> bool:
+        return os.path.isdir(os.path.join(self._place, "blobs"))
 
     # -- reading
 
@@ -150,7 +166,7 @@ class DiskTier:
                 if large and not self._index.readonly:
                     self._index.reseal(key, sealed, seal(signer, key, record._replace(payload=_written(stamp))))
             self._sound[name] = stamp
-        return Loaded(front.head, slices(front, view), record, status.st_size)
+        return opened(front, view, record)
 
     # -- writing
 
@@ -171,7 +187,7 @@ class DiskTier:
         """
         self._prepare()
         signer = self._signer = self._signer or make_signer()
-        parcel = wrap(signer, info, packed, content)
+        parcel = wrap(signer, info, packed, content, self.compress)
         if parcel.size > self.max_bytes:
             return 0, parcel.name
         info.size_bytes = parcel.size
@@ -306,17 +322,7 @@ class DiskTier:
         """Make the folder and its marks; `again` even if it was there before, since somebody may have deleted it."""
         if (self._format_seen and not again) or self._usable(for_writing=True):
             return
-        home = self.folder.parent
-        new_home = not home.exists() and (home.name == ".nbflow" or os.environ.get("NBFLOW_HOME") == str(home))
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.chmod(self.folder, 0o700)
-        (self.folder / "blobs").mkdir(mode=0o700, exist_ok=True)
-        if new_home:
-            os.chmod(home, 0o700)
-        for place in (home, self.folder) if new_home else (self.folder,):
-            for name, text in ((".gitignore", "*\n"), ("CACHEDIR.TAG", _SIGNATURE)):
-                _mark(place / name, text)
-        _mark(self.folder / "FORMAT", FORMAT + "\n")
+        make_folder(self.folder, FORMAT)
 
     def _usable(self, *, for_writing: bool = False) -> bool:
         """Whether the folder is there and of our format.
@@ -324,10 +330,11 @@ class DiskTier:
         Raises:
             CacheError: It is of another format, and we are to write.
         """
-        if self._format_seen and (not for_writing or (self.folder / "blobs").is_dir()):
+        if self._format_seen and (not for_writing or self._has_blobs()):
             return True
         try:
-            found = (self.folder / "FORMAT").read_text(encoding="utf-8", errors="replace").strip()
+            with open(os.path.join(self._place, "FORMAT"), encoding="utf-8", errors="replace") as stream:
+                found = stream.read().strip()
         except FileNotFoundError:
             return False
         if found != FORMAT:
@@ -337,7 +344,7 @@ class DiskTier:
                     "It is left as it is; choose another cache folder, or delete it."
                 )
             return False
-        self._format_seen = (self.folder / "blobs").is_dir()
+        self._format_seen = self._has_blobs()
         return self._format_seen
 
     # -- damage
@@ -490,11 +497,3 @@ def _written(stamp: tuple[int, ...]) -> bytes:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _mark(path: Path, text: str) -> None:
-    """Put a small file there unless there is one; others, who may do the same just now, only ever see it whole."""
-    if not path.exists():
-        beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)

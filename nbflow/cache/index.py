@@ -15,19 +15,22 @@ The rules:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from nbflow._util import lazy
 from nbflow.cache.database import Database
 from nbflow.cache.memory import EntryInfo
-from nbflow.cache.parts import KeyPart
+from nbflow.cache.parts import LEAD, KeyPart
 
 if TYPE_CHECKING:
+    import json
     import sqlite3
+else:
+    json = lazy("json")  # a hit reads none
 
 __all__ = ["Index", "Row", "arguments_of"]
 
@@ -327,8 +330,8 @@ class Index(Database):
         if not older:
             return []
         same = self._infos("WHERE rows.args = ? ORDER BY rows.n DESC LIMIT 2", (arguments_of(task, parts),))
-        last = self._infos("WHERE rows.task = ? ORDER BY rows.n DESC LIMIT 3", (_hash(task),))
-        return list({info.key: info for info in (*same, *last) if info.task == task}.values())
+        last = self._infos("WHERE rows.task = ? ORDER BY rows.n DESC LIMIT 6", (_hash(task),))  # half may only lead
+        return list({info.key: info for info in (*same, *last) if info.task == task and not info.leads}.values())
 
     def _infos(self, where: str, values: tuple[Any, ...]) -> list[EntryInfo]:
         return [_info(*row) for row in self._ask(_INFOS + where, values)]
@@ -337,6 +340,20 @@ class Index(Database):
         """Return the number of entries, their bytes, and when the last clean-up was."""
         found = self._ask("SELECT entries, bytes, pruned FROM totals")
         return found[0] if found else (0, 0, 0.0)
+
+    def leads(self) -> int:
+        """Return how many entries are no results themselves, see `EntryInfo.leads`."""
+        kinds = self._ask("SELECT id, task FROM kinds WHERE parts = ?", (_text((LEAD,)),))
+        if not kinds:
+            return 0
+        ids, tasks = json.dumps([kind for kind, _ in kinds]), json.dumps([_hash(task) for _, task in kinds])
+        return int(
+            self._ask(
+                "SELECT count(*) FROM rows JOIN live ON live.id = rows.id AND live.n = rows.n "
+                "WHERE rows.task IN (SELECT value FROM json_each(?)) AND rows.kind IN (SELECT value FROM json_each(?))",
+                (tasks, ids),
+            )[0][0]
+        )
 
     def used_files(self) -> set[str]:
         """Return the names of all files that entries refer to."""

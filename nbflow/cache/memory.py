@@ -15,7 +15,7 @@ from typing import Any
 
 from nbflow.cache.blob import Packed, Unloadable, unpack
 from nbflow.cache.memo import remember
-from nbflow.cache.parts import KeyPart
+from nbflow.cache.parts import LEAD, KeyPart
 
 __all__ = ["UNKNOWN", "EntryInfo", "Found", "MemoryTier", "is_immutable", "unpack_readonly"]
 
@@ -66,6 +66,11 @@ class EntryInfo:
     hits: int = 0
     pinned: bool = False
     tier: str = "memory"
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is no result itself, but names the files that a call read and so leads to one."""
+        return self.parts == (LEAD,)
 
 
 class _Held:
@@ -214,7 +219,7 @@ class MemoryTier:
         held = _Held(found, packed, info.created, ttl, info.cost_s, content)
         held.info, held.session = info, session
         info.size_bytes = info.size_bytes or held.size
-        if info.parts:
+        if info.parts and not info.leads:
             self._recent.setdefault(info.task, deque(maxlen=_RECENT)).append(info)
         return self._hold(info.key, held)
 

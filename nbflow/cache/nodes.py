@@ -9,7 +9,6 @@ other objects, whose other attributes remain input.
 from __future__ import annotations
 
 from functools import partial
-from importlib.util import resolve_name
 from time import time
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -200,6 +199,8 @@ def _chain_state(chain: tuple[str, ...], facts: CodeFacts) -> bool:
 def _import(graph: Graph, name: str, level: int, taken: tuple[str, ...], package: str) -> bytes:
     """Follow an import inside a body: the whole module, whether or not it has been loaded yet."""
     text = f"import {'.' * level}{name} {','.join(taken)}"
+    from importlib.util import resolve_name  # few bodies import something
+
     try:
         full = resolve_name("." * level + name, package) if level else name
     except (ImportError, ValueError):

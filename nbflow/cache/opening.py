@@ -36,7 +36,7 @@ def open_store(
         tell: Called with one sentence where the shared tier has trouble.
 
     Raises:
-        SettingsError: The place is a URL.
+        SettingsError: The place is a URL, or the compression needs a package that is missing.
     """
     if "://" in os.fspath(place):
         raise SettingsError(
@@ -51,6 +51,7 @@ def open_store(
         max_bytes=settings.cache_max_bytes,
         max_age_s=settings.cache_max_age_s,
         clock=clock,
+        compress=settings.cache_compress,
         shared=None if location is None else open_shared(settings, shared, clock=clock, tell=tell),
     )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from nbflow.errors import NbflowError
 
 __all__ = [
     "KEY_FORMAT",
+    "LEAD",
     "CacheKey",
     "Fingerprint",
     "KeyPart",
@@ -79,8 +79,11 @@ class KeyPart(NamedTuple):
     where: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheKey:
+LEAD = KeyPart("reads", "", "")
+"""Marks an entry that is no result itself but leads to one: it names the files that a call read."""
+
+
+class CacheKey(NamedTuple):
     """The key of one call.
 
     Args:
@@ -98,8 +101,7 @@ class CacheKey:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """What a piece of code is: its digest, the parts that it reaches, and what of them could not be digested."""
 
     digest: str

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from nbflow.cache.blob import Damaged, Front, Packed, check_buffers, front_of, pieces, read_front
 from nbflow.cache.memory import EntryInfo
+from nbflow.cache.squeeze import AUTO, inflated, squeezed
 from nbflow.cache.trust import MAC_BYTES, Signer
 
 __all__ = [
@@ -27,8 +28,8 @@ __all__ = [
     "Record",
     "loaded_from",
     "named_front",
+    "opened",
     "seal",
-    "slices",
     "unseal",
     "unwrap",
     "wrap",
@@ -64,7 +65,7 @@ class Record(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A sound entry: its head, its buffers (mapped, or bytes of their own), what its seal says, and its size.
+    """A sound entry: its head, its buffers (mapped, or bytes of their own), what its seal says, and its stored size.
 
     `info` is what else is known of it; only entries that came from elsewhere carry it.
     """
@@ -114,20 +115,22 @@ def unseal(signer: Signer, key: str, data: object) -> Record:
     return Record(created, ttl, cost, result, kind, data[end:], data[_BEGIN:end])
 
 
-def wrap(signer: Signer, info: EntryInfo, packed: Packed, content: bytes = b"") -> Parcel:
+def wrap(signer: Signer, info: EntryInfo, packed: Packed, content: bytes = b"", compress: str = AUTO) -> Parcel:
     """Return a result as bytes that are signed.
 
     Args:
         signer: Of the key under which whoever opens it will look.
         info: What is known of it; key, time, limit and cost are signed too.
         packed: The result.
-        content: Of a result that is to be handed out read-only, see `Record`.
+        content: Of a result that is to be handed out read-only, see `Record`; its buffers are never compressed.
+        compress: What to compress, see `squeeze.MODES`.
     """
+    packed = squeezed(packed, compress, inline=INLINE, mapped=bool(content))
     front, begin = front_of(packed, signer)
     blob: tuple[Any, ...] = ()
     if front.size >= INLINE:
         kind, payload, blob = FILE, b"", tuple(pieces(front, begin, packed.buffers))
-    elif packed.buffers:
+    elif packed.buffers or packed.plain:
         kind, payload = WHOLE, b"".join(pieces(front, begin, packed.buffers))
     else:
         kind, payload = HEAD, packed.head
@@ -155,7 +158,7 @@ def unwrap(signer: Signer, key: str, sealed: bytes, blob: bytes | memoryview | N
     view = memoryview(blob)
     front = named_front(view, signer, record, len(view))
     check_buffers(front, view)
-    return Loaded(front.head, slices(front, view), record, len(view))
+    return opened(front, view, record)
 
 
 def loaded_from(record: Record) -> Loaded:
@@ -164,7 +167,7 @@ def loaded_from(record: Record) -> Loaded:
         return Loaded(record.payload, (), record, len(record.payload))
     view = memoryview(record.payload if record.content else bytearray(record.payload))
     front = read_front(view, None)  # the seal vouches for all of it
-    return Loaded(front.head, slices(front, view), record, len(view))
+    return opened(front, view, record)
 
 
 def named_front(view: memoryview, signer: Signer, record: Record, size: int) -> Front:
@@ -181,9 +184,18 @@ def named_front(view: memoryview, signer: Signer, record: Record, size: int) -> 
     return front
 
 
-def slices(front: Front, view: memoryview) -> tuple[Any, ...]:
-    """Return the buffers of a blob."""
-    return tuple(view[offset : offset + length] for offset, length, _ in front.table)
+def opened(front: Front, view: memoryview, record: Record) -> Loaded:
+    """Return what is in a sound blob, inflated where it is compressed.
+
+    Raises:
+        Damaged: Compressed data are torn.
+        CacheError: They cannot be read here, since a package is missing.
+    """
+    buffers = tuple(view[offset : offset + length] for offset, length, _ in front.table)
+    if not front.plain:
+        return Loaded(front.head, buffers, record, len(view))
+    packed = inflated(Packed(bytes(front.head), buffers, front.plain))
+    return Loaded(packed.head, packed.buffers, record, len(view))
 
 
 def _framed_key(key: str) -> bytes:

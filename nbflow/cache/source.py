@@ -19,9 +19,8 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbflow.cache.digest import Walk
 from nbflow.cache.parts import framed, hashed
@@ -36,8 +35,7 @@ _MUTATORS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CodeFacts:
+class CodeFacts(NamedTuple):
     """What is known of a code object without running it.
 
     Args:
@@ -147,8 +145,7 @@ for _name in __import__("__future__").all_feature_names:
 _TOP_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
-@dataclass(slots=True)
-class _Source:
+class _Source(NamedTuple):
     """One parsed and compiled text; `lines` is the list that linecache gave, kept to notice a new text."""
 
     lines: list[str]

@@ -10,45 +10,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbflow._clock import SYSTEM_CLOCK, Clock
+from nbflow._util import lazy
 from nbflow.cache.blob import Packed, Unloadable, pack, unpack
 from nbflow.cache.disk import DiskTier
-from nbflow.cache.explain import expired, explain_miss
 from nbflow.cache.flight import Flight, flights_of
 from nbflow.cache.memory import UNKNOWN, EntryInfo, Found, MemoryTier, is_immutable, unpack_readonly
+from nbflow.cache.miss import CACHE_MISS, CacheMissType
 from nbflow.cache.parts import CacheKey, hashed
 from nbflow.cache.seal import Loaded
+from nbflow.cache.squeeze import AUTO, check_mode
 from nbflow.errors import CacheError
+
+if TYPE_CHECKING:
+    from nbflow.cache import explain as words
+else:
+    words = lazy("nbflow.cache.explain")  # a hit needs none
 
 __all__ = ["CACHE_MISS", "CacheMissType", "CacheStore", "EntryInfo", "Found", "Saved", "SharedStore"]
 
 _MIB = 1024**2
 _MEMORY_COPY = 256 * 1024  # bytes up to which a changeable value of the disk is kept in memory too
-
-
-class CacheMissType:
-    """Type of `CACHE_MISS`, which is false and the only one of its kind."""
-
-    _only: CacheMissType | None = None
-
-    def __new__(cls) -> CacheMissType:
-        if cls._only is None:
-            cls._only = super().__new__(cls)
-        return cls._only
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __repr__(self) -> str:
-        return "CACHE_MISS"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return CacheMissType, ()
-
-
-CACHE_MISS = CacheMissType()
 
 
 @dataclass(slots=True)
@@ -113,6 +97,10 @@ class CacheStore:
         max_age_s: Seconds after which unused entries leave the disk.
         clock: Where time comes from.
         shared: A store further away, asked after a miss on disk; what it has is kept on disk too.
+        compress: What to compress on disk: "auto", "off", "zlib" or "zstd"; see the setting `cache_compress`.
+
+    Raises:
+        SettingsError: There is no such compression, or not here.
     """
 
     def __init__(
@@ -125,13 +113,22 @@ class CacheStore:
         max_age_s: float = 90 * 86400.0,
         clock: Clock = SYSTEM_CLOCK,
         shared: SharedStore | None = None,
+        compress: str = AUTO,
     ) -> None:
         self.location = None if location is None else os.path.abspath(os.path.expanduser(os.fspath(location)))
         self.ttl = ttl
-        self._options = {"ttl": ttl, "memory_bytes": memory_bytes, "max_bytes": max_bytes, "max_age_s": max_age_s}
+        self._options: dict[str, Any] = {
+            "ttl": ttl,
+            "memory_bytes": memory_bytes,
+            "max_bytes": max_bytes,
+            "max_age_s": max_age_s,
+        }
+        self._options["compress"] = check_mode(compress)
         self._clock = clock
         self.shared = shared
-        self._disk = None if self.location is None else DiskTier(self.location, max_bytes, max_age_s, clock.wall)
+        self._disk = (
+            None if self.location is None else DiskTier(self.location, max_bytes, max_age_s, clock.wall, compress)
+        )
         self._memory = MemoryTier(memory_bytes, clock.wall, self._dropped)
         self._why: dict[str, str] = {}  # keys whose entry was there and could not be used
         self._misses = 0
@@ -189,7 +186,7 @@ class CacheStore:
             self._memory.keep_loaded(found, None, limit)
         elif readonly is not None:
             self._memory.keep_loaded(found, readonly, limit, record.content)
-        elif loaded.size <= _MEMORY_COPY:
+        elif len(loaded.head) + sum(map(len, loaded.buffers)) <= _MEMORY_COPY:
             packed = Packed(bytes(loaded.head), tuple(map(bytes, loaded.buffers)))
             self._memory.keep_loaded(found, packed, limit)
         return found
@@ -283,7 +280,7 @@ class CacheStore:
             except Exception as error:
                 failure = error
         persisted = size > 0
-        size = info.size_bytes or (packed.size if packed else 0)
+        size = packed.size if packed else 0
         limit = self.ttl if ttl is None else ttl
         if content and packed is not None and not shared:
             # What is handed out lies over the file, or over a copy that nobody else has.
@@ -313,7 +310,7 @@ class CacheStore:
     def clear(self, task: str | None = None) -> int:
         """Delete all entries, or those of one task; return how many were on disk or only in memory."""
         held = [info.key for info, session in self._memory.infos() if session and task in (None, info.task)]
-        gone = [info.key for info in self.entries(task)] if task is not None else None
+        gone = [info.key for info in self.entries(task, leads=True)] if task is not None else None
         count = len(held)
         if self._disk is not None:
             count += self._manage().clear(task)
@@ -341,7 +338,7 @@ class CacheStore:
         count = 0
         if unused_s is not None:
             limit = self._clock.wall() - unused_s
-            old = [info.key for info in self.entries() if not info.pinned and info.last_used <= limit]
+            old = [info.key for info in self.entries(leads=True) if not info.pinned and info.last_used <= limit]
             count = self._manage().delete(old)
         return count + self._manage().prune(max_bytes)
 
@@ -349,21 +346,25 @@ class CacheStore:
         """Read every entry on disk back to its last byte; return the damaged ones (set aside), with what is wrong."""
         if self._disk is None:
             return []
-        checked = [(info, self._disk.verify(info.key)) for info in self.entries() if info.tier == "disk"]
+        checked = [(info, self._disk.verify(info.key)) for info in self.entries(leads=True) if info.tier == "disk"]
         return [(info, fault) for info, fault in checked if fault is not None]
 
     # -- knowing
 
-    def entries(self, task: str | None = None) -> Iterator[EntryInfo]:
-        """Return what is known of each entry, or of those of one task; disk first.
+    def entries(self, task: str | None = None, *, leads: bool = False) -> Iterator[EntryInfo]:
+        """Return what is known of each result; disk first.
+
+        Args:
+            task: Only those of this task.
+            leads: Return too what is no result but leads to one (the names of the files that a call read).
 
         Raises:
             CacheError: The folder is of another format, or cannot be read.
         """
         if self._disk is not None:
-            yield from self._read(lambda index: index.entries(task))
+            yield from (info for info in self._read(lambda index: index.entries(task)) if leads or not info.leads)
         for info, session in self._memory.infos():
-            if session and task in (None, info.task):
+            if session and task in (None, info.task) and (leads or not info.leads):
                 yield info
 
     def stats(self) -> dict[str, Any]:
@@ -372,10 +373,12 @@ class CacheStore:
         Raises:
             CacheError: The folder is of another format, or cannot be read.
         """
-        count, size, _ = self._read(lambda index: index.totals()) if self._disk is not None else (0, 0, 0.0)
+        count = size = leads = 0
+        if self._disk is not None:
+            count, size, leads = self._read(lambda index: (*index.totals()[:2], index.leads()))
         return {
             "location": self.location,
-            "entries": count + sum(session for _, session in self._memory.infos()),
+            "entries": count - leads + sum(session and not info.leads for info, session in self._memory.infos()),
             "bytes": size,
             "max_bytes": self._options["max_bytes"],
             "memory_entries": len(self._memory),
@@ -392,21 +395,31 @@ class CacheStore:
         Names the parts that differ from the nearest entry of the same task, or says "expired (ttl 60 s)", "never run
         before", or what is wrong with the stored entry.
         """
+        return self.explain_later(key)()
+
+    def explain_later(self, key: CacheKey) -> Callable[[], str | None]:
+        """Look now at what `explain` compares, and return what tells in words what it was; neither raises."""
+        told: str | None = None
         fault = self._why.get(key.digest) or (self._disk.faults.get(key.digest) if self._disk is not None else None)
         if fault is None and self.shared is not None and (afar := self.shared.why(key.digest)) is not None:
-            return afar
+            return lambda: afar
         if fault is not None:
-            return fault if fault.startswith("the ") else f"the stored entry was set aside: {fault}"
+            told = fault if fault.startswith("the ") else f"the stored entry was set aside: {fault}"
+            return lambda: told
         others = self._memory.related(key.task)
         if self._disk is not None:
             try:
                 limit = self._disk.too_old(key.digest)
                 if limit is not None:
-                    return expired(limit)
-                others += self._disk.index.related(key.task, key.parts)
+                    return lambda: words.expired(limit)
+                stored = self._disk.index.related(key.task, key.parts)
             except Exception as error:
-                return f"the store cannot be read: {error}"
-        return explain_miss(key, others)
+                told = f"the store cannot be read: {error}"
+                return lambda: told
+            if stored:  # read for this alone, so not worth being kept
+                told = words.explain_miss(key, others + stored)
+                return lambda: told
+        return lambda: words.explain_miss(key, others)
 
     def trouble(self) -> str | None:
         """Return, once, why results that were saved earlier could not be written; None where all is well."""

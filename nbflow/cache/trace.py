@@ -8,14 +8,18 @@ old result again. A call that reads no file costs no second look.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nbflow._util import one_line
-from nbflow.cache.filestate import FileState, state_of
-from nbflow.cache.parts import CacheKey, KeyPart, combine, part_bytes
+from nbflow._util import lazy, one_line
+from nbflow.cache.parts import LEAD, CacheKey, KeyPart, combine, part_bytes
 from nbflow.cache.store import CacheStore, Found, Saved
 from nbflow.core.reads import Reads
+
+if TYPE_CHECKING:
+    from nbflow.cache import filestate
+    from nbflow.cache.filestate import FileState
+else:
+    filestate = lazy("nbflow.cache.filestate")  # most calls read no file
 
 __all__ = ["FILE", "FileChanged", "fetch", "save", "states", "with_files"]
 
@@ -39,9 +43,9 @@ def with_files(key: CacheKey, paths: Iterable[str]) -> CacheKey:
 
 def _state(path: str) -> FileState:
     try:
-        return state_of(path)
+        return filestate.state_of(path)
     except Exception as error:  # the body will find the same, and tell
-        return FileState("unreadable", one_line(error, 60))
+        return filestate.FileState("unreadable", one_line(error, 60))
 
 
 def _joined(key: CacheKey, states: Mapping[str, FileState]) -> CacheKey:
@@ -49,12 +53,12 @@ def _joined(key: CacheKey, states: Mapping[str, FileState]) -> CacheKey:
     if not parts:
         return key
     pieces = [key.digest.encode(), *(part_bytes(part.kind, part.name, part.digest) for part in parts)]
-    return replace(key, digest=combine(pieces), parts=(*key.parts, *parts))
+    return key._replace(digest=combine(pieces), parts=(*key.parts, *parts))
 
 
 def states(key: CacheKey) -> dict[str, FileState]:
     """Return the files that a key was made with, as they were then."""
-    return {part.name: FileState(part.digest, part.text) for part in key.parts if part.kind == FILE}
+    return {part.name: filestate.FileState(part.digest, part.text) for part in key.parts if part.kind == FILE}
 
 
 def fetch(store: CacheStore, key: CacheKey, *, ttl: float | None = None) -> tuple[CacheKey, Found | None]:
@@ -101,5 +105,5 @@ def save(
     saved = store.save(full, value, **facts)
     if reads:  # the result first: a list of files that leads to nothing would cost a look for nothing
         facts.pop("readonly", None)
-        store.save(replace(key, parts=()), Reads(tuple(sorted(reads))), **facts)
+        store.save(key._replace(parts=(LEAD,)), Reads(tuple(sorted(reads))), **facts)
     return full, saved

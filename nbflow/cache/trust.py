@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nbflow.errors import CacheError
+
+if TYPE_CHECKING:
+    from pathlib import Path  # a hit needs the key, but no path objects
 
 __all__ = ["KEY_BYTES", "MAC_BYTES", "Signer", "key_file", "load_signer", "make_signer", "own_secret", "publish"]
 
@@ -24,28 +27,35 @@ _lock = threading.Lock()
 
 def key_file() -> Path:
     """Return where the user's key is, or will be."""
+    from pathlib import Path
+
+    return Path(_key_place())
+
+
+def _key_place() -> str:
     if named := os.environ.get("NBFLOW_KEY_FILE"):
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path("~/.config").expanduser()) / "nbflow" / "key"
+        return os.path.expanduser(named)
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.path.join(base, "nbflow", "key")
 
 
 def load_signer() -> Signer | None:
     """Return the signer of the user's key, or None where there is none that can be used."""
-    path = key_file()
-    known = _loaded.get(str(path))
+    place = _key_place()
+    known = _loaded.get(place)
     if known is None:
         secret = own_secret()
         if secret is None:
             return None
-        known = _loaded[str(path)] = Signer(secret)
+        known = _loaded[place] = Signer(secret)
     return known
 
 
 def own_secret() -> bytes | None:
     """Return the user's key itself, or None where there is none that can be used."""
     try:
-        data = key_file().read_bytes()
+        with open(_key_place(), "rb") as stream:
+            data = stream.read()
     except OSError:
         return None
     return data if len(data) == KEY_BYTES else None
@@ -107,7 +117,10 @@ class Signer:
     __slots__ = ("_begin",)
 
     def __init__(self, key: bytes) -> None:
-        from hashlib import blake2b
+        try:
+            from _blake2 import blake2b  # what hashlib has, without loading OpenSSL for it
+        except ImportError:
+            from hashlib import blake2b
 
         self._begin = blake2b(key=key, digest_size=MAC_BYTES)
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from string import Formatter
 from typing import Any
 
 from nbflow.core.policy import NO_RETRY, Policy
@@ -168,6 +167,10 @@ def parse_template(option: str, template: str, parameters: Mapping[str, Any] | N
     Raises:
         DefinitionError: Unbalanced or empty braces, attribute or item access, or an unknown name.
     """
+    if "{" not in template and "}" not in template:
+        return frozenset()
+    from string import Formatter  # few names are templates
+
     try:
         pieces = list(Formatter().parse(template))
     except ValueError as error:
@@ -196,5 +199,7 @@ def render_template(template: str, values: Mapping[str, Any]) -> str:
     try:
         return template.format_map(values)
     except (ValueError, TypeError):
+        from string import Formatter
+
         plain = Formatter().parse(template)
         return "".join(text + (str(values[name]) if name is not None else "") for text, name, _, _ in plain)

@@ -8,7 +8,6 @@ for this session only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import islice
 from types import FunctionType
 from typing import Any
@@ -112,7 +111,7 @@ class CellKeyer:
             builder.add("format", "outputs", options.outputs)
         key = builder.build()
         parts = (part if part.where else part._replace(where=self.where(part.name)) for part in key.parts)
-        self.last = replace(key, parts=tuple(parts))
+        self.last = key._replace(parts=tuple(parts))
         return self.last
 
     def _add(

@@ -116,7 +116,8 @@ class Call:
         cached: Whether the result came from the cache; `saved_s` are the seconds its computation had cost.
         started, ended: Clock times in seconds (monotonic).
         attempts: How many attempts were made.
-        key: The cache key, where one was made; `reason` says why the cache missed.
+        key: The cache key, where one was made.
+        why_missed: Says why the cache missed, where nobody has asked for `reason` yet.
         notes: Further remarks for people, such as why a result could not be stored.
         remarks: Those that say nothing of storing, such as that an argument was changed in place.
         reads: Files that a cached call reads while it runs, with their states (None: the key has them anyway).
@@ -128,6 +129,7 @@ class Call:
         "_cancel_reason",
         "_name",
         "_pool",
+        "_reason",
         "alarm",
         "args",
         "attempts",
@@ -145,7 +147,6 @@ class Call:
         "parent_id",
         "progress",
         "reads",
-        "reason",
         "remarks",
         "remote",
         "saved_s",
@@ -154,6 +155,7 @@ class Call:
         "started",
         "state",
         "stop",
+        "why_missed",
         "worker",
     )
 
@@ -165,16 +167,17 @@ class Call:
     notes: tuple[str, ...]
     progress: tuple[float, float | None, float] | None
     reads: dict[str, Any] | None
-    reason: str | None
     remarks: tuple[str, ...]
     remote: Remote | None
     saved_s: float
     started: float | None
     stop: Callable[[], object] | None
+    why_missed: Callable[[], str | None] | None
     worker: str | None
     _cancel_reason: str | None
     _name: str | None
     _pool: str | None
+    _reason: str | None
 
     def __init__(
         self,
@@ -201,10 +204,10 @@ class Call:
         self.saved_s = 0.0
         self.attempts = 0
         self.error: BaseException | None = None
-        self.started = self.ended = self.key = self.reason = self.worker = None
+        self.started = self.ended = self.key = self.why_missed = self.worker = None
         self.alarm = self.flag = self.progress = self.reads = self.remote = self.stop = None
         self.notes = self.remarks = ()
-        self._cancel_reason = self._name = self._pool = None
+        self._cancel_reason = self._name = self._pool = self._reason = None
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -220,6 +223,18 @@ class Call:
         if self.args is not None:  # else it is not known yet
             self._name = name
         return name
+
+    @property
+    def reason(self) -> str | None:
+        """Why the cache missed; put into words when somebody asks."""
+        tell = self.why_missed
+        if tell is not None:
+            self._reason, self.why_missed = tell(), None
+        return self._reason
+
+    @reason.setter
+    def reason(self, words: str | None) -> None:
+        self._reason, self.why_missed = words, None
 
     @property
     def backend(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nbflow._util import lazy, one_line
@@ -166,7 +165,7 @@ class Steps:
             return None
         if found is None:
             self._run = state.Watch()
-        if found is None and call.reason is not _FORCED:
+        if found is None and self._heard("CacheMiss") and call.reason is not _FORCED:
             emit(call, "CacheMiss", {"key": call.key.digest, "reason": call.reason})
         return found
 
@@ -186,9 +185,9 @@ class Steps:
         state.prepare(spec.keyer, store)
         key = call.key = spec.keyer.key(call.inputs, call.args, call.kwargs)
         if spec.cache == "session" and key.scope != "session":
-            key = call.key = replace(key, scope="session")
+            key = call.key = key._replace(scope="session")
         if suffix:
-            key = call.key = replace(key, digest=key.digest + suffix)
+            key = call.key = key._replace(digest=key.digest + suffix)
         self._base_key = key
         call.notes += key.notes
         if forced:
@@ -198,7 +197,10 @@ class Steps:
         if found is None and self._flights is not None:
             found = yield from self._board(self._flights, key, ttl)
         if found is None:
-            call.reason = store.explain(call.key)
+            if hasattr(store, "explain_later"):  # stores of other make need not have it
+                call.why_missed = store.explain_later(call.key)
+            else:
+                call.reason = store.explain(call.key)
             return None
         call.note_reads(trace.states(call.key))
         return Hit(found.value, call.key.digest, found.saved_s)
@@ -267,9 +269,15 @@ class Steps:
             self._land("unstored")
             self._cache_failed("write", error)
             return None
-        took = call.session.clock.monotonic() - began
-        emit(call, "CacheWritten", {"key": call.key.digest, "size_bytes": saved.size_bytes, "duration_s": took})
+        if self._heard("CacheWritten"):
+            took = call.session.clock.monotonic() - began
+            emit(call, "CacheWritten", {"key": call.key.digest, "size_bytes": saved.size_bytes, "duration_s": took})
         return Returned(saved.value) if readonly else None
+
+    def _heard(self, fact: str) -> bool:
+        """Whether anybody listens to this fact."""
+        session = self.call.session
+        return session.hooks is not None or session.fanout.wants(fact, self.call.map is not None)
 
     def _watch(self, value: Any) -> None:
         """Let the mutation guard know what is handed out; items of maps are too many for that."""

@@ -56,6 +56,8 @@ def check_key(key: str | PurePath, *, allow_outside: bool = False) -> str:
         raise refusal(key, reason, outside=True)
     if not parts:
         raise refusal(key, "names the folder itself")
+    if (reason := _unusable(spelling)) is not None:  # 'x.nbflow-tmp/.' ends in no reserved name, but means one
+        raise refusal(key, reason)
     for part in parts:
         if (reason := _bad_part(part)) is not None:
             raise refusal(key, reason)

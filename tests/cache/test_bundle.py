@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from nbflow.cache.store import CACHE_MISS, CacheStore
 from nbflow.errors import CacheError
 from nbflow.settings import load_settings
 
-LARGE = bytes(range(256)) * 400
+LARGE = random.Random(7).randbytes(100 * 1024)  # which nothing compresses
 NAMES = [f"{number:032x}" for number in range(1, 9)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from nbflow.cache.shared import SharedTier, last_trouble
 from nbflow.cache.store import CACHE_MISS, CacheStore
 from nbflow.testing import FakeClock
 
-LARGE = bytes(range(256)) * 400  # beyond what fits an envelope
+LARGE = random.Random(7).randbytes(100 * 1024)  # which nothing compresses
 NAMES = [f"{number:032x}" for number in range(1, 9)]
 
 

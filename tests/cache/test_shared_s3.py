@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import random
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +22,7 @@ from nbflow.cache.store import CACHE_MISS, CacheStore
 pytest.importorskip("moto.server", reason="needs moto[server]")
 pytest.importorskip("s3fs", reason="needs s3fs")
 
-LARGE = bytes(range(256)) * 400
+LARGE = random.Random(7).randbytes(100 * 1024)  # which nothing compresses
 NAMES = [f"{number:032x}" for number in range(1, 9)]
 Fault = Callable[[str, str], "int | str | None"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from nbflow.cache.shared import SharedTier
 from nbflow.cache.store import CACHE_MISS, CacheStore
 from nbflow.testing import FakeClock
 
-LARGE = bytes(range(256)) * 400
+LARGE = random.Random(7).randbytes(100 * 1024)  # which nothing compresses
 DAY = 86400.0
 
 

@@ -16,6 +16,8 @@ from nbflow.cli.cache import open_store
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 FLOW = """
+import hashlib
+
 from nbflow import map_tasks, task, workflow
 
 FACTOR = {factor}
@@ -26,7 +28,7 @@ def scale(x):
 
 @task(cache=True)
 def load(name):
-    return bytes(100_000)
+    return hashlib.shake_128().digest(100_000)
 
 @workflow
 def both():

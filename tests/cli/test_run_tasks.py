@@ -117,9 +117,11 @@ def test_a_killed_run_goes_on_where_it_stopped(
     """kill -9 in the middle of a map costs the item that was running, nothing else."""
     slow = """\
 import threading
+from nbflow.sessions import current_session
 
 def pause(x):
     if x == 2 and not os.path.exists('go'):
+        current_session().flush()  # cheap results may wait for some 50 ms to be written together
         with open('running', 'w') as fifo:
             fifo.write(str(os.getpid()))
         threading.Event().wait(60)

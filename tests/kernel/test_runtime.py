@@ -124,7 +124,9 @@ def test_coroutines_run_from_plain_cells_on_the_kernels_own_loop(ready: Any) -> 
 @pytest.mark.kernel
 def test_prints_of_tasks_on_threads_land_in_their_own_cell(ready: Any) -> None:
     """What a thread prints belongs to the cell that started it."""
-    ready.ok("@task\ndef say(x):\n    print(f'line {x}\\n', end='')")  # one write: print itself makes four, which may mix
+    ready.ok(
+        "@task\ndef say(x):\n    print(f'line {x}\\n', end='')"
+    )  # one write: print itself makes four, which may mix
     result = ready.ok("map_tasks(say, range(6), backend='thread'); None")
     assert sorted(result.stdout.split("\n")[:-1]) == [f"line {x}" for x in range(6)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 from typing import Any
@@ -14,7 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from nbflow.cache import CacheKey, CacheStore
 
 KEYS = st.sampled_from([f"{number:032x}" for number in range(6)])
-LARGE = st.binary(max_size=20).map(lambda data: data * 4000)
+# Of the large ones, half are compressed and half are files.
+LARGE = st.binary(max_size=20).map(lambda data: data * 4000) | st.integers(0, 9).map(
+    lambda seed: random.Random(seed).randbytes(80_000)
+)
 SMALL = (
     st.none() | st.integers() | st.text(max_size=5) | st.dictionaries(st.text(max_size=3), st.integers(), max_size=3)
 )
