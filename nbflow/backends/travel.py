@@ -286,7 +286,8 @@ class Failure:
 
 def _dump_error(error: BaseException) -> bytes:
     """Return the error pickled, in the form nearest to itself that survives."""
-    for form in (error, _Rebuilt(error)):
+    # A library may have taught pickle ways of its own for errors, which lose what C code keeps: hence the second form.
+    for form in (error, _Rebuilt(error, _made), _Rebuilt(error, _rebuilt)):
         try:
             data = flatten(form)[0]
             copy = restore(data)
@@ -306,16 +307,17 @@ def _dump_error(error: BaseException) -> bytes:
 
 
 class _Rebuilt:
-    """Pickles as the error that it holds, built without its `__init__`."""
+    """Pickles as the error that it holds, built from type, arguments and attributes by `build`."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException, build: Callable[..., BaseException]) -> None:
+        self._build = build
         self._parts = (type(error), error.args, error.__dict__)
 
     def __reduce__(self) -> Any:
         kind, args, state = self._parts
         if issubclass(kind, BaseExceptionGroup):
             return _rebuild_group, (kind, args[0], [_dump_error(error) for error in args[1]], state)
-        return _rebuild, (kind, args, state)
+        return self._build, (kind, args, state)
 
 
 def _rebuild_group(
@@ -326,7 +328,15 @@ def _rebuild_group(
     return group
 
 
-def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+def _made(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Make an error as its own code does."""
+    error = kind(*args)
+    error.__dict__.update(state)
+    return error
+
+
+def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Make an error whose `__init__` takes other arguments than it keeps."""
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(state)

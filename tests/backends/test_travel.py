@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import copyreg
 import pickle
 import threading
 from dataclasses import dataclass
@@ -162,6 +163,18 @@ def test_unusual_errors_keep_their_type(error: Exception) -> None:
     found = there_and_back(error)
     assert type(found) is type(error)
     assert str(found) == str(error)
+
+
+def test_errors_keep_their_type_where_a_library_pickles_them_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is once Dask is imported: what C code keeps must not be lost."""
+
+    def theirs(error: BaseException) -> Any:
+        return BaseException.__new__, (type(error), *error.args)
+
+    monkeypatch.setitem(copyreg.dispatch_table, UnicodeDecodeError, theirs)
+    found = there_and_back(UnicodeDecodeError("utf-8", b"x", 0, 1, "why"))
+    assert type(found) is UnicodeDecodeError
+    assert "why" in str(found)
 
 
 def test_stand_in_says_what_it_stands_for() -> None:
