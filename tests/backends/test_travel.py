@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copyreg
 import enum
 import functools
-import copyreg
 import pickle
 import threading
 from dataclasses import dataclass

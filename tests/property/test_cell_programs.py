@@ -329,7 +329,7 @@ def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
 
 
 @settings(
-    max_examples=3000 if LONG else 60,
+    max_examples=3000 if LONG else 30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
