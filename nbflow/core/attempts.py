@@ -150,8 +150,8 @@ def attempts(
         yield Emit("AttemptStarted", {"number": number})
         out = yield Call(number)
         if isinstance(out, Returned):
-            if cached:
-                out = (yield Save(out.value)) or out
+            if cached and isinstance(kept := (yield Save(out.value)), Returned):
+                out = kept
             if published and isinstance(failed := (yield Publish(out.value, False)), Raised):
                 yield ending(failed.error, policy)
                 return failed

@@ -183,11 +183,11 @@ def dump(
     Raises:
         Exception: It cannot be pickled; whatever pickle says.
     """
-    reference: Callable[[Any], Any] | None = None
-    if references.needed:
 
-        def reference(obj: Any) -> Any:
-            return None if obj is apart else references.of(obj)
+    def refer(obj: Any) -> Any:
+        return None if obj is apart else references.of(obj)
+
+    reference = refer if references.needed else None
 
     def reduce(obj: Any) -> Any:
         return _reduce(obj, namespace, own)

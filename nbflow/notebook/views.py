@@ -63,7 +63,7 @@ def timeline_picture(session: Any) -> Picture:
             row=call.spec.name,
             began=call.started,
             ended=call.ended if call.ended is not None else now,
-            state="cached" if call.cached else _STATES.get(call.state, call.state),
+            state="cached" if call.cached else _STATES.get(call.state, str(call.state)),
             detail=call.name,
         )
         for call in _once(calls)
