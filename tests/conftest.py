@@ -93,8 +93,15 @@ def _lives(thread: threading.Thread, before: set[threading.Thread], deadline: fl
     """Whether a thread that a test started is still there at the deadline."""
     if thread in before or thread.name.startswith(("pytest_timeout", "pydevd", "IPythonHistorySavingThread")):
         return False
-    thread.join(max(0.0, deadline - monotonic()))
-    return thread.is_alive()
+    pause = threading.Event()
+    while True:
+        try:
+            thread.join(max(0.0, deadline - monotonic()))
+            return thread.is_alive()
+        except RuntimeError:  # it is listed before its first step is done
+            if monotonic() > deadline:
+                return True
+            pause.wait(0.01)
 
 
 def _gone(rest: Callable[[], set[int]], deadline: float) -> set[int]:
