@@ -1,0 +1,136 @@
+"""`python -m benchmarks.report RESULTS.json FOLDER`: a page of tables and one plot for each scenario, made from results.
+
+The page is written as Markdown beside the plots, which are SVG drawn here without any library, so that the documentation
+shows exactly what was measured. Bars are relative to the first contestant of a scenario, on a logarithmic scale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from html import escape
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main", "page", "plot"]
+
+_ROW, _LEFT, _WIDTH, _RIGHT = 26, 330, 380, 90
+_MISSED_BY = 1.1
+"""A goal that is missed by less than this factor lies within the noise of a shared machine, and is called near."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("results", type=Path, help="what `python -m benchmarks --json FILE` wrote")
+    parser.add_argument("folder", type=Path, help="where to write measured.md and the folder measured/ of plots")
+    options = parser.parse_args(argv)
+    found = json.loads(options.results.read_text(encoding="utf-8"))
+    plots = options.folder / "measured"
+    plots.mkdir(parents=True, exist_ok=True)
+    for old in plots.glob("*.svg"):
+        old.unlink()
+    for result in found["results"]:
+        (plots / f"{result['scenario']}.svg").write_text(plot(result), encoding="utf-8")
+    (options.folder / "measured.md").write_text(page(found), encoding="utf-8")
+    return 0
+
+
+def page(found: dict[str, Any]) -> str:
+    """Return the page of all tables.
+
+    Args:
+        found: The machine, and the results of scenarios, as `python -m benchmarks --json` writes them.
+    """
+    facts = " · ".join(f"{name} {value}" for name, value in found["machine"].items() if name != "seed")
+    goals = [goal for result in found["results"] for goal in result["goals"]]
+    met = sum(bool(goal["passed"]) for goal in goals)
+    near = sum(_near(goal) for goal in goals)
+    lines = [
+        "# What was measured",
+        "",
+        "This page is written by `python -m benchmarks --json results.json` and `python -m benchmarks.report results.json docs/reference`.",
+        "In each scenario the contestants take turns in random order; a ratio is the median of ratios within a round, so that a",
+        "busy machine slows both sides. Absolute figures are those of this machine on that day:",
+        "",
+        f"> {facts}",
+        "",
+        f"Of {len(goals)} goals {met} were reached, {near} missed by less than a tenth, {len(goals) - met - near} missed.",
+    ]
+    for result in found["results"]:
+        lines += ["", *_section(result)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(result: dict[str, Any]) -> list[str]:
+    unit = result["unit"]
+    lines = [
+        f"## {result['title'][0].upper()}{result['title'][1:]}",
+        "",
+        f"![{result['title']}](measured/{result['scenario']}.svg)",
+        "",
+        f"| `{result['scenario']}` | {unit} | × first |",
+        "|---|--:|--:|",
+    ]
+    for row in result["contestants"]:
+        if row["median"] is None:
+            lines.append(f"| {row['name']} | – | – |")
+        else:
+            lines.append(f"| {row['name']} | {_short(row['median'])} | {_short(row['ratio_to_floor'])} |")
+    if result["goals"]:
+        lines.append("")
+    lines += [f"- {_goal(goal, unit)}" for goal in result["goals"]]
+    return lines
+
+
+def _goal(goal: dict[str, Any], unit: str) -> str:
+    against = f"× {goal['peer']}" if goal["peer"] is not None else unit
+    wanted = f"{goal['who']} ≤ {goal['limit']:g} {against}"
+    if goal["reached"] is None:
+        return f"not measured: {wanted}"
+    word = "reached" if goal["passed"] else "near" if _near(goal) else "missed"
+    return f"{word}: {wanted}, measured {_short(goal['reached'])}"
+
+
+def _near(goal: dict[str, Any]) -> bool:
+    return goal["passed"] is False and goal["reached"] <= goal["limit"] * _MISSED_BY
+
+
+def plot(result: dict[str, Any]) -> str:
+    """Return one scenario as bars.
+
+    Args:
+        result: One scenario's results, as `python -m benchmarks --json` writes them.
+    """
+    rows = [row for row in result["contestants"] if row["median"]]
+    largest = max((row["median"] for row in rows), default=1.0)
+    least = min((row["median"] for row in rows), default=1.0)
+    decades = max(1.0, math.log10(largest / least) + 0.5)
+    height = _ROW * len(rows) + 8
+    shapes = []
+    for number, row in enumerate(rows):
+        length = _WIDTH * max(0.02, 1 - math.log10(largest / row["median"]) / decades)
+        middle, ours = _ROW * number + 17, "nbflow" in row["name"]
+        shapes += [
+            f'<text x="{_LEFT - 8}" y="{middle + 4}" text-anchor="end" class="{"us" if ours else "t"}">{escape(row["name"])}</text>',
+            f'<rect x="{_LEFT}" y="{middle - 8}" width="{length:.1f}" height="16" rx="2" class="{"ours" if ours else "bar"}"/>',
+            f'<text x="{_LEFT + length + 6:.1f}" y="{middle + 4}" class="t">{_short(row["median"])} {escape(result["unit"])}</text>',
+        ]
+    style = (
+        "text{font:12px system-ui,sans-serif}.t{fill:#555}.us{fill:#1a1a1a;font-weight:600}.bar{fill:#b8bec6}.ours{fill:#3b6fb6}"
+        "@media(prefers-color-scheme:dark){.t{fill:#b5b5b5}.us{fill:#f2f2f2}.bar{fill:#5b626b}.ours{fill:#6ea0e0}}"
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _WIDTH + _RIGHT} {height}" role="img" '
+        f'aria-label="{escape(result["title"])}"><style>{style}</style>{"".join(shapes)}</svg>\n'
+    )
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
