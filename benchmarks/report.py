@@ -1,7 +1,7 @@
-"""`python -m benchmarks.report RESULTS.json FOLDER`: a page of tables and one plot for each scenario, made from results.
+"""`python -m benchmarks.report RESULTS.json FOLDER`: a page of tables with one plot for each scenario.
 
-The page is written as Markdown beside the plots, which are SVG drawn here without any library, so that the documentation
-shows exactly what was measured. Bars are relative to the first contestant of a scenario, on a logarithmic scale.
+The page is written as Markdown beside the plots, which are SVG drawn here without any library, so that the
+documentation shows exactly what was measured. Bars are relative to the first contestant of a scenario, on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -17,6 +17,19 @@ from typing import Any
 __all__ = ["main", "page", "plot"]
 
 _ROW, _LEFT, _WIDTH, _RIGHT = 26, 330, 380, 90
+_HEAD = (
+    "# What was measured",
+    "",
+    "`python -m benchmarks --json results.json` and `python -m benchmarks.report results.json docs/reference` write this",
+    "page. In each scenario the contestants take turns in random order; a ratio is the median of ratios within a round, so",
+    "that a busy machine slows both sides. Absolute figures are those of this machine on that day:",
+    "",
+)
+_STYLE = (
+    "text{font:12px system-ui,sans-serif}.t{fill:#555}.us{fill:#1a1a1a;font-weight:600}"
+    ".bar{fill:#b8bec6}.ours{fill:#3b6fb6}@media(prefers-color-scheme:dark){"
+    ".t{fill:#b5b5b5}.us{fill:#f2f2f2}.bar{fill:#5b626b}.ours{fill:#6ea0e0}}"
+)
 _MISSED_BY = 1.1
 """A goal that is missed by less than this factor lies within the noise of a shared machine, and is called near."""
 
@@ -49,15 +62,11 @@ def page(found: dict[str, Any]) -> str:
     met = sum(bool(goal["passed"]) for goal in goals)
     near = sum(_near(goal) for goal in goals)
     lines = [
-        "# What was measured",
-        "",
-        "This page is written by `python -m benchmarks --json results.json` and `python -m benchmarks.report results.json docs/reference`.",
-        "In each scenario the contestants take turns in random order; a ratio is the median of ratios within a round, so that a",
-        "busy machine slows both sides. Absolute figures are those of this machine on that day:",
-        "",
+        *_HEAD,
         f"> {facts}",
         "",
-        f"Of {len(goals)} goals {met} were reached, {near} missed by less than a tenth, {len(goals) - met - near} missed.",
+        f"Of {len(goals)} goals {met} were reached, {near} were missed by less than a tenth, "
+        f"{len(goals) - met - near} by more.",
     ]
     for result in found["results"]:
         lines += ["", *_section(result)]
@@ -114,18 +123,19 @@ def plot(result: dict[str, Any]) -> str:
         length = _WIDTH * max(0.02, 1 - math.log10(largest / row["median"]) / decades)
         middle, ours = _ROW * number + 17, "nbflow" in row["name"]
         shapes += [
-            f'<text x="{_LEFT - 8}" y="{middle + 4}" text-anchor="end" class="{"us" if ours else "t"}">{escape(row["name"])}</text>',
-            f'<rect x="{_LEFT}" y="{middle - 8}" width="{length:.1f}" height="16" rx="2" class="{"ours" if ours else "bar"}"/>',
-            f'<text x="{_LEFT + length + 6:.1f}" y="{middle + 4}" class="t">{_short(row["median"])} {escape(result["unit"])}</text>',
+            _text(_LEFT - 8, middle + 4, row["name"], "us" if ours else "t", anchor="end"),
+            f'<rect x="{_LEFT}" y="{middle - 8}" width="{length:.1f}" height="16" rx="2" '
+            f'class="{"ours" if ours else "bar"}"/>',
+            _text(_LEFT + length + 6, middle + 4, f"{_short(row['median'])} {result['unit']}", "t"),
         ]
-    style = (
-        "text{font:12px system-ui,sans-serif}.t{fill:#555}.us{fill:#1a1a1a;font-weight:600}.bar{fill:#b8bec6}.ours{fill:#3b6fb6}"
-        "@media(prefers-color-scheme:dark){.t{fill:#b5b5b5}.us{fill:#f2f2f2}.bar{fill:#5b626b}.ours{fill:#6ea0e0}}"
-    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _WIDTH + _RIGHT} {height}" role="img" '
-        f'aria-label="{escape(result["title"])}"><style>{style}</style>{"".join(shapes)}</svg>\n'
+        f'aria-label="{escape(result["title"])}"><style>{_STYLE}</style>{"".join(shapes)}</svg>\n'
     )
+
+
+def _text(x: float, y: float, text: str, kind: str, *, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}" class="{kind}">{escape(text)}</text>'
 
 
 def _short(number: float) -> str:
