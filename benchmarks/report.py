@@ -1,7 +1,7 @@
 """`python -m benchmarks.report RESULTS.json FOLDER`: a page of tables with one plot for each scenario.
 
 The page is written as Markdown beside the plots, which are SVG drawn here without any library, so that the
-documentation shows exactly what was measured. Bars are relative to the first contestant of a scenario, on a logarithmic scale.
+documentation shows exactly what was measured. Bars are on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _ROW, _LEFT, _WIDTH, _RIGHT = 26, 330, 380, 90
 _HEAD = (
     "# What was measured",
     "",
-    "`python -m benchmarks --json results.json` and `python -m benchmarks.report results.json docs/reference` write this",
-    "page. In each scenario the contestants take turns in random order; a ratio is the median of ratios within a round, so",
-    "that a busy machine slows both sides. Absolute figures are those of this machine on that day:",
+    "`python -m benchmarks --json results.json` and `python -m benchmarks.report results.json docs/reference` write",
+    "this page. In each scenario the contestants take turns in random order; a ratio is the median of ratios within a",
+    "round, so that a busy machine slows both sides. Absolute figures are those of this machine on that day:",
     "",
 )
 _STYLE = (
