@@ -135,7 +135,9 @@ def _cold_scenario(quick: bool) -> Scenario:
             script.write(_CHILD.format(code=code))
             script.flush()
             env = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-            done = subprocess.run([sys.executable, script.name], capture_output=True, text=True, check=False, env=env)
+            done = subprocess.run(
+                [sys.executable, script.name], capture_output=True, text=True, check=False, env=env, cwd="/"
+            )
         if done.returncode:
             raise ImportError(done.stderr.strip().splitlines()[-1])
         return float(json.loads(done.stdout))

@@ -13,15 +13,21 @@ which contains the checksums of its buffers. Functions and classes that plain pi
 
 from __future__ import annotations
 
-import pickle
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
+from nbflow._typing import TYPE_CHECKING, Any, NamedTuple
 from nbflow.cache.trust import MAC_BYTES, Signer
+
+if TYPE_CHECKING:
+    import pickle
+else:
+    try:
+        import _pickle as pickle  # all of it that is used here, without what takes as long as a hit to import
+    except ImportError:
+        import pickle
 
 __all__ = ["Damaged", "Front", "Packed", "Unloadable", "front_of", "pack", "read_front", "unpack"]
 
@@ -42,8 +48,7 @@ class Unloadable(Exception):
     """A sound blob of our own whose value cannot be built here and now (a class that is not defined yet)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """A value taken apart: its head and its buffers (which may be views of the value's own memory).
 
     Where a part is compressed, `plain` has the codec and the plain length of the head and of each buffer.
@@ -56,15 +61,14 @@ class Packed:
     @property
     def size(self) -> int:
         """Bytes of head and buffers."""
-        return len(self.head) + sum(memoryview(buffer).nbytes for buffer in self.buffers)
+        return len(self.head) + (sum(memoryview(buffer).nbytes for buffer in self.buffers) if self.buffers else 0)
 
     def detached(self) -> Packed:
         """Return the same with buffers of its own."""
         return Packed(self.head, tuple(bytes(buffer) for buffer in self.buffers))
 
 
-@dataclass(frozen=True, slots=True)
-class Front:
+class Front(NamedTuple):
     """What is before the buffers: `table` has (offset, length, checksum) of each, `digest` names the whole blob.
 
     `plain` is that of `Packed`.
@@ -141,6 +145,16 @@ def front_of(packed: Packed, signer: Signer) -> tuple[Front, bytes]:
     return front, data + signer.sign(data)
 
 
+def plain_digest(head: bytes) -> bytes:
+    """Return the digest that names the blob of a head alone, without making one."""
+    return _digest(_LENGTHS.pack(_MAGIC, len(head), 0) + head)
+
+
+def plain_size(head: bytes) -> int:
+    """Return the bytes of the blob of a head alone."""
+    return _LENGTHS.size + len(head) + MAC_BYTES
+
+
 def pieces(front: Front, data: bytes, buffers: Sequence[Any]) -> Iterable[Any]:
     """Return what is to be written, in order."""
     yield data
@@ -191,3 +205,4 @@ def check_buffers(front: Front, data: memoryview) -> None:
 
 
 _name = xxh3_128_hexdigest
+_digest = xxh3_128_digest

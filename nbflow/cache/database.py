@@ -1,6 +1,7 @@
 """One SQLite database of a store: opened when needed, shared by threads, safe over forks and in read-only folders.
 
-WAL, one connection for each process, used under a lock; a forked child opens its own and never touches its parent's.
+WAL, one connection for each process, used under a lock, and one beside it for what must not wait for a transaction of
+another thread. A forked child opens its own and never touches its parent's.
 A database that somebody deleted is made anew by the next write, and one in a folder that we may only read is read.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+
+from nbflow._typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import sqlite3
@@ -61,13 +63,18 @@ class Database:
     Args:
         path: The file.
         schema: Statements that make its tables.
+        changed: Called after each change was committed; must not raise.
     """
 
-    def __init__(self, path: str, schema: str) -> None:
+    def __init__(self, path: str, schema: str, changed: Callable[[], None] = lambda: None) -> None:
         self._path = path
         self._schema = schema
+        self._changed = changed
         self._lock = threading.RLock()
+        self._aside_lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._aside: sqlite3.Connection | None = None
+        self._changing = False  # whether a transaction is under way
         self._opened = (0, 0)  # device, inode
         self._left_alone: list[Any] = []  # connections of our parent process
         self.readonly = False
@@ -95,6 +102,7 @@ class Database:
                 raise sqlite3.OperationalError("this file system cannot share a database")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA cache_size=-16384")  # KiB: all of `live` for some 300,000 entries
+            connection.execute("PRAGMA mmap_size=268435456")  # bytes: a page that is not cached yet needs no call
             connection.execute("PRAGMA wal_autocheckpoint=4000")  # pages: those written often are copied back once
             if connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'totals'").fetchone()[0] == 0:
                 connection.executescript(self._schema)
@@ -143,26 +151,47 @@ class Database:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
+        with self._aside_lock:
+            aside, self._aside = self._aside, None
+            if aside is not None:
+                aside.close()
+
+    def ask_aside(self, question: str, values: tuple[Any, ...]) -> list[Any]:
+        """Return the rows that answer a question, as of the last commit, while another thread may write."""
+        import sqlite3
+
+        with self._aside_lock:
+            if self._aside is None:
+                self._aside = sqlite3.connect(
+                    self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+                )
+            return self._aside.execute(question, values).fetchall()
 
     def before_fork(self) -> None:
         """Do nothing: what is open stays the parent's."""
 
     def after_fork(self) -> None:
         """Forget, in a forked child, what belongs to the parent; closing its connection would break its locks."""
-        self._left_alone.append(self._connection)
-        self._connection = None
-        self._lock = threading.RLock()
+        self._left_alone += [self._connection, self._aside]
+        self._connection = self._aside = None
+        self._lock, self._aside_lock = threading.RLock(), threading.Lock()
+        self._changing = False
 
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
         """Enter a transaction that is committed at the end of the block, or undone where that raises."""
-        connection = self.connect(create=True)
-        assert connection is not None
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+        with self._lock:
+            connection = self.connect(create=True)
+            assert connection is not None
+            connection.execute("BEGIN IMMEDIATE")
+            self._changing = True
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._changing = False
+        self._changed()

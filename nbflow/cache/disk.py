@@ -1,11 +1,10 @@
-"""The disk tier: an index, files for large results, and a corner for what turned out to be damaged.
+"""The disk tier: an index, and files for large results.
 
     <folder>/FORMAT  .gitignore  CACHEDIR.TAG  index.sqlite3  flights  blobs/<2 hex>/<30 hex>  quarantine/
 
 The rules:
 
 * Nothing is made before a first result is computed or saved. The folder is for its user only (mode 0700).
-* A file is written beside its place and renamed; it is never changed afterwards, only deleted, so it can be mapped.
 * A result whose computing took a while is committed at once; cheap ones wait for each other, see `pending`. Stores of
   one process on one folder see each other's results at once all the same.
 * A read that finds anything wrong is a miss; what it found goes to the quarantine, and the reason is kept for
@@ -18,23 +17,23 @@ The rules:
 
 from __future__ import annotations
 
-import mmap
 import os
-import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 from xxhash import xxh3_64_hexdigest
 
+from nbflow._typing import TYPE_CHECKING
 from nbflow.cache.blob import Damaged, Packed, check_buffers, read_front
 from nbflow.cache.database import is_corruption
+from nbflow.cache.files import Files, Stamp
 from nbflow.cache.folder import make_folder
 from nbflow.cache.index import Index, Row
+from nbflow.cache.known import Known
 from nbflow.cache.memory import EntryInfo
 from nbflow.cache.pending import Pending
 from nbflow.cache.seal import FILE, Loaded, Parcel, Record, loaded_from, named_front, opened, seal, unseal, wrap
+from nbflow.cache.seats import Seats
 from nbflow.cache.trust import Signer, load_signer, make_signer
 from nbflow.errors import CacheError
 
@@ -47,14 +46,13 @@ FORMAT = "nbflow cache 2"
 _AT_ONCE_S = 0.05  # seconds of computing from which a result is worth a commit of its own
 _TRUST_STAMP = 64 * 1024**2  # bytes from which a file is compared only when it has changed
 _NOTED = 10_000  # keys of entries that are remembered as too old
-_QUARANTINED = 32  # files that are kept for inspection
-_ORPHAN_S = 3600.0  # age from which a file that nothing refers to is no write in progress
 
 
 class _Folder:
     """What all tiers of this process on one folder share."""
 
-    def __init__(self) -> None:
+    def __init__(self, seats: Seats) -> None:
+        self.known = Known(seats)
         self.tiers: weakref.WeakSet[DiskTier] = weakref.WeakSet()
         self.seals: dict[str, bytes] = {}  # of results that wait to be written
 
@@ -71,36 +69,40 @@ class DiskTier:
         max_age_s: Seconds after which unused entries go.
         wall: Returns seconds since the epoch.
         compress: What to compress, see `squeeze.MODES`.
+        seats: Those of the folder, where changes of the index are marked.
     """
 
-    def __init__(self, folder: str, max_bytes: int, max_age_s: float, wall: Callable[[], float], compress: str) -> None:
+    def __init__(
+        self,
+        folder: str,
+        max_bytes: int,
+        max_age_s: float,
+        wall: Callable[[], float],
+        compress: str,
+        seats: Seats,
+    ) -> None:
         self._place = folder
+        self.files = Files(folder)
         self.compress = compress
         self.max_bytes = max_bytes
         self.max_age_s = max_age_s
         self.faults: dict[str, str] = {}
         self._wall = wall
-        self._index = Index(os.path.join(folder, "index.sqlite3"))
+        self._index = Index(os.path.join(folder, "index.sqlite3"), seats.change)
         self._format_seen = False
-        self._sound: dict[str, tuple[int, ...]] = {}  # files compared by this process, with their stamps
         self._pruned = 0.0
         self._signer: Signer | None = None
-        self._shared = _folders.setdefault(folder, _Folder())
+        self._shared = _folders.setdefault(folder, _Folder(seats))
         self._shared.tiers.add(self)
         self._pending = Pending(self._commit, self._lost, self._shared.seals)
         self._trouble: str | None = None  # why the last commit failed
         self._told = False
         self._expired: dict[str, float] = {}  # limits that the entries under these keys were found to have passed
 
-    @cached_property
+    @property
     def folder(self) -> Path:
         """The folder."""
-        from pathlib import Path
-
-        return Path(self._place)
-
-    def _has_blobs(self) -> bool:
-        return os.path.isdir(os.path.join(self._place, "blobs"))
+        return self.files.folder
 
     # -- reading
 
@@ -118,8 +120,8 @@ class DiskTier:
                 if not self._usable() or (signer := load_signer()) is None:
                     return None
                 self._signer = signer
-            sealed = self._shared.seals.get(key) or self._index.read(key)
-            if sealed is None:
+            sealed = self._shared.seals.get(key)
+            if sealed is None and (sealed := self._find(key)) is None:
                 return None
             record = unseal(signer, key, sealed)
             limit = ttl if ttl is not None else record.ttl if record.ttl is not None else default_ttl
@@ -137,6 +139,16 @@ class DiskTier:
             self._fault(key, error)
         return None
 
+    def _find(self, key: str) -> bytes | None:
+        """Return the seal of an entry of the index."""
+        known = self._shared.known
+        if known.lacks(key):
+            return None
+        sealed = self._index.read(key)
+        if sealed is None:
+            known.missed(self._index)
+        return sealed
+
     def too_old(self, key: str) -> float | None:
         """Return the limit that the entry under `key` had passed when it was last asked for; None if it had not."""
         return self._expired.get(key)
@@ -150,22 +162,17 @@ class DiskTier:
 
     def _mapped(self, key: str, sealed: bytes, record: Record, signer: Signer) -> Loaded:
         name = record.result.hex()
-        with open(self._blob(name), "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not status.st_size:
-                raise Damaged("it is empty")
-            access = mmap.ACCESS_READ if record.content else mmap.ACCESS_COPY
-            mapped = mmap.mmap(stream.fileno(), 0, access=access)
-        view = memoryview(mapped)
-        front = named_front(view, signer, record, status.st_size)
-        stamp = (status.st_size, status.st_ino, status.st_ctime_ns)
-        if self._sound.get(name) != stamp:
-            large = status.st_size >= _TRUST_STAMP
+        view, stamp = self.files.map(name, shared=bool(record.content))
+        if not view:
+            raise Damaged("it is empty")
+        front = named_front(view, signer, record, stamp[0])
+        if not self.files.is_sound(name, stamp):
+            large = stamp[0] >= _TRUST_STAMP
             if not (large and record.payload == _written(stamp)):
                 check_buffers(front, view)
                 if large and not self._index.readonly:
                     self._index.reseal(key, sealed, seal(signer, key, record._replace(payload=_written(stamp))))
-            self._sound[name] = stamp
+            self.files.note_sound(name, stamp)
         return opened(front, view, record)
 
     # -- writing
@@ -196,13 +203,13 @@ class DiskTier:
             self._prepare(again=True)
             file = parcel.name
             record = unseal(signer, info.key, sealed)
-            sealed = seal(signer, info.key, record._replace(payload=self._write_blob(parcel)))
+            sealed = seal(signer, info.key, record._replace(payload=self._write_file(parcel)))
         self._supersede(info.key)
         self._pending.add(Row(info, sealed, file))
         if info.cost_s >= _AT_ONCE_S or self._trouble is not None or self._index.readonly:
             self._pending.flush()
-        if file and not self._blob(file).exists():  # evicted by another process in between
-            self._write_blob(parcel)
+        if file and not self.files.exists(file):  # evicted by another process in between
+            self._write_file(parcel)
         return parcel.size, parcel.name
 
     def _supersede(self, key: str) -> None:
@@ -221,11 +228,13 @@ class DiskTier:
                 raise
             self._set_index_aside()
             total, orphans = self._index.write(rows)
+        self._shared.known.added(row.info.key for row in rows)
         self._trouble = None
-        for row in rows:
-            self.faults.pop(row.info.key, None)
-            self._expired.pop(row.info.key, None)
-        self._remove(orphans)
+        if self.faults or self._expired:
+            for row in rows:
+                self.faults.pop(row.info.key, None)
+                self._expired.pop(row.info.key, None)
+        self.files.remove(orphans)
         if total > self.max_bytes or rows[-1].info.created - self._pruned > self.max_age_s / 100:
             self._prune(None, keep_some=True)
 
@@ -258,8 +267,7 @@ class DiskTier:
             return self.faults.get(key, "it is gone")
         if loaded.record.kind == FILE:  # compared now, whatever was known of the file
             try:
-                with open(self._blob(loaded.record.result.hex()), "rb") as stream:
-                    view = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+                view, _ = self.files.map(loaded.record.result.hex(), shared=True)
                 check_buffers(read_front(view, self._signer), view)
             except (Damaged, OSError, ValueError) as fault:
                 self._set_aside(key, str(fault))
@@ -287,28 +295,9 @@ class DiskTier:
         assert loaded.info is not None
         return self.save(loaded.info, Packed(bytes(loaded.head), loaded.buffers), loaded.record.content)
 
-    def _write_blob(self, parcel: Parcel) -> bytes:
-        """Write a file unless it is there already; return its stamp."""
-        path = self._blob(parcel.name)
-        try:
-            known = path.stat()
-        except FileNotFoundError:
-            known = None
-        stamp = (known.st_size, known.st_ino, known.st_ctime_ns) if known else ()
-        if known is None or self._sound.get(parcel.name) != stamp:  # one that we have not seen sound is written anew
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            beside = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-            try:
-                with open(beside, "xb", opener=_private) as stream:
-                    for piece in parcel.blob:
-                        stream.write(piece)
-                os.replace(beside, path)
-            except BaseException:
-                beside.unlink(missing_ok=True)
-                raise
-            status = path.stat()
-            stamp = self._sound[parcel.name] = (status.st_size, status.st_ino, status.st_ctime_ns)
-        return _written(stamp)
+    def _write_file(self, parcel: Parcel) -> bytes:
+        """Write the file of a result; return its stamp as text."""
+        return _written(self.files.write(parcel.name, parcel.blob, parcel.size))
 
     def prepare_quietly(self) -> bool:
         """Make the folder if it can be made; return whether it is there and of our format."""
@@ -330,7 +319,7 @@ class DiskTier:
         Raises:
             CacheError: It is of another format, and we are to write.
         """
-        if self._format_seen and (not for_writing or self._has_blobs()):
+        if self._format_seen and (not for_writing or self.files.are_there()):
             return True
         try:
             with open(os.path.join(self._place, "FORMAT"), encoding="utf-8", errors="replace") as stream:
@@ -344,7 +333,7 @@ class DiskTier:
                     "It is left as it is; choose another cache folder, or delete it."
                 )
             return False
-        self._format_seen = self._has_blobs()
+        self._format_seen = self.files.are_there()
         return self._format_seen
 
     # -- damage
@@ -358,13 +347,12 @@ class DiskTier:
                 return
             name = self._index.file_of(key)
             if name is None:
-                self._quarantine(
+                self.files.set_aside(
                     sealed if isinstance(sealed, bytes) else repr(sealed).encode(),
                     f"{xxh3_64_hexdigest(key.encode('utf-8', 'surrogatepass'))}.row",
                 )
             elif len(name) == 32 and name.isalnum():
-                self._quarantine(self._blob(name), f"{name}.blob")
-                self._sound.pop(name, None)
+                self.files.set_file_aside(name)
             self._index.delete([key])
         except Exception as error:  # cannot be moved (read-only): it stays a miss
             self.faults[key] = f"{reason} ({error})"
@@ -381,21 +369,10 @@ class DiskTier:
         """Move a broken database away; files that it named are found again by content or removed in time."""
         self._index.abandon()
         for suffix in ("", "-wal", "-shm"):
-            path = self.folder / f"index.sqlite3{suffix}"
-            if path.exists():
-                self._quarantine(path, path.name)
-
-    def _quarantine(self, what: bytes | Path, name: str) -> None:
-        corner = self.folder / "quarantine"
-        corner.mkdir(mode=0o700, exist_ok=True)
-        place = corner / f"{name}.{os.urandom(3).hex()}"
-        if isinstance(what, bytes):
-            place.write_bytes(what)
-        elif what.exists():
-            os.replace(what, place)
-        kept = sorted(corner.iterdir(), key=lambda file: file.stat().st_mtime_ns)
-        for old in kept[:-_QUARANTINED]:
-            old.unlink(missing_ok=True)
+            name = f"index.sqlite3{suffix}"
+            path = os.path.join(self._place, name)
+            if os.path.exists(path):
+                self.files.set_aside(path, name)
 
     # -- management
 
@@ -425,53 +402,25 @@ class DiskTier:
         if size <= limit and now - pruned <= self.max_age_s / 100:
             return 0
         count, files = self._index.evict(int(limit * 0.9) if keep_some else limit, now - self.max_age_s, now)
-        self._remove(files)
+        self.files.remove(files)
         if now - pruned > self.max_age_s / 100:
             self._index.reclaim()
-        self._sweep()
+        self.files.sweep(self._index.used_files())
         return count
-
-    def _sweep(self) -> None:
-        """Remove files without a row, and what killed writers left, once they are old enough to be nobody's work."""
-        used = self._index.used_files()
-        for path in self._files():
-            name = path.parent.name + path.name
-            try:
-                if name not in used and time.time() - path.stat().st_mtime > _ORPHAN_S:
-                    path.unlink()
-            except OSError:
-                continue
-
-    def _files(self) -> Iterator[Path]:
-        for folder in (self.folder / "blobs").glob("??"):
-            yield from folder.iterdir()
 
     def delete(self, keys: Iterable[str]) -> int:
         """Delete entries; return how many."""
         self.flush()
         count, files = self._index.delete(keys)
-        self._remove(files)
+        self.files.remove(files)
         return count
 
     def clear(self, task: str | None = None) -> int:
         """Delete all entries, or those of one task; return how many."""
         self.flush()
         count, files = self._index.clear(task)
-        self._remove(files)
+        self.files.remove(files)
         return count
-
-    def _remove(self, results: list[str]) -> None:
-        for result in results:
-            self._sound.pop(result, None)
-            try:
-                self._blob(result).unlink(missing_ok=True)
-            except OSError:  # still mapped (Windows): the next clean-up finds it
-                continue
-
-    def quarantined(self) -> int:
-        """Return how many damaged files are kept."""
-        corner = self.folder / "quarantine"
-        return sum(1 for _ in corner.iterdir()) if corner.is_dir() else 0
 
     @property
     def index(self) -> Index:
@@ -487,13 +436,6 @@ class DiskTier:
             self.faults["close"] = str(error)
             self._index.abandon()
 
-    def _blob(self, result: str) -> Path:
-        return self.folder / "blobs" / result[:2] / result[2:]
 
-
-def _written(stamp: tuple[int, ...]) -> bytes:
+def _written(stamp: Stamp) -> bytes:
     return ",".join(map(str, stamp)).encode()
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -2,7 +2,8 @@
 
 A file counts as unchanged while device, inode, size and both of its times are the same. The rule of git closes the
 gap that clocks leave: a file that was modified only moments before it was read is read again, since a further change
-within the same tick would leave no mark. Folders count by the names and contents of the files below them.
+within the same tick would leave no mark. Folders count by the names and contents of the files below them. Digests of
+large files are noted in the stores of this process, so that the next one need not read them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from xxhash import xxh3_128
+from xxhash import xxh3_128, xxh3_128_hexdigest
 
+from nbflow.cache.notes import open_notes
 from nbflow.cache.parts import Undigestable, hashed
 
 __all__ = ["MISSING", "FileState", "expand", "is_pattern", "members", "state_of"]
@@ -28,6 +30,7 @@ _RACY_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT)
 _CHUNK = 1024**2
 _TRIES = 3  # readings of a file that changes meanwhile
 _KEPT = 10_000  # files whose digests are remembered
+_NOTED = 4 * 1024**2  # bytes from which reading a file takes longer than asking a store
 _CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
@@ -141,16 +144,40 @@ def _file(path: str) -> tuple[str, int]:
         seen = _seen.get(path)
         if seen is not None and seen.settled and seen.stamp == stamp:
             return seen.digest, status.st_size
+        large = status.st_size >= _NOTED
+        if large and (noted := _noted(path, stamp)) is not None:
+            _remember(path, _Seen(stamp, noted, settled=True))
+            return noted, status.st_size
         digest = _read(path)
         if tries >= _TRIES or _stamp(os.stat(path)) == stamp:
             break
     # Of a file that changed while it was read, the stamp is not the present one, so the digest is never taken for it.
     settled = began - max(status.st_mtime_ns, status.st_ctime_ns) > _RACY_NS
+    _remember(path, _Seen(stamp, digest, settled))
+    if large and settled:
+        for notes in list(open_notes):
+            notes.put(_note_name(path, stamp), digest)
+    return digest, status.st_size
+
+
+def _remember(path: str, seen: _Seen) -> None:
     with _lock:
         if len(_seen) >= _KEPT:
             _seen.clear()
-        _seen[path] = _Seen(stamp, digest, settled)
-    return digest, status.st_size
+        _seen[path] = seen
+
+
+def _noted(path: str, stamp: tuple[int, ...]) -> str | None:
+    """Return the digest that an earlier process noted of the file of this stamp; it did so only once it was settled."""
+    for notes in list(open_notes):
+        digest = notes.get(_note_name(path, stamp))
+        if isinstance(digest, str):
+            return digest
+    return None
+
+
+def _note_name(path: str, stamp: tuple[int, ...]) -> str:
+    return xxh3_128_hexdigest(f"file {stamp} {path}".encode("utf-8", "surrogateescape"))
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:

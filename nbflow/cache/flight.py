@@ -6,8 +6,7 @@
 The rules:
 
 * Inside a process a *flight* is an entry of a table, and waiting is for an event. Between processes the leader holds a
-  *seat*: a lock on one byte of the file `flights`, at a place made from the key. The kernel gives seats back when a
-  process ends, however it ends; no file is made for a key.
+  *seat*, see `seats`, which is free again when its process ends, however it ends.
 * A seat is given back when the result can be found by others. A leader that fails or is cancelled lets the next one
   run: failures are not shared.
 * Nobody waits for a call that waits for him: not for a call around his own, nor in a circle. A call on a worker of a
@@ -18,24 +17,19 @@ The rules:
 from __future__ import annotations
 
 import os
-import struct
-import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
 
-from xxhash import xxh3_64_intdigest
-
+from nbflow._typing import Any, Protocol
 from nbflow.cache.database import watch_forks
+from nbflow.cache.seats import Seats
 
 __all__ = ["PATIENCE_S", "Caller", "Flight", "Flights", "flights_of", "is_pooled"]
 
 PATIENCE_S = 10.0
 """Seconds that a call on a worker of a pool waits for a call which may need that worker."""
 
-_CHECK_S = 1.0  # seconds after which to look whether the file is still in its place
 _lock = threading.Lock()  # of all tables: circles may lead through several
 _led: dict[int, Flight] = {}  # by the id of the leading call
 _tables: weakref.WeakValueDictionary[str, Flights] = weakref.WeakValueDictionary()
@@ -51,7 +45,7 @@ class Caller(Protocol):
     @property
     def backend(self) -> str:
         """Name of the backend that runs it."""
-        ...
+        raise NotImplementedError
 
 
 class Flight:
@@ -140,11 +134,15 @@ class Flights:
 
     Args:
         folder: Folder of the store; None for a store in memory.
+
+    Attributes:
+        seats: Those of the folder; None in memory.
     """
 
     def __init__(self, folder: str | None) -> None:
         self._flights: dict[str, Flight] = {}
-        self._seats = None if folder is None else _Seats(os.path.join(folder, "flights"))
+        self._landed = 0  # how many
+        self.seats = None if folder is None else Seats(os.path.join(folder, "flights"))
         watch_forks(self)
 
     def before_fork(self) -> None:
@@ -156,8 +154,6 @@ class Flights:
         _lock = threading.Lock()
         _led.clear()
         self._flights = {}
-        if self._seats is not None:
-            self._seats.forget()
 
     def join(self, key: str, call: Caller) -> Flight:
         """Return the flight under `key`: one that `call` leads from now on, or one of somebody else to wait for."""
@@ -169,11 +165,18 @@ class Flights:
                 flight = self._flights[key] = _led[call.id] = Flight(key, call)
             return flight
 
+    def moment(self) -> Any:
+        """Return what differs once another call or process may have stored a result since; None where nobody knows."""
+        if self.seats is None:
+            return self._landed
+        marks = self.seats.marks()
+        return (self._landed, marks) if marks else None
+
     def take_seat(self, flight: Flight) -> bool:
         """Keep other processes from computing the same; False while one of them does. Never blocks."""
-        if self._seats is None or flight.seated:
+        if self.seats is None or flight.seated:
             return True
-        flight.seated = taken = self._seats.take(flight.key)
+        flight.seated = taken = self.seats.take(flight.key)
         return taken
 
     def leave(
@@ -196,16 +199,17 @@ class Flights:
             flight.ending = ending
             seated, flight.seated = flight.seated, False
             self._land(flight)
-        if seated and (seats := self._seats) is not None:
+        if seated and (seats := self.seats) is not None:
             when_written(key, lambda: seats.give_back(key))
 
     def _land(self, flight: Flight) -> None:
         flight.landed = True
+        self._landed += 1
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
         _led.pop(flight.leader.id, None)
-        if flight.seated and self._seats is not None:  # its leader ended without a word
-            self._seats.give_back(flight.key)
+        if flight.seated and self.seats is not None:  # its leader ended without a word
+            self.seats.give_back(flight.key)
         for wake in flight._wakers:
             wake()
 
@@ -219,103 +223,3 @@ def flights_of(folder: str | None) -> Flights:
         if found is None:
             found = _tables[folder] = Flights(folder)
         return found
-
-
-class _Seats:
-    """Locks on single bytes of a file, which other processes see; they belong to the open file, not to a thread.
-
-    Where the system or the file system has no such locks, every seat is free, and each process computes for itself.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._file = -1
-        self._checked = 0.0
-        self._works = True
-        self._held: dict[int, int] = {}
-
-    def take(self, key: str) -> bool:
-        """Take the seat of `key`, again if this process has it already; False if another process has it."""
-        place = _place(key)
-        with self._lock:
-            if self._works and not self._held.get(place):
-                try:
-                    self._check()
-                    _set_lock(self._file, place, True)
-                except BlockingIOError:
-                    return False
-                except OSError as error:
-                    if error.errno in _TAKEN:
-                        return False
-                    self._works = isinstance(error, FileNotFoundError)  # there is no folder yet
-            self._held[place] = self._held.get(place, 0) + 1
-        return True
-
-    def give_back(self, key: str) -> None:
-        """Give the seat of `key` back, once for each time it was taken."""
-        place = _place(key)
-        with self._lock:
-            count = self._held.pop(place, 0)
-            if count > 1:
-                self._held[place] = count - 1
-            elif count and self._file >= 0:
-                try:
-                    _set_lock(self._file, place, False)
-                except OSError:  # the file system gave it up already
-                    pass
-
-    def _check(self) -> None:
-        """Open the file, anew if it is not the one that others would open: its folder may have been deleted."""
-        now = time.monotonic()
-        if self._file >= 0 and not self._held and now - self._checked > _CHECK_S:
-            self._checked = now
-            try:
-                same = os.path.samestat(os.fstat(self._file), os.stat(self._path))
-            except OSError:
-                same = False
-            if not same:
-                os.close(self._file)
-                self._file = -1
-        if self._file < 0:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-
-    def forget(self) -> None:
-        """Close, in a forked child, the file that it shares with its parent, whose locks stay."""
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = -1
-        self._held = {}
-        self._lock = threading.Lock()
-
-    def __del__(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-
-
-_TAKEN = (11, 13, 36)  # EAGAIN, EACCES, EDEADLK of Windows
-
-
-def _place(key: str) -> int:
-    return int(xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"))) >> 2  # a file has no negative places
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _set_lock(file: int, place: int, taken: bool) -> None:
-        os.lseek(file, place, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_NBLCK if taken else msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    _LAYOUT = ("qqihh", (2, 3, 4, 0, 1)) if sys.platform == "darwin" else ("hhqqi", (0, 1, 2, 3, 4))
-
-    def _set_lock(file: int, place: int, taken: bool) -> None:
-        command = getattr(fcntl, "F_OFD_SETLK", None)
-        if command is None:
-            raise OSError("no locks that belong to an open file")
-        layout, order = _LAYOUT
-        fields = (fcntl.F_WRLCK if taken else fcntl.F_UNLCK, os.SEEK_SET, place, 1, 0)
-        fcntl.fcntl(file, command, struct.pack(layout, *(fields[index] for index in order)))

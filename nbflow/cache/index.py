@@ -9,30 +9,34 @@ The rules:
 * What calls of the same code share (name, cell, parts of the code) is stored once, in `kinds`.
 * All that a hit depends on is in the signed column `seal`; the others are for finding, evicting and telling.
 * Totals are kept, never counted. Uses are noted in memory and written with the next change, not at every hit.
+* Of what had to go, the dearest entries are remembered for a while, so that a miss can say so.
 * Eviction is greedy-dual by value: `priority = floor + seconds saved · uses / bytes`, where `floor` rises to the
   priority of the last entry that had to go. Dear, small and often used entries stay; what is no longer used sinks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from xxhash import xxh3_64_intdigest
 
+from nbflow._typing import TYPE_CHECKING, Any, NamedTuple
 from nbflow._util import lazy
 from nbflow.cache.database import Database
 from nbflow.cache.memory import EntryInfo
 from nbflow.cache.parts import LEAD, KeyPart
+from nbflow.cache.uses import Uses
 
 if TYPE_CHECKING:
     import json
     import sqlite3
+
+    from nbflow.cache import rowtext
 else:
     json = lazy("json")  # a hit reads none
+    rowtext = lazy("nbflow.cache.rowtext")  # nor makes any text
 
-__all__ = ["Index", "Row", "arguments_of"]
+__all__ = ["Index", "Row", "number_of"]
 
 _BATCH = 8192  # uses that are held back at most
 _RECLAIM = 256  # rows of forgotten entries that a write removes at least
@@ -52,6 +56,9 @@ CREATE TABLE IF NOT EXISTS totals (
     id INTEGER PRIMARY KEY CHECK (id = 1), entries INTEGER, bytes INTEGER, floor REAL, pruned REAL);
 INSERT OR IGNORE INTO totals VALUES (1, 0, 0, 0.0, 0.0);
 """
+_EVICTED = "CREATE TABLE IF NOT EXISTS evicted (n INTEGER PRIMARY KEY, id INTEGER UNIQUE, at REAL)"
+_ANY_EVICTED = "SELECT 1 FROM sqlite_master WHERE name = 'evicted'"
+_DEAREST, _REMEMBERED = 1000, 10_000  # evicted entries that are remembered: of one eviction, and of all
 _READ = "SELECT seal FROM live JOIN rows USING (n) WHERE live.id = ?"
 _INFOS = (
     "SELECT rows.key, kinds.task, kinds.cell, rows.created, live.used, live.cost, live.size, rows.ttl, kinds.parts, "
@@ -73,14 +80,17 @@ class Index(Database):
 
     Args:
         path: The database file.
+        changed: Called after each change was committed; must not raise.
 
     Methods that read return nothing where there is no file yet; all raise `sqlite3.Error`.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, changed: Callable[[], None] = lambda: None) -> None:
         self._older: dict[str, bool] = {}  # tasks asked for, and whether they had entries by then
         self._uses: dict[str, tuple[int, float]] = {}
-        super().__init__(path, _SCHEMA)
+        self._others = Uses(f"{path}-uses")  # of processes that have ended
+        self._has_evicted: bool | None = None  # whether any entry is remembered as evicted; None: nobody looked
+        super().__init__(path, _SCHEMA, changed)
 
     def after_fork(self) -> None:
         """Forget, in a forked child, what belongs to the parent."""
@@ -91,29 +101,37 @@ class Index(Database):
         """Write what is held back, and close."""
         with self._lock:
             if self._connection is not None and self._uses and not self.readonly:
-                with self.change() as connection:
-                    self._write_uses(connection)
+                uses, self._uses = self._uses, {}
+                self._others.add({number_of(key): used for key, used in uses.items()})
             self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the connections, and of what was known of the database."""
+        super().abandon()
+        self._has_evicted = None
 
     # -- one key
 
     def read(self, key: str) -> bytes | None:
-        """Return the seal of `key`."""
+        """Return the seal of `key`; does not wait for what another thread writes."""
+        if self._changing:
+            found = self.ask_aside(_READ, (number_of(key),))
+            return found[0][0] if found else None
         with self._lock:
             connection = self._connection or self.connect()
             if connection is None:
                 return None
-            found = connection.execute(_READ, (_number(key),)).fetchone()
+            found = connection.execute(_READ, (number_of(key),)).fetchone()
         return None if found is None else found[0]
 
     def file_of(self, key: str) -> str | None:
         """Return the name of the file that has the result of `key`."""
-        found = self._ask("SELECT file FROM live WHERE id = ?", (_number(key),))
+        found = self._ask("SELECT file FROM live WHERE id = ?", (number_of(key),))
         return found[0][0] if found else None
 
     def info(self, key: str) -> EntryInfo | None:
         """Return what is known of the entry under `key`."""
-        found = self._infos("WHERE rows.id = ? AND rows.n = (SELECT n FROM live WHERE id = ?)", (_number(key),) * 2)
+        found = self._infos("WHERE rows.id = ? AND rows.n = (SELECT n FROM live WHERE id = ?)", (number_of(key),) * 2)
         return found[0] if found else None
 
     def note_use(self, key: str, when: float, times: int = 1) -> None:
@@ -129,7 +147,7 @@ class Index(Database):
         with self._lock, self.change() as connection:
             connection.execute(
                 "UPDATE rows SET seal = ? WHERE n = (SELECT n FROM live WHERE id = ?) AND seal = ?",
-                (seal, _number(key), before),
+                (seal, number_of(key), before),
             )
 
     def pin(self, key: str, pinned: bool) -> bool:
@@ -139,7 +157,7 @@ class Index(Database):
                 return False
             with self.change() as connection:
                 changed = connection.execute(
-                    "UPDATE live SET pinned = ? WHERE id = ?", (int(pinned), _number(key))
+                    "UPDATE live SET pinned = ? WHERE id = ?", (int(pinned), number_of(key))
                 ).rowcount
                 return changed > 0
 
@@ -154,8 +172,9 @@ class Index(Database):
         with self._lock, self.change() as connection:
             floor, last = connection.execute("SELECT floor, (SELECT max(n) FROM rows) FROM totals").fetchone()
             new = {row.info.key: row for row in rows}  # the last one under a key counts
-            entries, size, replaced = self._insert(connection, new.values(), floor, last or 0)
-            connection.executemany("DELETE FROM rows WHERE n = ?", [(n,) for n, _ in replaced])
+            entries, size, replaced = self._insert(connection, list(new.values()), floor, last or 0)
+            if replaced:
+                connection.executemany("DELETE FROM rows WHERE n = ?", [(n,) for n, _ in replaced])
             self._write_uses(connection)  # which may be those of the new entries
             self._reclaim(connection, max(_RECLAIM, 2 * len(rows)))
             total = connection.execute(
@@ -164,48 +183,64 @@ class Index(Database):
             return total, self._unused(connection, {file for _, file in replaced if file is not None})
 
     def _insert(
-        self, connection: sqlite3.Connection, rows: Iterable[Row], floor: float, last: int
+        self, connection: sqlite3.Connection, rows: list[Row], floor: float, last: int
     ) -> tuple[int, int, list[tuple[int, str | None]]]:
         """Insert rows; return how many entries and bytes there are more, and place and file of what was replaced."""
         entries = more = 0
         replaced: list[tuple[int, str | None]] = []
-        facts, weights, kinds = [], [], {}
-        for n, (info, seal, file) in enumerate(rows, last + 1):
-            number, (kind, code, arguments) = _number(info.key), _split(info)
+        facts: list[Any] = []
+        weights, kinds = [], {}
+        numbers = [number_of(info.key) for info, _, _ in rows]
+        found = connection.execute(
+            "SELECT id, n, size, hits, pinned, file FROM live WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(numbers),),
+        )
+        known = {old[0]: old[1:] for old in found.fetchall()}
+        for n, (number, (info, seal, file)) in enumerate(zip(numbers, rows, strict=True), last + 1):
+            kind, code, own, args = rowtext.split(info)
             hits = pinned = 0
-            old = connection.execute("SELECT n, size, hits, pinned, file FROM live WHERE id = ?", (number,)).fetchone()
+            old = known.get(number)
             if old is None:
                 entries += 1
             else:
-                hits, pinned = old[2], old[3]
-                more -= old[1]
-                replaced.append((old[0], old[4]))
-            more += info.size_bytes
-            priority = floor + info.cost_s * (hits + 1) / max(info.size_bytes, 1)
+                before, size, hits, pinned, old_file = old
+                more -= size
+                replaced.append((before, old_file))
+            size = info.size_bytes
+            more += size
+            priority = floor + info.cost_s * (hits + 1) / max(size, 1)
             kinds[kind] = (kind, info.task, info.cell, code)
-            args = arguments_of(info.task, info.parts)
-            facts.append((n, number, info.key, kind, _hash(info.task), args, info.created, info.ttl, arguments, seal))
-            used = info.last_used
-            weights.append((number, n, info.size_bytes, info.cost_s, hits, used, pinned, priority, file))
+            facts += (n, number, info.key, kind, rowtext.hash_of(info.task), args, info.created, info.ttl, own, seal)
+            weights.append((number, n, size, info.cost_s, hits, info.last_used, pinned, priority, file))
         connection.executemany("INSERT OR IGNORE INTO kinds VALUES (?, ?, ?, ?)", kinds.values())
-        connection.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", facts)
-        connection.executemany("INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", sorted(weights))
+        if self._has_evicted is None:
+            self._has_evicted = connection.execute(_ANY_EVICTED).fetchone() is not None
+        if self._has_evicted:
+            back = "DELETE FROM evicted WHERE id IN (SELECT value FROM json_each(?))"
+            connection.execute(back, (json.dumps(numbers),))
+        rowtext.insert_all(connection, "INSERT INTO rows", 10, facts)
+        rowtext.insert_all(
+            connection, "INSERT OR REPLACE INTO live", 9, [field for weight in sorted(weights) for field in weight]
+        )
         return entries, more, replaced
 
     def _write_uses(self, connection: sqlite3.Connection) -> None:
-        uses, self._uses = self._uses, {}
+        uses = self._others.take()
+        mine, self._uses = self._uses, {}
+        for key, (times, when) in mine.items():
+            uses[number_of(key)] = (times + uses.get(number_of(key), (0, 0.0))[0], when)
         if uses:
             connection.executemany(
                 "UPDATE live SET hits = hits + ?1, used = max(used, ?2), "
                 "priority = (SELECT floor FROM totals) + cost * (hits + ?1 + 1) / max(size, 1) WHERE id = ?3",
-                [(times, when, _number(key)) for key, (times, when) in uses.items()],
+                [(times, when, number) for number, (times, when) in uses.items()],
             )
 
     # -- forgetting
 
     def delete(self, keys: Iterable[str]) -> tuple[int, list[str]]:
         """Delete entries; return how many, and the files that nothing refers to any more."""
-        return self._forget("id IN (SELECT value FROM json_each(?))", json.dumps([_number(key) for key in keys]))
+        return self._forget("id IN (SELECT value FROM json_each(?))", json.dumps([number_of(key) for key in keys]))
 
     def clear(self, task: str | None = None) -> tuple[int, list[str]]:
         """Delete all entries, or those of one task; returns as `delete`."""
@@ -217,10 +252,12 @@ class Index(Database):
                     count, files = self._delete(connection, "1", ())
                     for table in ("rows", "gone", "kinds"):
                         connection.execute(f"DELETE FROM {table}")
+                    connection.execute(_EVICTED)
+                    connection.execute("DELETE FROM evicted")
             return count, files
         return self._forget(
             "n IN (SELECT n FROM rows JOIN kinds ON kinds.id = rows.kind WHERE rows.task = ? AND kinds.task = ?)",
-            _hash(task),
+            rowtext.hash_of(task),
             task,
         )
 
@@ -240,14 +277,37 @@ class Index(Database):
                 return 0, []
             with self.change() as connection:
                 self._write_uses(connection)
-                count, files = self._delete(connection, "pinned = 0 AND used < ?", (unused_since,))
+                old = "pinned = 0 AND used < ?", (unused_since,)
+                self._remember_evicted(connection, *old, now)
+                count, files = self._delete(connection, *old)
                 total = connection.execute("UPDATE totals SET pruned = ? RETURNING bytes", (now,)).fetchone()[0]
                 last = self._cut(connection, total - max_bytes)
                 if last is not None:
-                    more, further = self._delete(connection, "pinned = 0 AND (priority, used) <= (?, ?)", last)
+                    worst = "pinned = 0 AND (priority, used) <= (?, ?)", last
+                    self._remember_evicted(connection, *worst, now)
+                    more, further = self._delete(connection, *worst)
                     connection.execute("UPDATE totals SET floor = max(floor, ?)", last[:1])
                     count, files = count + more, files + further
         return count, files
+
+    def _remember_evicted(
+        self, connection: sqlite3.Connection, where: str, values: tuple[Any, ...], now: float
+    ) -> None:
+        """Note which entries have to go."""
+        connection.execute(_EVICTED)
+        connection.execute(
+            f"INSERT OR REPLACE INTO evicted (id, at) SELECT id, ? FROM live WHERE {where} ORDER BY cost DESC LIMIT ?",
+            (now, *values, _DEAREST),
+        )
+        connection.execute("DELETE FROM evicted WHERE n <= (SELECT max(n) FROM evicted) - ?", (_REMEMBERED,))
+        self._has_evicted = True
+
+    def evicted(self, key: str) -> float | None:
+        """Return when the entry under `key` had to go, if that is remembered and nothing came since."""
+        if self._has_evicted is None:
+            self._has_evicted = bool(self._ask(_ANY_EVICTED))
+        found = self._ask("SELECT at FROM evicted WHERE id = ?", (number_of(key),)) if self._has_evicted else None
+        return found[0][0] if found else None
 
     @staticmethod
     def _cut(connection: sqlite3.Connection, excess: int) -> tuple[float, float] | None:
@@ -315,8 +375,11 @@ class Index(Database):
     def entries(self, task: str | None = None) -> Iterator[EntryInfo]:
         """Return what is known of each entry, oldest first."""
         where, values = (
-            ("WHERE rows.task = ? AND kinds.task = ? ", (_hash(task), task)) if task is not None else ("", ())
+            ("WHERE rows.task = ? AND kinds.task = ? ", (rowtext.hash_of(task), task)) if task is not None else ("", ())
         )
+        if self._others.waiting() and self.connect() is not None and not self.readonly:
+            with self._lock, self.change() as connection:
+                self._write_uses(connection)
         return iter(self._infos(f"{where}ORDER BY rows.created, rows.n", values))
 
     def related(self, task: str, parts: tuple[KeyPart, ...]) -> list[EntryInfo]:
@@ -326,27 +389,33 @@ class Index(Database):
         """
         older = self._older.get(task)
         if older is None:
-            older = self._older[task] = bool(self._ask("SELECT 1 FROM rows WHERE task = ? LIMIT 1", (_hash(task),)))
+            older = self._older[task] = bool(
+                self._ask("SELECT 1 FROM rows WHERE task = ? LIMIT 1", (rowtext.hash_of(task),))
+            )
         if not older:
             return []
-        same = self._infos("WHERE rows.args = ? ORDER BY rows.n DESC LIMIT 2", (arguments_of(task, parts),))
-        last = self._infos("WHERE rows.task = ? ORDER BY rows.n DESC LIMIT 6", (_hash(task),))  # half may only lead
+        same = self._infos("WHERE rows.args = ? ORDER BY rows.n DESC LIMIT 2", (rowtext.arguments_of(task, parts),))
+        last = self._infos("WHERE rows.task = ? ORDER BY rows.n DESC LIMIT 6", (rowtext.hash_of(task),))
         return list({info.key: info for info in (*same, *last) if info.task == task and not info.leads}.values())
 
     def _infos(self, where: str, values: tuple[Any, ...]) -> list[EntryInfo]:
-        return [_info(*row) for row in self._ask(_INFOS + where, values)]
+        return [rowtext.info_of(*row) for row in self._ask(_INFOS + where, values)]
 
     def totals(self) -> tuple[int, int, float]:
         """Return the number of entries, their bytes, and when the last clean-up was."""
         found = self._ask("SELECT entries, bytes, pruned FROM totals")
         return found[0] if found else (0, 0, 0.0)
 
+    def numbers(self) -> set[int]:
+        """Return the numbers of all entries, see `number_of`."""
+        return {number for (number,) in self._ask("SELECT id FROM live")}
+
     def leads(self) -> int:
         """Return how many entries are no results themselves, see `EntryInfo.leads`."""
-        kinds = self._ask("SELECT id, task FROM kinds WHERE parts = ?", (_text((LEAD,)),))
+        kinds = self._ask("SELECT id, task FROM kinds WHERE parts = ?", (rowtext.text_of((LEAD,)),))
         if not kinds:
             return 0
-        ids, tasks = json.dumps([kind for kind, _ in kinds]), json.dumps([_hash(task) for _, task in kinds])
+        ids, tasks = json.dumps([kind for kind, _ in kinds]), json.dumps([rowtext.hash_of(task) for _, task in kinds])
         return int(
             self._ask(
                 "SELECT count(*) FROM rows JOIN live ON live.id = rows.id AND live.n = rows.n "
@@ -360,54 +429,13 @@ class Index(Database):
         return {name for (name,) in self._ask("SELECT file FROM live WHERE file IS NOT NULL")}
 
     def _ask(self, question: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        if self._changing:
+            return self.ask_aside(question, values)
         with self._lock:
             connection = self.connect()
             return [] if connection is None else connection.execute(question, values).fetchall()
 
 
-def _number(key: str) -> int:
+def number_of(key: str) -> int:
     """Return the number by which an entry is found; its seal names the whole key."""
     return int(xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"))) >> 1
-
-
-def _hash(text: str) -> int:
-    """Return a short number for a text, which many texts may share."""
-    return int(xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))) >> 33
-
-
-_ARGUMENTS = frozenset({"argument", "input"})
-
-
-def _split(info: EntryInfo) -> tuple[int, str, str]:
-    """Return the parts of an entry as text: those of its kind, with the number of that kind, and those of its own."""
-    kind, code = _kind(info.task, info.cell, tuple(part for part in info.parts if part.kind not in _ARGUMENTS))
-    return kind, code, _text(part for part in info.parts if part.kind in _ARGUMENTS)
-
-
-@lru_cache(maxsize=64)
-def _kind(task: str, cell: str | None, parts: tuple[KeyPart, ...]) -> tuple[int, str]:
-    code = _text(parts)
-    about = "\0".join((task, cell or "\0", code))
-    return int(xxh3_64_intdigest(about.encode("utf-8", "surrogatepass"))) >> 1, code
-
-
-def _text(parts: Iterable[KeyPart]) -> str:
-    return json.dumps([[part.kind, part.name, part.digest, part.text, part.where] for part in parts])
-
-
-def _info(*row: Any) -> EntryInfo:
-    key, task, cell, created, used, cost, size, ttl, code, arguments, hits, pinned = row
-    parts = _parsed(code) + tuple(KeyPart(*part) for part in json.loads(arguments))
-    return EntryInfo(key, task, cell, created, used, cost, size, ttl, parts, hits, bool(pinned), "disk")
-
-
-@lru_cache(maxsize=256)
-def _parsed(code: str) -> tuple[KeyPart, ...]:
-    return tuple(KeyPart(*part) for part in json.loads(code))
-
-
-def arguments_of(task: str, parts: tuple[KeyPart, ...]) -> int:
-    """Return a number by which entries of a task with the same arguments are found; others may share it."""
-    return _hash(
-        "\0".join([task, *(f"{part.kind}\0{part.name}\0{part.digest}" for part in parts if part.kind in _ARGUMENTS)])
-    )

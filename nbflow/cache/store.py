@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
 
 from nbflow._clock import SYSTEM_CLOCK, Clock
+from nbflow._typing import TYPE_CHECKING, Any, NamedTuple
 from nbflow._util import lazy
 from nbflow.cache.blob import Packed, Unloadable, pack, unpack
 from nbflow.cache.disk import DiskTier
 from nbflow.cache.flight import Flight, flights_of
 from nbflow.cache.memory import UNKNOWN, EntryInfo, Found, MemoryTier, is_immutable, unpack_readonly
 from nbflow.cache.miss import CACHE_MISS, CacheMissType
+from nbflow.cache.notes import Notes
 from nbflow.cache.parts import CacheKey, hashed
 from nbflow.cache.seal import Loaded
 from nbflow.cache.squeeze import AUTO, check_mode
@@ -26,17 +26,17 @@ from nbflow.errors import CacheError
 
 if TYPE_CHECKING:
     from nbflow.cache import explain as words
+    from nbflow.cache.afar import SharedStore
 else:
     words = lazy("nbflow.cache.explain")  # a hit needs none
 
-__all__ = ["CACHE_MISS", "CacheMissType", "CacheStore", "EntryInfo", "Found", "Saved", "SharedStore"]
+__all__ = ["CACHE_MISS", "CacheMissType", "CacheStore", "EntryInfo", "Found", "Saved"]
 
 _MIB = 1024**2
 _MEMORY_COPY = 256 * 1024  # bytes up to which a changeable value of the disk is kept in memory too
 
 
-@dataclass(slots=True)
-class Saved:
+class Saved(NamedTuple):
     """What became of a result.
 
     Args:
@@ -50,38 +50,6 @@ class Saved:
     digest: str
     persisted: bool
     value: Any = None
-
-
-class SharedStore(Protocol):
-    """A store further away, which is asked after the disk and offered what was saved; safe from any thread.
-
-    It pickles as its address, and none of its methods raises: what goes wrong is a miss, or is told by `why`.
-    """
-
-    def fetch(self, key: str, ttl: float | None) -> Loaded | None:
-        """Return the trusted entry under `key`, with `info`, or None; blocks while it is looked for.
-
-        Args:
-            key: Digest of the key.
-            ttl: Seconds after which it is too old; None for the entry's own limit.
-        """
-        ...
-
-    def offer(self, key: str, disk: DiskTier) -> None:
-        """Take note that `disk` has a new result under `key`, which `disk.export` returns; comes back at once."""
-        ...
-
-    def why(self, key: str) -> str | None:
-        """Return why the last `fetch` of `key` found nothing, where it is not just that there is none."""
-        ...
-
-    def stats(self) -> dict[str, Any]:
-        """Return counts of what was found, sent, refused and lost."""
-        ...
-
-    def close(self) -> None:
-        """Send what is waiting, for a bounded time; it can be used again."""
-        ...
 
 
 class CacheStore:
@@ -126,15 +94,18 @@ class CacheStore:
         self._options["compress"] = check_mode(compress)
         self._clock = clock
         self.shared = shared
+        self.flights = flights_of(self.location)
         self._disk = (
-            None if self.location is None else DiskTier(self.location, max_bytes, max_age_s, clock.wall, compress)
+            None
+            if self.location is None or self.flights.seats is None
+            else DiskTier(self.location, max_bytes, max_age_s, clock.wall, compress, self.flights.seats)
         )
         self._memory = MemoryTier(memory_bytes, clock.wall, self._dropped)
         self._why: dict[str, str] = {}  # keys whose entry was there and could not be used
+        self.notes = None if self._disk is None else Notes(self._disk)
         self._misses = 0
         self._disk_hits = 0
         self.peek = self._memory.peek
-        self.flights = flights_of(self.location)
 
     @property
     def disk(self) -> DiskTier | None:
@@ -157,20 +128,19 @@ class CacheStore:
 
     def refetch(self, key: CacheKey | str, ttl: float | None = None) -> Found | None:
         """Look once more, or beforehand: as `fetch`, but not finding anything is not counted as a miss."""
-        if isinstance(key, str):
-            digest, persisted = key, self._disk is not None
-        else:
-            digest, persisted = key.digest, self._disk is not None and key.scope != "session"
+        digest = key if isinstance(key, str) else key.digest
         found = self.peek(digest, ttl)
-        return self._from_disk(digest, ttl) if found is None and persisted else found
-
-    def _from_disk(self, digest: str, ttl: float | None) -> Found | None:
-        assert self._disk is not None
+        if found is not None or self._disk is None or (not isinstance(key, str) and key.scope == "session"):
+            return found
         loaded = self._disk.fetch(digest, ttl, self.ttl)
         if loaded is None and self.shared is not None:
             loaded = self._from_afar(digest, ttl)
         if loaded is None:
             return None
+        return self._taken(digest, loaded, self._disk)
+
+    def _taken(self, digest: str, loaded: Loaded, disk: DiskTier) -> Found | None:
+        """Return what `disk` had as a hit, and keep it in memory."""
         record = loaded.record
         readonly = Packed(bytes(loaded.head), loaded.buffers) if record.content else None
         try:
@@ -179,7 +149,7 @@ class CacheStore:
             self._why[digest] = f"the stored result cannot be built here: {error}"
             return None
         self._disk_hits += 1
-        self._disk.note_use(digest)
+        disk.note_use(digest)
         found = Found(value, record.cost, record.created, digest)
         limit = self.ttl if record.ttl is None else record.ttl
         if is_immutable(value):
@@ -206,6 +176,15 @@ class CacheStore:
     def contains(self, key: CacheKey | str, *, ttl: float | None = None) -> bool:
         """Whether `fetch` would find something."""
         return self.fetch(key, ttl=ttl) is not None
+
+    def knows(self, key: CacheKey | str, *, ttl: float | None = None) -> bool:
+        """Whether there is a result under `key` in memory or on disk, without building it or counting a use."""
+        digest = key if isinstance(key, str) else key.digest
+        if self._memory.holds(digest, ttl):
+            return True
+        if self._disk is None or (not isinstance(key, str) and key.scope == "session"):
+            return False
+        return self._disk.fetch(digest, ttl, self.ttl) is not None
 
     def get(self, key: CacheKey | str) -> Any:
         """Return the result under `key`, or `CACHE_MISS`."""
@@ -277,6 +256,8 @@ class CacheStore:
         if self._disk is not None and packed is not None and on_disk:
             try:
                 size, digest = self._disk.save(info, packed, content)
+                if self.notes is not None:
+                    self.notes.write()
             except Exception as error:
                 failure = error
         persisted = size > 0
@@ -314,6 +295,8 @@ class CacheStore:
         count = len(held)
         if self._disk is not None:
             count += self._manage().clear(task)
+        if self.notes is not None and task is None:
+            self.notes.clear()
         if gone is None:
             self._memory.clear()
         else:
@@ -385,7 +368,7 @@ class CacheStore:
             "memory_bytes": self._memory.bytes,
             "hits": self._memory.hits + self._disk_hits,
             "misses": self._misses,
-            "quarantined": self._disk.quarantined() if self._disk is not None else 0,
+            "quarantined": self._disk.files.quarantined() if self._disk is not None else 0,
             "shared": self.shared.stats() if self.shared is not None else None,
         }
 
@@ -412,6 +395,9 @@ class CacheStore:
                 limit = self._disk.too_old(key.digest)
                 if limit is not None:
                     return lambda: words.expired(limit)
+                since = self._disk.index.evicted(key.digest)
+                if since is not None:
+                    return lambda: words.evicted(self._clock.wall() - since)
                 stored = self._disk.index.related(key.task, key.parts)
             except Exception as error:
                 told = f"the store cannot be read: {error}"
@@ -452,6 +438,8 @@ class CacheStore:
         if self.shared is not None:
             self.shared.close()
         if self._disk is not None:
+            if self.notes is not None:
+                self.notes.write()
             self._disk.close()
 
     def __repr__(self) -> str:

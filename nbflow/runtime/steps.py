@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
 
+from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy, one_line
 from nbflow.core.attempts import Emit, Hit, Lookup, Outcome, Publish, Raised, Returned, Save, attempts, ending
 from nbflow.core.reads import Reads
@@ -34,6 +34,7 @@ else:
 __all__ = ["Steps", "as_failure", "cancelled_error", "check_arguments", "failed", "for_user", "timed_out"]
 
 _FORCED = "recomputing was forced"
+_UNCHANGING = frozenset({int, float, complex, bool, str, bytes, type(None)})  # no values for the mutation guard
 
 
 def failed(call: Call, error: BaseException) -> BaseException:
@@ -177,9 +178,8 @@ class Steps:
         suffix = spec.key_suffix(call.session.settings.cache_readonly)
         if digest is not None and not forced:
             digest += suffix
-            found = store.peek(digest, ttl)
-            if found is None and spec.cache != "session" and self._flights is not None:
-                found = store.refetch(digest, ttl=ttl)
+            looks_deep = spec.cache != "session" and self._flights is not None
+            found = store.refetch(digest, ttl=ttl) if looks_deep else store.peek(digest, ttl)
             if found is not None and type(found.value) is not Reads:
                 return Hit(found.value, digest, found.saved_s)
         state.prepare(spec.keyer, store)
@@ -193,9 +193,10 @@ class Steps:
         if forced:
             call.reason = _FORCED
             return None
+        before = None if self._flights is None else self._flights.moment()
         call.key, found = trace.fetch(store, key, ttl=ttl)
         if found is None and self._flights is not None:
-            found = yield from self._board(self._flights, key, ttl)
+            found = yield from self._board(self._flights, key, ttl, before)
         if found is None:
             if hasattr(store, "explain_later"):  # stores of other make need not have it
                 call.why_missed = store.explain_later(call.key)
@@ -205,14 +206,21 @@ class Steps:
         call.note_reads(trace.states(call.key))
         return Hit(found.value, call.key.digest, found.saved_s)
 
-    def _board(self, flights: Flights, key: Any, ttl: float | None) -> Generator[Flight | Pause, bool, Any]:
-        """Lead the flight of this key, or wait for whoever does; returns what was found, or None to compute."""
+    def _board(
+        self, flights: Flights, key: Any, ttl: float | None, before: Any
+    ) -> Generator[Flight | Pause, bool, Any]:
+        """Lead the flight of this key, or wait for whoever does; returns what was found, or None to compute.
+
+        `before` is the moment before the first look; as long as it is the same, there is nothing new to find.
+        """
         call, store = self.call, self._store
         while True:
             flight = flights.join(key.digest, call)
             leads = flight.leader is call
             if leads:
-                if not (yield from self._sit(store, flight, key)):
+                if not store.take_seat(flight, key) and not (yield from self._sit(store, flight, key)):
+                    return None
+                if before is not None and flights.moment() == before:
                     return None
             elif (yield flight):
                 call.notes += (f"waited for the same call in process {os.getpid()}",)
@@ -227,9 +235,7 @@ class Steps:
                 return None
 
     def _sit(self, store: Any, flight: Flight, key: Any) -> Generator[Pause, bool, bool]:
-        """Take the seat of a flight; returns False where another process has it and is not to be waited for."""
-        if store.take_seat(flight, key):
-            return True
+        """Wait for the seat that another process has; returns False where that is not to be waited for any more."""
         pause = waiting.Pause()
         while not store.take_seat(flight, key):
             if not (yield pause) or pause.too_long_for(self.call):
@@ -282,7 +288,7 @@ class Steps:
     def _watch(self, value: Any) -> None:
         """Let the mutation guard know what is handed out; items of maps are too many for that."""
         call = self.call
-        if call.session.settings.mutation_guard and call.map is None:
+        if type(value) not in _UNCHANGING and call.session.settings.mutation_guard and call.map is None:
             guard.note(value, f"`{call.spec.name}`", call.session.label())
 
     def _compare_inputs(self) -> None:
@@ -292,7 +298,11 @@ class Steps:
             return
         inputs = call.inputs
         for part in key.parts:
-            if part.kind in ("argument", "input") and part.name in inputs:
+            if (
+                part.kind in ("argument", "input")
+                and part.name in inputs
+                and type(inputs[part.name]) not in _UNCHANGING
+            ):
                 change = guard.look(inputs[part.name], part.digest, part.name, call.session.label())
                 if change is not None:
                     call.remarks += (f"{part.kind} `{part.name}` was changed in place since {change.since}",)
@@ -372,8 +382,8 @@ def as_failure(call: Call, error: BaseException) -> BaseException:
         return cancelled_error(call, reason)
     if isinstance(error, Stopped):
         return cancelled_error(call, "stopped")
-    if type(error).__name__ == "CancelledError" and call._cancel_reason is not None:
-        return cancelled_error(call, call._cancel_reason)
+    if type(error).__name__ == "CancelledError" and call.own_cancel_reason is not None:
+        return cancelled_error(call, call.own_cancel_reason)
     return error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nbflow.cache import filestate
+from nbflow.cache import CacheStore, filestate
 from nbflow.cache.filestate import MISSING, is_pattern, members, state_of
 from nbflow.cache.parts import Undigestable
 
@@ -126,3 +126,26 @@ def test_pipes_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Undigestable, match="no regular file"):
         state_of(str(tmp_path / "pipe"))
+
+
+def test_large_files_are_not_read_by_the_next_process(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A settled digest is noted in the store, signed; the file is read again only when it has changed."""
+    monkeypatch.setattr(filestate, "_NOTED", 2)
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"12")
+    _old(tmp_path / "a", monkeypatch)
+    store = CacheStore(tmp_path / "cache")
+    store.save("k", 1)
+    first = state_of(str(tmp_path / "a"))
+    store.close()
+    filestate._seen.clear()
+    again = CacheStore(tmp_path / "cache")
+    assert state_of(str(tmp_path / "a")) == first
+    assert reads == ["a"]
+    (tmp_path / "a").write_bytes(b"13")
+    filestate._seen.clear()
+    assert state_of(str(tmp_path / "a")).digest != first.digest
+    assert reads == ["a", "a"]
+    again.close()

@@ -547,3 +547,15 @@ def test_it_travels_as_its_address(team: Users) -> None:
     assert repr(again.shared) == repr(ann.shared) == f"SharedTier({team.url!r})"
     assert again.shared.readonly is False
     again.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_while_a_lock_is_held(team: Users) -> None:
+    """A child that was forked while another thread of its parent was at work here asks as if nothing were."""
+    store = team.store("ann")
+    with tier(store)._lock:
+        child = os.fork()
+        if not child:
+            tier(store)._missed("k", "", "reason")
+            os._exit(0 if tier(store).why("k") == "reason" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nbflow.cache import source
+from nbflow.cache import source, syntax
 
 
 def test_a_parser_that_another_thread_disturbs_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +21,6 @@ def test_a_parser_that_another_thread_disturbs_is_asked_again(monkeypatch: pytes
             raise SystemError("AST constructor recursion depth mismatch (before=87, after=85)")
         return parse(text, *more)
 
-    monkeypatch.setattr(source.ast, "parse", disturbed)
+    monkeypatch.setattr(syntax.ast, "parse", disturbed)
     assert source.module_facts("import os") == source.module_facts("import os  # again")
     assert len(calls) == 4

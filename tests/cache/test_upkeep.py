@@ -96,3 +96,25 @@ def test_stats_of_each_tier(folder: Path, tmp_path: Path) -> None:
     assert facts["bytes"] >= len(LARGE)
     assert facts["shared"]["sent"] == 1
     assert CacheStore().stats()["shared"] is None
+
+
+def test_an_evicted_entry_says_so(folder: Path, clock: FakeClock) -> None:
+    """A miss of what had to go names the reason, in a later session too, until there is a result again."""
+    store = CacheStore(folder, clock=clock)
+    store.save(key("large"), LARGE)
+    store.save(key("dear"), [1], cost_s=1e6)
+    assert store.prune(50_000) == 1
+    store.close()
+    clock.advance(3600)
+    store = CacheStore(folder, clock=clock)
+    assert store.get(key("large")) is CACHE_MISS
+    assert store.explain(key("large")) == "evicted 1 h ago, to keep the store within its budgets of size and age"
+    assert store.explain(key("dear")) is None or "evicted" not in str(store.explain(key("dear")))
+    store.save(key("large"), LARGE)
+    assert store.invalidate(key("large"))
+    assert "evicted" not in str(store.explain(key("large")))
+    assert store.prune(0) == 1
+    assert "evicted" in str(store.explain(key("dear")))
+    assert store.clear() == 0
+    assert "evicted" not in str(store.explain(key("dear")))
+    store.close()

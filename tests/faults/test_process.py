@@ -462,3 +462,26 @@ def test_interrupts_at_any_moment_leave_the_pool_usable() -> None:
         [sys.executable, "-c", _STORM], capture_output=True, text=True, timeout=_LIMIT_S, env=environ, check=False
     )
     assert (done.returncode, done.stdout) == (0, "usable, 1 thread\n"), done.stderr
+
+
+def test_what_waits_behind_a_long_call_goes_to_the_worker_that_replaces_a_lost_one(
+    pool: ProcessBackend, tmp_path: Path
+) -> None:
+    """A call that was given to a busy worker while the other one was about to die does not wait for the busy one."""
+    go_on = tmp_path / "go on"
+
+    def wait_for(path: str) -> str:
+        pause = threading.Event()
+        while not os.path.exists(path):
+            pause.wait(0.005)
+        return "went on"
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    long = pool.dispatch(wait_for, (str(go_on),))
+    for _ in range(3):
+        pool.dispatch(die)
+        assert pool.dispatch(abs, (-5,)).result(30) == 5
+    go_on.touch()
+    assert long.result(30) == "went on"
