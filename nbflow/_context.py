@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from nbflow import hooks as _hooks
 from nbflow._clock import SYSTEM_CLOCK, Clock
-from nbflow._util import one_line, report
+from nbflow._typing import TYPE_CHECKING, Any
+from nbflow._util import lazy, one_line, report
 from nbflow.core.spec import TaskSpec
 from nbflow.errors import SessionError
-from nbflow.hooks import Fanout, Observer, registered_plugins
-from nbflow.runtime.current import Call, ambient
+from nbflow.hooks import Fanout, Observer, Sampler, registered_plugins
+from nbflow.runtime.current import Call, ambient, is_worker
 from nbflow.runtime.emit import emit_session
+from nbflow.runtime.records import Records
 from nbflow.settings import Settings, get_global_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from nbflow import bars, library
     from nbflow.backends.noop import Plan
     from nbflow.hooks import Hooks
+else:
+    bars, library = lazy("nbflow.bars"), lazy("nbflow.library")  # keeps formats and tqdm out of a plain import
 
 __all__ = ["SessionContext"]
 
@@ -43,7 +46,9 @@ class SessionContext:
         settings: Its settings.
         records: The most recent finished calls, oldest first.
         active: Running maps and calls by id (plain calls only while somebody listens).
+        collector: What records its runs in the home; None where nothing does (see the setting `history`).
         label: Function that names the current cell, or returns None; set by the notebook.
+        keep_failed: Function that gets each call that is about to end as failed, with its arguments; set by the panel.
     """
 
     def __init__(
@@ -66,9 +71,11 @@ class SessionContext:
         self.settings: Settings = settings or inherited or get_global_settings()
         self.clock: Clock = clock or (parent.clock if parent is not None else SYSTEM_CLOCK)
         self.fanout: Fanout = Fanout(parent.fanout if parent is not None else None)
-        self.records: deque[Call] = deque(maxlen=self.settings.max_records)
+        self.records = Records(self.settings.max_records)
         self.active: dict[int, Any] = {} if parent is None else parent.active
         self.label: Callable[[], str | None] = parent.label if parent is not None else _no_label
+        self.collector: Any = parent.collector if parent is not None else None
+        self.keep_failed: Callable[[Call], None] | None = parent.keep_failed if parent is not None else None
         self.outer_frame: Any = None
         self.opener: tuple[int, int] | None = None
         self.closed = False
@@ -89,7 +96,9 @@ class SessionContext:
             self.fanout.add(observer)
         own = plugins if isinstance(plugins, (list, tuple)) else () if plugins is None else (plugins,)
         if parent is None:
-            everybody = (*registered_plugins(), *own)
+            # A worker's hooks are those of its coordinator, which hears of all that happens here.
+            installed = _hooks.installed_plugins() if self.settings.load_plugins and not is_worker() else ()
+            everybody = (*registered_plugins(), *installed, *own)
         else:
             inherited_plugins = parent.hooks.plugins if parent.hooks is not None else ()
             everybody = (*inherited_plugins, *own)
@@ -103,6 +112,7 @@ class SessionContext:
             self.hooks = _hooks.Hooks(distinct) if distinct else None
         if backend is not None:
             self._backend = self._checked_backend(backend)
+        self._bars: bool = self.settings.tqdm and (parent is None or self._own_settings) and bars.pick_up()
         self._opened = self.clock.monotonic()
 
     # -- identity -----------------------------------------------------------------------------------------------
@@ -263,7 +273,9 @@ class SessionContext:
         key = ("dataset", str(store) if isinstance(store, (str, os.PathLike)) else id(store))
         with self._lock:
             if key not in self._stores:
-                self._stores[key] = DatasetStore(store, allow_outside=self.settings.allow_outside_keys)
+                self._stores[key] = DatasetStore(
+                    store, allow_outside=self.settings.allow_outside_keys, versions=self.settings.dataset_versions
+                )
             return self._stores[key]
 
     def save_dataset(
@@ -292,17 +304,12 @@ class SessionContext:
         Raises:
             DatasetError: It cannot be saved so.
         """
-        place = self.dataset_store_for(store)
-        common: dict[str, Any] = {"key": key, "value": value, "format": format, "options": options}
-        if self.hooks is not None:
-            common["metadata"] = None if call is None else call.metadata
-            self.hooks.call.before_dataset_save(**common)
-        began = self.clock.monotonic()
-        path: str = place.save(key, value, format=format, options=options)
-        self._tell("DatasetSaved", place, key, value, format, call, began, size_bytes=None)
-        if self.hooks is not None:
-            self.hooks.call.after_dataset_save(**common)
-        return path
+        return library.save(self, key, value, format=format, options=options, store=store, call=call)
+
+    @property
+    def datasets(self) -> library.Datasets:
+        """The session's datasets, by key: to look at, to load, to compare, to delete."""
+        return library.Datasets(self)
 
     def load_dataset(
         self,
@@ -312,50 +319,23 @@ class SessionContext:
         format: str | None = None,
         options: dict[str, Any] | None = None,
         store: Any = None,
+        version: str | int | None = None,
         call: Call | None = None,
     ) -> Any:
-        """Load a dataset, with hooks and an event; see `save_dataset`."""
-        place = self.dataset_store_for(store)
-        common: dict[str, Any] = {"key": key, "return_type": return_type, "format": format, "options": options}
-        if self.hooks is not None:
-            common["metadata"] = None if call is None else call.metadata
-            self.hooks.call.before_dataset_load(**common)
-        began = self.clock.monotonic()
-        value = place.load(key, return_type, format=format, options=options)
-        self._tell("DatasetLoaded", place, key, value, format, call, began)
-        if self.hooks is not None:
-            took = self.clock.monotonic() - began
-            self.hooks.call.after_dataset_load(**common, result=value, duration=took)
-        return value
-
-    def _tell(
-        self,
-        fact: str,
-        place: Any,
-        key: str,
-        value: Any,
-        format: str | None,
-        call: Call | None,
-        began: float,
-        **more: Any,
-    ) -> None:
-        if self.fanout.listening:
-            emit_session(
-                self,
-                fact,
-                0 if call is None else call.id,
-                "" if call is None else call.name,
-                key=key,
-                format=place.format_of(key, value, format),
-                duration_s=self.clock.monotonic() - began,
-                **more,
-            )
+        """Load a dataset, or a version of it, with hooks and an event; see `save_dataset`."""
+        return library.load(
+            self, key, return_type, format=format, options=options, store=store, version=version, call=call
+        )
 
     # -- listening and stopping ---------------------------------------------------------------------------------
 
-    def add_observer(self, observer: Observer, items: bool = True) -> None:
-        """Call `observer(event)` for every event; with `items=False` not for routine events of single map items."""
-        self.fanout.add(observer, items=items)
+    def add_observer(self, observer: Observer, items: bool = True, sampler: Sampler | None = None) -> None:
+        """Call `observer(event)` for every event; with `items=False` not for routine events of single map items.
+
+        With a `sampler`, quick calls (plain ones, and hits in memory) are not told by events: `sampler(call)` gets the
+        live record of each when it begins, and reads its state whenever it likes.
+        """
+        self.fanout.add(observer, items=items, sampler=sampler)
 
     def remove_observer(self, observer: Observer) -> None:
         """Stop calling `observer`; an unknown one is ignored."""
@@ -378,14 +358,23 @@ class SessionContext:
         """Return the calls that run now, oldest first (plain ones are only kept track of while somebody listens)."""
         return [found for found in list(self.active.values()) if isinstance(found, Call)]
 
-    def cancel(self, call_id: int, reason: str = "panel") -> bool:
-        """Cancel a running call or map by id.
+    def cancel(self, call_id: int, reason: str = "panel", *, index: int | None = None) -> bool:
+        """Cancel a running call or map by id, or one item of a map, whose others run on.
+
+        Args:
+            call_id: The id, as in events.
+            reason: Who asks for it, in a word.
+            index: With the id of a map: only its item at that position.
 
         Returns:
             False if nothing of that id runs.
         """
         found = self.active.get(call_id)
-        return found is not None and bool(found.cancel(reason))
+        if isinstance(found, Call):
+            return bool(found.cancel(reason) if found.map is None else found.map.cancel_item(found.index, reason))
+        if found is not None:
+            return bool(found.cancel(reason) if index is None else found.cancel_item(index, reason))
+        return any(state.cancel_call(call_id, reason) for state in self.live_maps())
 
     def cancel_all(self, reason: str = "panel") -> int:
         """Cancel everything that runs and return how many calls and maps that were; outermost first."""
@@ -445,9 +434,13 @@ class SessionContext:
                 report(f"Closing {self.session_id}: {one_line(error)}. The rest of it was closed.")
         duration = self.clock.monotonic() - self._opened
         emit_session(self, "SessionEnded", 0, self.session_id, duration_s=duration)
+        if self._bars:
+            bars.let_go()
         for observer in self._telemetry:
             self.fanout.remove(observer)
             observer.close()
+        if self.collector is not None:
+            self.collector.collect(self, last=True)
         if self.hooks is not None:
             self.hooks.call.after_session_end(session_id=self.session_id, duration=duration)
 

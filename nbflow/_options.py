@@ -7,13 +7,12 @@ value, why it cannot work, and what to write instead.
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from nbflow._typing import Any
 from nbflow.core.policy import NO_RETRY, Policy
-from nbflow.core.spec import TaskKind, TaskSpec, compile_binder, kind_of, parse_template
+from nbflow.core.spec import TaskKind, TaskSpec, compile_binder, kind_of, parameters_of, parse_template
 from nbflow.errors import DefinitionError
 
 __all__ = ["RETRY_OPTIONS", "make_spec"]
@@ -32,18 +31,10 @@ def make_spec(func: Callable[..., Any], chosen: dict[str, Any], defaults: dict[s
     Raises:
         DefinitionError: An option cannot work; the message names it and says what to do.
     """
-    try:
-        signature = inspect.signature(func)
-    except (TypeError, ValueError):
-        signature = inspect.Signature(
-            [
-                inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
-                inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
-            ]
-        )
+    parameters = [parameter.name for parameter in parameters_of(func)]
     kind = kind_of(func)
     name = _checked_name(chosen["name"], func)
-    names = parse_template("name", name, signature.parameters)
+    names = parse_template("name", name, parameters)
     if chosen["name"] is not None and "." in name and _has_dot(name):
         raise DefinitionError(f"name={name!r} must not contain a dot; use '-' or '_' instead.")
     name = name if names else name.format()  # only a template needs its literal braces doubled
@@ -61,10 +52,10 @@ def make_spec(func: Callable[..., Any], chosen: dict[str, Any], defaults: dict[s
         raise DefinitionError(f"{', '.join(idle)} has no effect without retries; add retries=1 or more.")
     cache, store = _checked_cache(chosen)
     _check_stream(kind, policy, cache)
-    _check_names("ignore", chosen["ignore"], signature)
-    _check_dataset(chosen, signature)
+    _check_names("ignore", chosen["ignore"], parameters)
+    _check_dataset(chosen, parameters)
     _check_backend(chosen["backend"])
-    bind = compile_binder(signature)
+    bind = compile_binder(func)
     keyer = None
     if cache:
         from nbflow.cache.key import FunctionKeyer  # only tasks that are cached need the cache
@@ -81,9 +72,8 @@ def make_spec(func: Callable[..., Any], chosen: dict[str, Any], defaults: dict[s
     return TaskSpec(
         func=func,
         name=name,
-        description=_checked_description(chosen["description"], func),
+        about=_checked_description(chosen["description"]),
         kind=kind,
-        signature=signature,
         bind=bind,
         policy=NO_RETRY if policy == NO_RETRY else policy,
         backend=chosen["backend"],
@@ -118,10 +108,8 @@ def _checked_name(name: Any, func: Callable[..., Any]) -> str:
     return name
 
 
-def _checked_description(description: Any, func: Callable[..., Any]) -> str:
-    if description is None:
-        return inspect.getdoc(func) or ""
-    if not isinstance(description, str):
+def _checked_description(description: Any) -> str | None:
+    if description is not None and not isinstance(description, str):
         raise DefinitionError(f"description={description!r} must be a string, or None for the docstring.")
     return description
 
@@ -171,7 +159,7 @@ def _check_stream(kind: TaskKind, policy: Policy, cache: bool | str) -> None:
             )
 
 
-def _check_dataset(chosen: dict[str, Any], signature: inspect.Signature) -> None:
+def _check_dataset(chosen: dict[str, Any], parameters: list[str]) -> None:
     key, store, format_name = chosen["dataset"], chosen["dataset_store"], chosen["dataset_format"]
     if key is None:
         if given := [option for option in ("dataset_store", "dataset_format") if chosen[option] is not None]:
@@ -181,18 +169,18 @@ def _check_dataset(chosen: dict[str, Any], signature: inspect.Signature) -> None
         return
     if not isinstance(key, str) or not key:
         raise DefinitionError(f"dataset={key!r} must be a non-empty string, such as 'fits/depth_{{depth}}.pkl'.")
-    parse_template("dataset", key, signature.parameters)
+    parse_template("dataset", key, parameters)
     if store is not None and not (isinstance(store, (str, os.PathLike)) or hasattr(store, "save")):
         raise DefinitionError(f"dataset_store={store!r} is no dataset store; give a path, a URL or a DatasetStore.")
     if format_name is not None and (not isinstance(format_name, str) or not format_name):
         raise DefinitionError(f"dataset_format={format_name!r} must be the name of a format, such as 'csv'.")
 
 
-def _check_names(option: str, names: Any, signature: inspect.Signature) -> None:
-    if unknown := [name for name in names if name not in signature.parameters]:
+def _check_names(option: str, names: Any, parameters: list[str]) -> None:
+    if unknown := [name for name in names if name not in parameters]:
         raise DefinitionError(
             f"{option} names {', '.join(map(repr, unknown))}, which is no parameter. "
-            f"Parameters: {', '.join(signature.parameters)}."
+            f"Parameters: {', '.join(parameters)}."
         )
 
 

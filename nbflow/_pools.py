@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import threading
 from types import SimpleNamespace
-from typing import Any, ClassVar
 
 from nbflow._tally import Entry
+from nbflow._typing import Any, ClassVar
 from nbflow.backends.base import Backend, BackendContext
 from nbflow.backends.manager import BackendManager
 from nbflow.backends.thread import ThreadBackend

@@ -10,9 +10,13 @@ import importlib
 import os
 import sys
 import warnings
-from typing import Any
 
-__all__ = ["PACKAGE_ROOT", "format_duration", "lazy", "one_line", "report", "trim_traceback"]
+from nbflow._typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["PACKAGE_ROOT", "format_duration", "lazy", "one_line", "perhaps", "report", "trim_traceback"]
 
 PACKAGE_ROOT = os.path.dirname(__file__)
 
@@ -54,6 +58,14 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     text = text.splitlines()[0] if text else ""
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def perhaps(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean ...?` with the one of `known` that was probably meant, or nothing."""
+    from difflib import get_close_matches  # only mistakes need it
+
+    found = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def trim_traceback(error: BaseException, limit: int = 4000) -> str:

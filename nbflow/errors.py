@@ -19,12 +19,13 @@ with its own type and a note.
     ├── DatasetError (RuntimeError)               a dataset that cannot be saved, loaded or named so
     │   └── DatasetNotFoundError (KeyError)       no dataset under that key
     ├── FileMissingError (FileNotFoundError)      a `File` that is not there
+    ├── PendingError (RuntimeError)               a name that a cell in the background has not bound (yet)
     └── SessionError (RuntimeError)               a session used after its end, or closed out of order
 """
 
 from __future__ import annotations
 
-from typing import Any
+from nbflow._typing import Any
 
 __all__ = [
     "BackendError",
@@ -36,6 +37,7 @@ __all__ = [
     "FileMissingError",
     "NbflowError",
     "ParameterError",
+    "PendingError",
     "SessionError",
     "SettingsError",
     "TaskCancelledError",
@@ -152,6 +154,10 @@ class FileMissingError(NbflowError, FileNotFoundError):
     """
 
     path: str
+
+
+class PendingError(NbflowError, RuntimeError):
+    """A name was used that a cell in the background has not bound yet, or failed to bind; attribute `name`."""
 
 
 class SessionError(NbflowError, RuntimeError):

@@ -58,6 +58,7 @@ class TaskHandle(Generic[T]):
         self._backend: Any = None
         self._call: Call | None = None
         self._reason: str | None = None
+        self._books: Any = None  # of the runtime that counts it
         self._instead: BaseException | None = None  # what a cancelled call failed with, where that says more
         self._lock = threading.Lock()
         if task_id < 0:
@@ -229,6 +230,10 @@ class TaskHandle(Generic[T]):
 
 
 @overload
+def submit(
+    task: Callable[..., AsyncIterator[T]] | Callable[..., Iterator[T]], /, *args: Any, **kwargs: Any
+) -> TaskHandle[list[T]]: ...
+@overload
 def submit(task: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> TaskHandle[T]: ...
 @overload
 def submit(task: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskHandle[T]: ...
@@ -283,7 +288,8 @@ def launch(
     """Queue the call of a handle from `prepare`, or let it wait for the handles among its arguments."""
     call, backend = cast("Call", handle._call), handle._backend
     call.session.end_with(handle)
-    queued(call)
+    nested = any(isinstance(value, _MAY_HOLD) for value in (*args, *kwargs.values()))
+    queued(call, tuple(found.task_id for found in _handles((args, kwargs))) if nested else ())
 
     def run() -> Any:
         __tracebackhide__ = True
@@ -293,11 +299,12 @@ def launch(
             return _drive_away(call)
         if wanted.is_async:
             return loop.run(drivers.drive_async(call), bridge="thread")
-        if wanted.spec.plain and not call.session.listening and call.progress is None:
-            return lanes.drive_plain(call)
+        timely = call.progress is None or call.session.clock is SYSTEM_CLOCK  # what a plain call goes by
+        if wanted.spec.plain and timely and call.session.hooks is None:
+            samplers = call.session.fanout.samplers()
+            if samplers is not None:
+                return lanes.drive_plain(call, samplers)
         return drivers.drive_sync(call)
-
-    nested = any(isinstance(value, _MAY_HOLD) for value in (*args, *kwargs.values()))
 
     def start() -> None:
         try:

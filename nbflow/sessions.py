@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
 
 from nbflow._clock import Clock
 from nbflow._context import SessionContext
+from nbflow._typing import Any
 from nbflow.errors import DefinitionError
 from nbflow.hooks import Observer
 from nbflow.runtime import current
@@ -172,6 +172,10 @@ def session(
 
 def _watch(context: SessionContext, telemetry: Any) -> None:
     """Send the events of a session where it was said to, or where its settings say; once, not for sessions inside."""
+    if context.collector is None and context.settings.history == "on":
+        from nbflow.history import Collector, History  # few sessions need it
+
+        context.collector = Collector(History.open(context.home))
     wanted = telemetry
     if wanted is None and (context.parent is None or context._own_settings):
         wanted = context.settings.event_log
@@ -191,12 +195,35 @@ def _leave(context: SessionContext) -> None:
 
 
 @asynccontextmanager
-async def async_session(**options: Any) -> AsyncIterator[SessionContext]:
+async def async_session(
+    *,
+    backend: Any = None,
+    cache_store: Any = None,
+    cache_shared: Any = None,
+    dataset_store: Any = None,
+    plugins: Any = None,
+    settings: Settings | None = None,
+    observers: Iterable[Observer] = (),
+    telemetry: Any = None,
+    clock: Clock | None = None,
+    seed: int | None = None,
+) -> AsyncIterator[SessionContext]:
     """Open a session for an `async with` block; takes what `session` takes.
 
     Closing runs off the loop where it may wait.
     """
-    with session(**options) as context:
+    with session(
+        backend=backend,
+        cache_store=cache_store,
+        cache_shared=cache_shared,
+        dataset_store=dataset_store,
+        plugins=plugins,
+        settings=settings,
+        observers=observers,
+        telemetry=telemetry,
+        clock=clock,
+        seed=seed,
+    ) as context:
         try:
             yield context
         finally:

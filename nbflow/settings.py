@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
 
+from nbflow._frozen import Frozen
+from nbflow._typing import TYPE_CHECKING, Any
 from nbflow.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -119,14 +119,25 @@ def _beside(file: str, value: Any, *, name: bool) -> Any:
     return os.path.join(os.path.dirname(file), os.path.expanduser(value))
 
 
-def _setting(default: Any, parse: Callable[[Any], Any], *, factory: bool = False, beside: str = "") -> Any:
-    # beside: in pyproject.toml this is a "path", or a "name" or path, and relative paths are relative to that file.
-    meta = {"parse": parse, "beside": beside}
-    return field(default_factory=default, metadata=meta) if factory else field(default=default, metadata=meta)
+class _Setting:
+    """The default of a field, how its values are read, and what they are in `pyproject.toml`.
+
+    There a "path", or a "name" or path, is relative to that file.
+    """
+
+    __slots__ = ("beside", "default", "parse")
+
+    def __init__(self, default: Any, parse: Callable[[Any], Any], beside: str) -> None:
+        self.default = default
+        self.parse = parse
+        self.beside = beside
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+def _setting(default: Any, parse: Callable[[Any], Any], *, beside: str = "") -> Any:
+    return _Setting(default, parse, beside)
+
+
+class Settings(Frozen):
     """What a session falls back to.
 
     Args:
@@ -150,11 +161,15 @@ class Settings:
         cache_trust: Keys whose results are opened: names in the key ring, or key files; None: all in the key ring.
         dataset_store: Folder or URL of datasets.
         allow_outside_keys: Let dataset keys leave the store's folder.
+        dataset_versions: Versions of each dataset that are kept, the current one included; 0 for plain files alone.
         progress: Face of the panel: auto, widget, html, text, or off.
+        tqdm: Show bars of tqdm that tasks make as progress of these tasks, instead of drawing them.
         wrap_errors: Raise `TaskError` from the user's exception instead of the exception itself.
         force: Recompute every task and overwrite its cached result.
         max_records: Finished calls that a session remembers.
+        history: Whether runs are noted in the home, so that times are known over restarts: auto (in notebooks), on, off.
         event_log: File to which sessions write their events, as lines of JSON; None for none.
+        load_plugins: Whether sessions get the hooks that installed packages bring (entry points `nbflow.hooks`).
         mutation_guard: Tell when a value that nbflow handed out was changed in place.
         max_worker_losses: How often a call whose worker process died is run again, on another one.
         loop_bridge: How synchronous code runs coroutines under a running loop: auto (patch the kernel's loop when
@@ -165,8 +180,8 @@ class Settings:
     """
 
     backend: str = _setting("inline", _word)
-    max_backend_threads: int = _setting(lambda: min(32, (os.cpu_count() or 1) + 4), _whole(1), factory=True)
-    max_parallel_processes: int = _setting(lambda: os.cpu_count() or 1, _whole(1), factory=True)
+    max_backend_threads: int = _setting(min(32, (os.cpu_count() or 1) + 4), _whole(1))
+    max_parallel_processes: int = _setting(os.cpu_count() or 1, _whole(1))
     dask_address: str | None = _setting(None, _optional(_word))
     home: str | None = _setting(None, _optional(_place))
     cache_store: Any = _setting(None, _optional(_place))
@@ -183,19 +198,24 @@ class Settings:
     cache_trust: tuple[str, ...] | None = _setting(None, _optional(_names), beside="name")
     dataset_store: Any = _setting(".", _place)
     allow_outside_keys: bool = _setting(False, _bool)
+    dataset_versions: int = _setting(10, _whole(0))
     progress: str = _setting("auto", _choice("auto", "widget", "html", "text", "off"))
+    tqdm: bool = _setting(False, _bool)
     wrap_errors: bool = _setting(False, _bool)
     force: bool = _setting(False, _bool)
     max_records: int = _setting(10_000, _whole(0))
+    history: str = _setting("auto", _choice("auto", "on", "off"))
     event_log: str | None = _setting(None, _optional(_place))
     max_worker_losses: int = _setting(2, _whole(0))
+    load_plugins: bool = _setting(True, _bool)
     mutation_guard: bool = _setting(True, _bool)
     loop_bridge: str = _setting("auto", _choice("auto", "thread"))
 
     def __post_init__(self) -> None:
-        for spec in fields(self):
-            parsed = _parse(spec.metadata["parse"], spec.name, getattr(self, spec.name), f"argument {spec.name}")
-            object.__setattr__(self, spec.name, parsed)
+        values = vars(self)
+        for name, setting in _known.items():
+            value = values[name]
+            values[name] = setting.default if value is setting else _parse(setting, name, value, f"argument {name}")
 
     @property
     def home_path(self) -> Path:
@@ -211,6 +231,9 @@ class Settings:
 
     def _home(self) -> str:
         return os.path.expanduser(self.home) if self.home else os.path.join(os.getcwd(), ".nbflow")
+
+
+_known: dict[str, _Setting] = dict(Settings._defaults)
 
 
 def load_settings(
@@ -229,32 +252,30 @@ def load_settings(
     Raises:
         SettingsError: An unknown field, or a bad value; the message names the source.
     """
-    known = {spec.name: spec.metadata["parse"] for spec in fields(Settings)}
-    beside = {spec.name: spec.metadata["beside"] for spec in fields(Settings)}
     values: dict[str, Any] = {}
     file, table = _pyproject(os.fspath(start) if start is not None else os.getcwd())
     for name, value in table.items():
         source = f"[tool.nbflow] {name} in {file}"
-        if name not in known:
-            raise SettingsError(f"{source}: there is no such setting. Known: {', '.join(sorted(known))}.")
-        if beside[name] and file is not None:
-            value = _beside(file, value, name=beside[name] == "name")
-        values[name] = _parse(known[name], name, value, source)
+        if name not in _known:
+            raise SettingsError(f"{source}: there is no such setting. Known: {', '.join(sorted(_known))}.")
+        if (beside := _known[name].beside) and file is not None:
+            value = _beside(file, value, name=beside == "name")
+        values[name] = _parse(_known[name], name, value, source)
     env = os.environ if environ is None else environ
-    for name, parse in known.items():
+    for name, setting in _known.items():
         if (text := env.get(f"NBFLOW_{name.upper()}")) is not None:
-            values[name] = _parse(parse, name, text, f"environment variable NBFLOW_{name.upper()}")
+            values[name] = _parse(setting, name, text, f"environment variable NBFLOW_{name.upper()}")
     for name, value in overrides.items():
-        if name not in known:
-            raise SettingsError(f"{name}: there is no such setting. Known: {', '.join(sorted(known))}.")
+        if name not in _known:
+            raise SettingsError(f"{name}: there is no such setting. Known: {', '.join(sorted(_known))}.")
         if value is not None:
             values[name] = value
     return Settings(**values)
 
 
-def _parse(parse: Callable[[Any], Any], name: str, value: Any, source: str) -> Any:
+def _parse(setting: _Setting, name: str, value: Any, source: str) -> Any:
     try:
-        return parse(value)
+        return setting.parse(value)
     except (ValueError, TypeError) as error:
         raise SettingsError(f"{source}: {value!r} is not a good value for {name}: {error}.", field=name) from None
 
@@ -267,11 +288,14 @@ def _pyproject(folder: str) -> tuple[str | None, dict[str, Any]]:
         file = os.path.join(place, "pyproject.toml")
         if not os.path.isfile(file):
             continue
-        import tomllib
-
         try:
             with open(file, "rb") as stream:
-                data = tomllib.load(stream)
+                text = stream.read()
+            if b"nbflow" not in text:  # most say nothing of us, and reading TOML takes longer than a hit
+                return file, {}
+            import tomllib
+
+            data = tomllib.loads(text.decode())
         except (OSError, ValueError) as error:
             raise SettingsError(f"{file} cannot be read: {error}.") from None
         table = data.get("tool", {}).get("nbflow", {})
@@ -305,4 +329,4 @@ def set_global_settings(settings: Settings | None) -> None:
 
 def with_overrides(settings: Settings, **overrides: Any) -> Settings:
     """Return `settings` with some fields replaced, checked as always."""
-    return replace(settings, **overrides)
+    return settings.replace(**overrides)

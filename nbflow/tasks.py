@@ -9,16 +9,13 @@ the task is defined.
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from dataclasses import replace
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from nbflow._options import RETRY_OPTIONS, make_spec
-from nbflow._typing import CacheHash, P, R
-from nbflow._util import lazy
+from nbflow._typing import TYPE_CHECKING, Any, CacheHash, Generic, P, R, cast, overload
+from nbflow._util import lazy, perhaps
 from nbflow.core.spec import TaskKind, TaskMetadata, TaskSpec
 from nbflow.errors import DefinitionError
 from nbflow.runtime import current, lanes
@@ -26,7 +23,12 @@ from nbflow.runtime.current import Call, ambient
 from nbflow.sessions import session_or_default
 
 if TYPE_CHECKING:
+    from inspect import Signature
+    from typing import Concatenate, ParamSpec, Self
+
     from nbflow.runtime import drivers
+
+    Q = ParamSpec("Q")
 else:
     drivers = lazy("nbflow.runtime.drivers")  # plain calls and hits in memory do without
 
@@ -61,7 +63,7 @@ class Task(Generic[P, R]):
         return self.spec.description
 
     @property
-    def signature(self) -> inspect.Signature:
+    def signature(self) -> Signature:
         """Signature of the function."""
         return self.spec.signature
 
@@ -134,15 +136,10 @@ class _BoundKeyer:
 
 
 def _bound_spec(task: Task[Any, Any], instance: Any, owner: type | None) -> TaskSpec:
-    """Return the spec of a method's task as seen on an instance: the signature lacks what is given already."""
+    """Return the spec of a method's task as seen on an instance, which is its first argument."""
     spec = task.spec
-    parameters = list(spec.signature.parameters.values())
-    if parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
-        del parameters[0]
-    return replace(
-        spec,
+    return spec.replace(
         func=task.func.__get__(instance, owner),
-        signature=spec.signature.replace(parameters=parameters),
         bind=functools.partial(spec.bind, instance),
         keyer=None if spec.keyer is None else _BoundKeyer(spec.keyer, instance),
     )
@@ -167,9 +164,22 @@ def _place() -> tuple[Any, Call | None]:
 class SyncTask(Task[P, R]):
     """A task whose calls return a value."""
 
+    if TYPE_CHECKING:  # on an instance a method takes one argument less, for the checkers that can tell
+
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+        @overload
+        def __get__(
+            self: SyncTask[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+        ) -> SyncTask[Q, R]: ...
+        @overload
+        def __get__(self, instance: object, owner: type | None = None) -> Any: ...
+        def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
+
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the task now and return its result."""
         __tracebackhide__ = True
+        out: R
         frame = _frame()
         spec = self.spec
         if frame is None:
@@ -177,7 +187,8 @@ class SyncTask(Task[P, R]):
             if session is None:
                 if spec.plain:
                     try:
-                        return cast("R", spec.func(*args, **kwargs))
+                        out = spec.func(*args, **kwargs)
+                        return out
                     except Exception as error:
                         final = lanes.fail(spec, session_or_default(), args, kwargs, error)
                         if final is error:
@@ -190,16 +201,34 @@ class SyncTask(Task[P, R]):
             if session.closed:
                 session = session_or_default()
             parent = frame if type(frame) is Call else current.current_call()
-        if session.hooks is None and not session.fanout.listening:
+        if session.hooks is None and (samplers := session.fanout.samplers()) is not None:
             if spec.plain:
-                return cast("R", lanes.run_plain(spec, session, parent, args, kwargs))
+                if samplers:
+                    out = lanes.run_sampled(spec, session, parent, args, kwargs, samplers)
+                    return out
+                out = lanes.run_plain(spec, session, parent, args, kwargs)
+                return out
             if spec.cache and spec.dataset is None and not session.settings.force:
-                return cast("R", lanes.run_hit(spec, session, parent, args, kwargs))
-        return cast("R", drivers.run_sync(spec, session, parent, args, kwargs))
+                out = lanes.run_hit(spec, session, parent, args, kwargs, None, None, None, samplers)
+                return out
+        out = drivers.run_sync(spec, session, parent, args, kwargs)
+        return out
 
 
 class AsyncTask(Task[P, R]):
     """A task whose calls return a coroutine."""
+
+    if TYPE_CHECKING:  # on an instance a method takes one argument less, for the checkers that can tell
+
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+        @overload
+        def __get__(
+            self: AsyncTask[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+        ) -> AsyncTask[Q, R]: ...
+        @overload
+        def __get__(self, instance: object, owner: type | None = None) -> Any: ...
+        def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
 
     async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the task on the running loop and return its result."""
@@ -219,6 +248,18 @@ class AsyncTask(Task[P, R]):
 class SyncTaskStream(Task[P, R]):
     """A task whose calls return an iterator; nothing runs before the first item is asked for."""
 
+    if TYPE_CHECKING:  # on an instance a method takes one argument less, for the checkers that can tell
+
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+        @overload
+        def __get__(
+            self: SyncTaskStream[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+        ) -> SyncTaskStream[Q, R]: ...
+        @overload
+        def __get__(self, instance: object, owner: type | None = None) -> Any: ...
+        def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
+
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
         """Return an iterator over the items."""
         return cast("Iterator[R]", drivers.run_stream(self.spec, *_place(), args, kwargs))
@@ -226,6 +267,18 @@ class SyncTaskStream(Task[P, R]):
 
 class AsyncTaskStream(Task[P, R]):
     """A task whose calls return an async iterator; nothing runs before the first item is asked for."""
+
+    if TYPE_CHECKING:  # on an instance a method takes one argument less, for the checkers that can tell
+
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+        @overload
+        def __get__(
+            self: AsyncTaskStream[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+        ) -> AsyncTaskStream[Q, R]: ...
+        @overload
+        def __get__(self, instance: object, owner: type | None = None) -> Any: ...
+        def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[R]:
         """Return an async iterator over the items."""
@@ -355,17 +408,14 @@ def task(
     return _TaskDecorator(options) if func is None else make_task(func, options)
 
 
-_OPTIONS: dict[str, Any] = {
-    parameter.name: parameter.default
-    for parameter in inspect.signature(task).parameters.values()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-}
+_OPTIONS: dict[str, Any] = dict(cast("Any", task).__kwdefaults__)
 
 
 def _check_known(options: dict[str, Any]) -> None:
     if unknown := options.keys() - _OPTIONS.keys():
         raise DefinitionError(
-            f"@task has no option {', '.join(sorted(unknown))}. Options: {', '.join(sorted(_OPTIONS))}."
+            f"@task has no option {', '.join(sorted(unknown))}{perhaps(min(unknown), _OPTIONS) or '.'} "
+            f"Options: {', '.join(sorted(_OPTIONS))}."
         )
 
 
@@ -387,8 +437,8 @@ def make_task(func: Callable[..., Any], options: dict[str, Any]) -> Task[Any, An
     if isinstance(func, (classmethod, staticmethod)):
         kind = type(func).__name__
         raise DefinitionError(f"Put @{kind} above @task, not below: the task has to wrap the function itself.")
-    if inspect.isclass(func) or not callable(func):
-        what = f"the class {func.__name__!r}" if inspect.isclass(func) else repr(func)
+    if isinstance(func, type) or not callable(func):
+        what = f"the class {func.__name__!r}" if isinstance(func, type) else repr(func)
         raise DefinitionError(f"@task needs a function, not {what}. Decorate a function that builds or uses it.")
     chosen = {**_OPTIONS, **options}
     spec = make_spec(func, chosen, _OPTIONS)

@@ -68,17 +68,21 @@ def test_every_field_has_an_environment_name(field: str, tmp_path: Path) -> None
         "cache_memory_bytes": ("10", 10),
         "cache_readonly": ("yes", True),
         "cache_compress": ("zlib", "zlib"),
+        "load_plugins": ("off", False),
         "mutation_guard": ("off", False),
         "cache_shared_options": ('{"anon": true}', {"anon": True}),
         "cache_shared_readonly": ("yes", True),
         "cache_trust": ("team, keys/ci.key", ("team", "keys/ci.key")),
         "allow_outside_keys": ("yes", True),
+        "dataset_versions": ("3", 3),
+        "tqdm": ("on", True),
         "progress": ("off", "off"),
         "wrap_errors": ("1", True),
         "force": ("on", True),
         "max_records": ("0", 0),
         "max_worker_losses": ("0", 0),
         "loop_bridge": ("thread", "thread"),
+        "history": ("off", "off"),
     }
     text, value = texts.get(field, ("word", "word"))
     assert getattr(load(tmp_path, {f"NBFLOW_{field.upper()}": text}), field) == value

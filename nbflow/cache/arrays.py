@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_128_digest
 
+from nbflow._typing import TYPE_CHECKING, Any
 from nbflow.cache.columns import COLUMNS, COLUMNS_INHERITED, arrow_values
-from nbflow.cache.packed import PACKED_FROM, packed_texts
-from nbflow.cache.parts import Undigestable, hashed, text_bytes
+from nbflow.cache.packed import packed_texts
+from nbflow.cache.parts import PACKED_FROM, Undigestable, hashed, text_bytes
 from nbflow.cache.standard import fields
 
 if TYPE_CHECKING:
     from nbflow.cache.digest import Walk
 
-__all__ = ["HANDLERS", "INHERITED"]
+__all__ = ["DATA", "HANDLERS", "INHERITED", "SUBCLASSED"]
 
 
 # --- NumPy --------------------------------------------------------------------------------------------------------
@@ -300,3 +300,6 @@ SUBCLASSED: dict[str, Callable[[Walk, Any], bytes]] = {
     "torch.Tensor": _foreign_tensor,
 }
 """Handlers of subclasses that others wrote: data as in the base, with the class and the attributes that it adds."""
+
+DATA = frozenset({*HANDLERS.values(), *INHERITED.values(), *SUBCLASSED.values()} - {_figure})
+"""Handlers of data, even for code that stores into them."""

@@ -8,11 +8,12 @@ the content it was generated from is taken instead.
 
 from __future__ import annotations
 
-from enum import Enum
+import sys
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
-from typing import Any
 
-__all__ = ["class_members", "is_plain_object"]
+from nbflow._typing import Any
+
+__all__ = ["class_members", "is_enum", "is_plain_object"]
 
 _GENERATED = frozenset(
     "__dict__ __weakref__ __doc__ __module__ __qualname__ __firstlineno__ __static_attributes__ __annotations__ "
@@ -55,7 +56,7 @@ def class_members(cls: type) -> list[tuple[str, Any, bool]]:
     Returns:
         Triples of name, value, and whether the value is the attribute itself (so that its identity can be watched).
     """
-    if issubclass(cls, Enum):
+    if is_enum(cls):
         members = _enum_members(cls)
     else:
         generated = _has_generated_methods(cls)
@@ -72,6 +73,12 @@ def class_members(cls: type) -> list[tuple[str, Any, bool]]:
     return sorted(members, key=lambda member: member[0])
 
 
+def is_enum(cls: type) -> bool:
+    """Whether a class is an enumeration; without importing what makes them."""
+    enum = sys.modules.get("enum")
+    return enum is not None and issubclass(cls, enum.Enum)
+
+
 def is_plain_object(value: Any) -> bool:
     """Whether an object is just its attributes: its class says nothing special about how it is taken apart."""
     kind: Any = type(value)
@@ -84,7 +91,7 @@ def is_plain_object(value: Any) -> bool:
     )
 
 
-def _enum_members(cls: type[Enum]) -> list[tuple[str, Any, bool]]:
+def _enum_members(cls: Any) -> list[tuple[str, Any, bool]]:
     members: list[tuple[str, Any, bool]] = [
         (f"member {name}", member._value_, False) for name, member in cls.__members__.items()
     ]

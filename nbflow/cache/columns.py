@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_128, xxh3_128_digest
 
+from nbflow._typing import TYPE_CHECKING, Any
 from nbflow.cache.parts import hashed, text_bytes
 
 if TYPE_CHECKING:

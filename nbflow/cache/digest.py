@@ -19,10 +19,8 @@ import copyreg
 import struct
 import sys
 import threading
-from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from enum import Enum
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -36,20 +34,29 @@ from types import (
     UnionType,
     WrapperDescriptorType,
 )
-from typing import Any, TypeAlias
 
 from xxhash import xxh3_128_digest
 
-from nbflow._util import one_line, report
+from nbflow._typing import TYPE_CHECKING, Any, TypeAlias
+from nbflow._util import lazy, one_line, report
 from nbflow.cache import memo
-from nbflow.cache.arrays import HANDLERS, INHERITED, SUBCLASSED
-from nbflow.cache.packed import PACKED_FROM, packed
-from nbflow.cache.parts import Undigestable, hashed, text_bytes
+from nbflow.cache.classes import is_enum
+from nbflow.cache.parts import PACKED_FROM, Undigestable, hashed, text_bytes
 from nbflow.cache.standard import STANDARD, refuse, volatile
+
+if TYPE_CHECKING:
+    from nbflow.cache import arrays
+    from nbflow.cache import packed as packing
+else:
+    arrays = lazy("nbflow.cache.arrays")  # few calls take an array, or a long list
+    packing = lazy("nbflow.cache.packed")
 
 __all__ = ["LEAVES", "Handler", "Walk", "Without", "is_container", "is_data", "register", "task_function"]
 
 Handler: TypeAlias = Callable[["Walk", Any], bytes]
+
+LIBRARIES = frozenset("matplotlib numpy pandas polars pyarrow scipy torch".split())
+"""Packages whose types `arrays` knows."""
 
 _INLINE = 256  # bytes that are written out; longer ones are hashed
 _ENTANGLED = 1_000_000  # nodes of cycles, counted with repetition, before we give up
@@ -156,7 +163,7 @@ class Walk:
     def sequence(self, items: list[Any] | tuple[Any, ...]) -> bytes:
         """Encode members in order; many strings or numbers of one type are packed."""
         if len(items) >= PACKED_FROM:
-            whole = packed(items)
+            whole = packing.packed(items)
             if whole is not None:
                 return whole
         leaves, node, out = LEAVES, self._node, []
@@ -259,7 +266,7 @@ def _memoryview(walk: Walk, value: Any) -> bytes:
     return hashed(b"mv", value.format.encode(), walk.encode(value.shape), value.tobytes())
 
 
-def _enum(walk: Walk, value: Enum) -> bytes:
+def _enum(walk: Walk, value: Any) -> bytes:
     return hashed(b"en", walk.code(type(value)), text_bytes(str(value.name)), walk.attribute(value, "_value_"))
 
 
@@ -363,7 +370,7 @@ def _choose(kind: type) -> Handler:
         return _code
     if issubclass(kind, ModuleType):
         return _code
-    if issubclass(kind, Enum):
+    if is_enum(kind):
         return _enum
     if issubclass(kind, Iterator) and "__reduce__" not in vars(kind) and "__reduce_ex__" not in vars(kind):
         if kind.__module__ != "__main__":
@@ -372,32 +379,33 @@ def _choose(kind: type) -> Handler:
     _load_entry_points(top)
     if name in _registered:
         return _registered[name]
-    if f"{top}.{kind.__qualname__}" in HANDLERS:
-        return HANDLERS[f"{top}.{kind.__qualname__}"]
-    for base in kind.__mro__:
-        inherited = INHERITED.get(f"{base.__module__.partition('.')[0]}.{base.__qualname__}")
-        if inherited is not None and base.__module__.partition(".")[0] == top:
-            return inherited
-    for base in kind.__mro__[1:]:
-        subclassed = SUBCLASSED.get(f"{base.__module__.partition('.')[0]}.{base.__qualname__}")
-        if subclassed is not None and top != base.__module__.partition(".")[0]:
-            return subclassed
+    homes = [base.__module__.partition(".")[0] for base in kind.__mro__]
+    if LIBRARIES.isdisjoint(homes):
+        return Walk.reduced
+    names = [f"{home}.{base.__qualname__}" for home, base in zip(homes, kind.__mro__, strict=True)]
+    if names[0] in arrays.HANDLERS:
+        return arrays.HANDLERS[names[0]]
+    for home, title in zip(homes, names, strict=True):
+        if home == top and title in arrays.INHERITED:
+            return arrays.INHERITED[title]
+    for home, title in zip(homes, names, strict=True):
+        if home != top and title in arrays.SUBCLASSED:
+            return arrays.SUBCLASSED[title]
     return Walk.reduced
 
 
 def is_container(value: Any) -> bool:
     """Whether a value is a mutable container of the standard library."""
     kind = type(value)
-    return kind in (list, dict, set, bytearray, array) or kind.__module__ == "collections"
+    return kind in (list, dict, set, bytearray) or kind.__module__ in ("array", "collections")
 
 
 def is_data(value: Any) -> bool:
     """Whether a value is an array, a frame or alike: data, even for code that stores into it."""
-    handler = _handler(type(value)) if type(value) not in LEAVES else None
-    return handler in _DATA
-
-
-_DATA = frozenset({*HANDLERS.values(), *INHERITED.values(), *SUBCLASSED.values()} - {INHERITED["matplotlib.Artist"]})
+    kind = type(value)
+    if LIBRARIES.isdisjoint(base.__module__.partition(".")[0] for base in kind.__mro__):
+        return False
+    return _handler(kind) in arrays.DATA
 
 
 def _load_entry_points(package: str) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
+from nbflow._typing import Any
 from nbflow._util import format_duration
 from nbflow.cache.memory import EntryInfo
 from nbflow.cache.parts import CacheKey, KeyPart
 
-__all__ = ["Explanation", "Reasons", "differences", "expired", "explain_miss", "nearest"]
+__all__ = ["Explanation", "Reasons", "differences", "evicted", "expired", "explain_miss", "nearest"]
 
 _SHOWN = 3
 _NOUNS = {"module": "module", "input": "input", "depends": "dependency", "format": "option"}
@@ -126,6 +126,11 @@ def _count(now: Sequence[KeyPart], before: Sequence[KeyPart]) -> int:
 def expired(limit_s: float) -> str:
     """Return the words for an entry that is too old."""
     return f"expired (ttl {format_duration(limit_s) if limit_s >= 90 else f'{limit_s:g} s'})"
+
+
+def evicted(ago_s: float) -> str:
+    """Return the words for an entry that had to go."""
+    return f"evicted {format_duration(max(ago_s, 0.0))} ago, to keep the store within its budgets of size and age"
 
 
 def differences(now: Sequence[KeyPart], before: Sequence[KeyPart]) -> list[str]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
+from nbflow._typing import Any
 from nbflow.cache.classes import is_plain_object
 from nbflow.cache.digest import LEAVES, Walk, is_container
 from nbflow.cache.graph import Graph
 from nbflow.cache.nodes import ABSENT, is_constant
-from nbflow.cache.parts import Fingerprint, Undigestable, hashed, text_bytes
+from nbflow.cache.parts import Fingerprint, Undigestable, hashed, part_bytes, text_bytes
 from nbflow.cache.places import file_signature, is_standard
+from nbflow.cache.source import Shelf
 
 __all__ = ["Snapshot", "content_bytes", "digest", "fingerprint", "snapshot"]
 
@@ -28,17 +29,20 @@ _CHEAP = 32  # members up to which a captured container is digested again at eve
 class Snapshot:
     """The graph of one piece of code as it was, and the means to notice that it is no longer so.
 
-    `solid` is false where captured values contain code of their own: then only a new walk can tell.
+    `solid` is false where captured values contain code of their own: then only a new walk can tell. `cheap` is false
+    where `holds` has to look at large values.
     """
 
     __slots__ = (
         "_alive",
         "_attributes",
-        "_cheap",
         "_code",
         "_contents",
         "_files",
         "_names",
+        "cheap",
+        "chunk",
+        "class_state",
         "fingerprint",
         "frame",
         "memo",
@@ -48,8 +52,10 @@ class Snapshot:
 
     def __init__(self, graph: Graph) -> None:
         self.fingerprint = graph.result()
+        self.chunk = part_bytes("code", "", self.fingerprint.digest)
         self.frame = graph.frame
         self.state: frozenset[str] = graph.state_names()
+        self.class_state = graph.class_state
         self.solid = graph.solid
         self.memo: dict[Any, str] = {}
         self._names = tuple(graph.names)
@@ -59,7 +65,7 @@ class Snapshot:
         self._contents = tuple(content for content in graph.contents if content[0] not in dropped)
         self._code = graph.seen_code()
         self._alive = graph.alive
-        self._cheap = all(_is_cheap(value) for _, value, _ in self._contents)
+        self.cheap = all(_is_cheap(value) for _, value, _ in self._contents)
 
     def holds(self) -> bool:
         """Whether the graph is unchanged; digests captured mutable values again."""
@@ -75,10 +81,6 @@ class Snapshot:
             if file_signature(path) != expected:
                 return False
         return not self._contents or self._same_contents()
-
-    def holds_cheaply(self) -> bool:
-        """Like `holds`, but gives up (returns false) where captured values are too large to look at."""
-        return self._cheap and self.holds()
 
     def _same_contents(self) -> bool:
         try:
@@ -123,9 +125,9 @@ _KEPT = 256  # snapshots that `fingerprint` remembers; each keeps its function a
 _snapshots: dict[int, tuple[Any, Snapshot]] = {}
 
 
-def snapshot(root: Any, depends: tuple[Any, ...] = ()) -> Snapshot:
-    """Walk from `root` and from what the user says it depends on."""
-    graph = Graph()
+def snapshot(root: Any, depends: tuple[Any, ...] = (), shelf: Shelf | None = None) -> Snapshot:
+    """Walk from `root` and from what the user says it depends on, with what the shelf has of the code."""
+    graph = Graph(shelf=shelf)
     graph.add(root)
     for index, other in enumerate(depends):
         graph.add_value("depends", f"depends[{index}]", other)

@@ -7,12 +7,13 @@ home of nbflow, where that is made with it.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+
+from nbflow._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["make_folder"]
+__all__ = ["make_folder", "make_home"]
 
 _SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# Results cached by nbflow; safe to delete.\n"
 
@@ -27,17 +28,31 @@ def make_folder(folder: Path, format: str) -> None:
     Raises:
         OSError: It cannot be made.
     """
-    home = folder.parent
-    new_home = not home.exists() and (home.name == ".nbflow" or os.environ.get("NBFLOW_HOME") == str(home))
+    make_home(folder.parent)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chmod(folder, 0o700)
     (folder / "blobs").mkdir(mode=0o700, exist_ok=True)
-    if new_home:
-        os.chmod(home, 0o700)
-    for place in (home, folder) if new_home else (folder,):
-        for name, text in ((".gitignore", "*\n"), ("CACHEDIR.TAG", _SIGNATURE)):
-            _mark(place / name, text)
+    _mark_all(folder)
     _mark(folder / "FORMAT", format + "\n")
+
+
+def make_home(home: Path) -> None:
+    """Make the home of nbflow and its marks, unless it is there, or is a folder that is not ours alone.
+
+    Args:
+        home: The folder.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if not home.exists() and (home.name == ".nbflow" or os.environ.get("NBFLOW_HOME") == str(home)):
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _mark_all(home)
+
+
+def _mark_all(folder: Path) -> None:
+    for name, text in ((".gitignore", "*\n"), ("CACHEDIR.TAG", _SIGNATURE)):
+        _mark(folder / name, text)
 
 
 def _mark(path: Path, text: str) -> None:

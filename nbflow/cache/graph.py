@@ -21,10 +21,10 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
+from nbflow._typing import Any
 from nbflow.cache import nodes
 from nbflow.cache.digest import Walk, Without, task_function
 from nbflow.cache.identity import identity_token
@@ -40,7 +40,7 @@ from nbflow.cache.parts import (
     text_bytes,
 )
 from nbflow.cache.places import is_local, is_standard, package_version
-from nbflow.cache.source import facts_of
+from nbflow.cache.source import Shelf, facts_of
 from nbflow.cache.state import learned
 
 __all__ = ["Graph"]
@@ -49,6 +49,7 @@ _TOOLS = frozenset(
     {
         "IPython.core.interactiveshell.InteractiveShell",
         "logging.Logger",
+        "logging.LoggerAdapter",
         "_thread.lock",
         "_thread.RLock",
         "threading.Condition",
@@ -71,9 +72,11 @@ class Graph:
 
     Args:
         nested: Whether this graph is only made to put code into an order, for another graph.
+        shelf: What earlier processes found out of the code.
     """
 
-    def __init__(self, nested: bool = False) -> None:
+    def __init__(self, nested: bool = False, shelf: Shelf | None = None) -> None:
+        self.shelf = shelf
         self.names: list[tuple[Callable[..., Any], Any, Any]] = []
         self.attributes: list[tuple[Any, str, Any]] = []
         self.contents: list[tuple[str, Any, bytes]] = []
@@ -88,6 +91,7 @@ class Graph:
         self._queue: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self.values: dict[tuple[int, str], tuple[str, str, Any]] = {}
         self.state: set[tuple[int, str]] = set()
+        self.class_state: dict[tuple[str, str], type] = {}  # (name of the class, attribute) of `state`
         self.omitted: dict[int, set[str]] = {}
         self.changed: set[int] = set()  # what the code changes in some way
         self._learned: frozenset[str] = frozenset()
@@ -201,7 +205,7 @@ class Graph:
             return f"{inner} of {self.label(owner)}"
         code = getattr(value.__func__, "__code__", None)
         if isinstance(code, CodeType) and code.co_varnames:
-            nodes.omit(self, owner, facts_of(code), code.co_varnames[0])
+            nodes.omit(self, owner, facts_of(code, self.shelf), code.co_varnames[0])
         key = (id(owner), inner)
         if key not in self.values:
             self.values[key] = ("closure", self.unique(f"{inner}.__self__"), owner)

@@ -22,10 +22,10 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_hexdigest
 
+from nbflow._typing import Any, NamedTuple
 from nbflow.cache.fingerprint import content_bytes
 from nbflow.cache.parts import short_text
 

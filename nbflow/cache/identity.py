@@ -14,7 +14,8 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Iterator
-from typing import Any
+
+from nbflow._typing import Any
 
 __all__ = ["identity_token"]
 

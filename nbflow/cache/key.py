@@ -8,11 +8,10 @@ the code refers to has changed, and recognises a repeated call with simple argum
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
-from nbflow._typing import CacheHash
+from nbflow._typing import Any, CacheHash
 from nbflow._util import one_line
 from nbflow.cache import state
 from nbflow.cache.digest import LEAVES, register
@@ -28,6 +27,7 @@ from nbflow.cache.parts import (
     short_text,
 )
 from nbflow.cache.places import set_where
+from nbflow.cache.source import Shelf
 
 __all__ = [
     "CacheKey",
@@ -92,10 +92,10 @@ class KeyBuilder:
         """Add a part whose digest is known already."""
         self._add(KeyPart(kind, name, digest, text, where))
 
-    def add_code(self, found: Fingerprint) -> None:
-        """Add all parts of a fingerprint; they count together by its digest."""
+    def add_code(self, found: Fingerprint, chunk: bytes | None = None) -> None:
+        """Add all parts of a fingerprint; they count together by its digest, of which `chunk` is made."""
         self._parts.extend(found.parts)
-        self._chunks.append(part_bytes("code", "", found.digest))
+        self._chunks.append(chunk or part_bytes("code", "", found.digest))
         self._notes.extend(found.notes)
 
     def _add(self, part: KeyPart) -> None:
@@ -159,14 +159,16 @@ class FunctionKeyer:
         return known.state if known is not None else frozenset()
 
     def prepare(self, store: Any) -> None:
-        """Read from a store what earlier sessions found out about this function's state; to be called before `key`.
+        """Read from a store what earlier sessions found out about this function; to be called before `key`.
 
         Args:
-            store: A `CacheStore`; it is asked once for each version of a function that has captured something mutable.
+            store: A `CacheStore`; it is asked once for each version of a function: what its code says, and, if it has
+                captured something mutable, what of that is its state.
         """
         if self._custom is not None:
             return
-        code = self._code()
+        notes = getattr(store, "notes", None)  # stores in memory, and those of other make, have none
+        code = self._code(None if notes is None else Shelf(notes))
         if code is not self._asked:
             self._asked = code
             if code.captures and state.recall(store, code.frame, self._name):
@@ -227,7 +229,7 @@ class FunctionKeyer:
             32 hex digits, or None.
         """
         known = self._snapshot
-        if known is None or not known.holds_cheaply():
+        if known is None or not known.cheap or not known.holds():
             return None
         kinds = tuple(map(type, args))
         if not kwargs and _PLAIN.issuperset(kinds):
@@ -261,7 +263,7 @@ class FunctionKeyer:
         except Exception as error:
             return self._failed(f"the key could not be made ({one_line(error)})")
         builder = KeyBuilder(self._name)
-        builder.add_code(code.fingerprint)
+        builder.add_code(code.fingerprint, code.chunk)
         for name, value in inputs.items():
             if name not in self._ignore:
                 builder.add("argument", name, value)
@@ -272,10 +274,10 @@ class FunctionKeyer:
             self._remember(code, args, kwargs, key.digest)
         return key
 
-    def _code(self) -> Snapshot:
+    def _code(self, shelf: Shelf | None = None) -> Snapshot:
         known = self._snapshot
         if known is None or not known.holds():
-            known = self._snapshot = snapshot(self._func, self._depends)
+            known = self._snapshot = snapshot(self._func, self._depends, shelf)
         return known
 
     def _remember(self, code: Snapshot, args: tuple[Any, ...], kwargs: Mapping[str, Any], digest: str) -> None:

@@ -17,13 +17,13 @@ digests mean the same in every walk.
 
 from __future__ import annotations
 
-import mmap
 import sys
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, TypeAlias
+
+from nbflow._typing import Any, TypeAlias
 
 __all__ = ["LARGE", "known", "recall", "remember"]
 
@@ -181,7 +181,7 @@ def _is_sealed(memory: Any) -> bool:
         if not memory.readonly:
             return False
         memory = memory.obj
-    return isinstance(memory, bytes) or (isinstance(memory, mmap.mmap) and memoryview(memory).readonly)
+    return isinstance(memory, bytes) or (type(memory).__module__ == "mmap" and memoryview(memory).readonly)
 
 
 def _array(value: Any) -> _Proof | None:

@@ -10,9 +10,8 @@ import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
 
+from nbflow._typing import Any, NamedTuple
 from nbflow.cache.blob import Packed, Unloadable, unpack
 from nbflow.cache.memo import remember
 from nbflow.cache.parts import LEAD, KeyPart
@@ -33,8 +32,7 @@ _MEMBERS = 1000  # members of a tuple that are looked at
 _RECENT = 3  # results of a task that are remembered for comparison
 
 
-@dataclass(slots=True)
-class Found:
+class Found(NamedTuple):
     """A hit.
 
     Args:
@@ -50,22 +48,65 @@ class Found:
     key: str
 
 
-@dataclass(slots=True)
 class EntryInfo:
     """What is known of one stored result; times in seconds since the epoch, `tier` is "memory" or "disk"."""
 
-    key: str
-    task: str
-    cell: str | None
-    created: float
-    last_used: float
-    cost_s: float
-    size_bytes: int
-    ttl: float | None
-    parts: tuple[KeyPart, ...]
-    hits: int = 0
-    pinned: bool = False
-    tier: str = "memory"
+    __slots__ = (
+        "cell",
+        "cost_s",
+        "created",
+        "hits",
+        "key",
+        "last_used",
+        "parts",
+        "pinned",
+        "size_bytes",
+        "task",
+        "tier",
+        "ttl",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        task: str,
+        cell: str | None,
+        created: float,
+        last_used: float,
+        cost_s: float,
+        size_bytes: int,
+        ttl: float | None,
+        parts: tuple[KeyPart, ...],
+        hits: int = 0,
+        pinned: bool = False,
+        tier: str = "memory",
+    ) -> None:
+        self.key = key
+        self.task = task
+        self.cell = cell
+        self.created = created
+        self.last_used = last_used
+        self.cost_s = cost_s
+        self.size_bytes = size_bytes
+        self.ttl = ttl
+        self.parts = parts
+        self.hits = hits
+        self.pinned = pinned
+        self.tier = tier
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, EntryInfo):
+            return NotImplemented
+        return self.as_dict() == other.as_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # it can be changed
+
+    def __repr__(self) -> str:
+        return f"EntryInfo({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @property
     def leads(self) -> bool:
@@ -176,6 +217,12 @@ class MemoryTier:
             pass
         return held.found or self._built(digest, held)
 
+    def holds(self, digest: str, ttl: float | None = None) -> bool:
+        """Whether `peek` would find something, without building it or counting a use."""
+        held = self._held.get(digest)
+        limit = ttl if ttl is not None or held is None else held.ttl
+        return held is not None and (limit is None or self._wall() - held.created <= limit)
+
     def _built(self, digest: str, held: _Held) -> Found | None:
         packed = held.packed
         assert packed is not None
@@ -220,7 +267,10 @@ class MemoryTier:
         held.info, held.session = info, session
         info.size_bytes = info.size_bytes or held.size
         if info.parts and not info.leads:
-            self._recent.setdefault(info.task, deque(maxlen=_RECENT)).append(info)
+            recent = self._recent.get(info.task)
+            if recent is None:
+                recent = self._recent.setdefault(info.task, deque(maxlen=_RECENT))
+            recent.append(info)
         return self._hold(info.key, held)
 
     def keep_loaded(self, found: Found, packed: Packed | None, ttl: float | None, content: bytes = b"") -> bool:
@@ -265,9 +315,13 @@ class MemoryTier:
 
     def infos(self) -> Iterator[tuple[EntryInfo, bool]]:
         """Return what is known of the results, and whether they are only here; newest use last."""
+        from copy import copy  # only asked for by people
+
         for held in list(self._held.values()):
             if held.info is not None:
-                yield replace(held.info, hits=held.info.hits + held.fresh), held.session
+                info = copy(held.info)
+                info.hits += held.fresh
+                yield info, held.session
 
     def __len__(self) -> int:
         return len(self._held)

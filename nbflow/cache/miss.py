@@ -6,7 +6,7 @@ It has a module of its own so that both tiers and their users can name it.
 
 from __future__ import annotations
 
-from typing import Any
+from nbflow._typing import Any
 
 __all__ = ["CACHE_MISS", "CacheMissType"]
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from functools import partial
 from time import time
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_128_hexdigest
 
+from nbflow._typing import TYPE_CHECKING, Any
 from nbflow.cache.classes import class_members, is_plain_object
 from nbflow.cache.digest import Walk, is_data, task_function
 from nbflow.cache.identity import identity_token
@@ -62,7 +62,7 @@ def is_code(value: Any) -> bool:
 def function_node(graph: Graph, function: FunctionType, label: str, kind: str) -> None:
     """Digest a local function: what it says, what it has captured, and what its names refer to."""
     code = function.__code__
-    facts = facts_of(code)
+    facts = facts_of(code, graph.shelf)
     graph.watch(function, "__code__", "__defaults__", "__kwdefaults__")
     pieces = [facts.digest]
     _captured(graph, function, facts, label, pieces)
@@ -236,7 +236,7 @@ def _module_file(graph: Graph, name: str) -> None:
     except OSError:
         data = b""
     try:
-        content, imports = module_facts(data.decode("utf-8-sig"))
+        content, imports = module_facts(data.decode("utf-8-sig"), graph.shelf)
     except (SyntaxError, ValueError):
         content, imports = hashed(b"mf", data), ()
     package = name if file and file.endswith(("__init__.py",)) else name.rpartition(".")[0]
@@ -372,6 +372,7 @@ def _class_state(graph: Graph, function: Any, cls: type) -> None:
         if len(chain) > 1 and (own or (chain[0] in first and REBOUND not in chain)):
             if _may_be_state(vars(cls).get(chain[1])):
                 graph.state.add((id(cls), chain[1]))
+                graph.class_state[cls.__name__, chain[1]] = cls
 
 
 def module_key(name: str) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 from nbflow._clock import SYSTEM_CLOCK, Clock
+from nbflow._typing import Any
 from nbflow.cache.store import CacheStore
 from nbflow.errors import SettingsError
 from nbflow.settings import Settings

@@ -10,16 +10,13 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from xxhash import xxh3_128
 
+from nbflow._typing import Any
 from nbflow.cache.parts import hashed
 
-__all__ = ["PACKED_FROM", "packed", "packed_texts"]
-
-PACKED_FROM = 8
-"""Members from which a sequence of simple types is packed."""
+__all__ = ["packed", "packed_texts"]
 
 _BLOCK = 2048
 _TEXT = {str}

@@ -11,10 +11,10 @@ import os
 import struct
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
+from nbflow._typing import Any, NamedTuple
 from nbflow._util import one_line
 from nbflow.cache import memo
 from nbflow.errors import NbflowError
@@ -22,6 +22,7 @@ from nbflow.errors import NbflowError
 __all__ = [
     "KEY_FORMAT",
     "LEAD",
+    "PACKED_FROM",
     "CacheKey",
     "Fingerprint",
     "KeyPart",
@@ -118,6 +119,9 @@ def framed(data: bytes) -> bytes:
     """Return `data` behind its length, so that neighbours cannot run into each other."""
     return struct.pack("<Q", len(data)) + data
 
+
+PACKED_FROM = 8
+"""Members from which a sequence of simple types is packed, see `packed`."""
 
 _INLINE = 256  # bytes of a text that are written out; longer ones are hashed
 

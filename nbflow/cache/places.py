@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.machinery import PathFinder
-from typing import Any
 
+from nbflow._typing import Any
 from nbflow._util import PACKAGE_ROOT
 
 __all__ = ["file_signature", "is_local", "is_standard", "module_file", "package_version", "set_where", "where_of"]

@@ -19,6 +19,7 @@ from nbflow._clock import SYSTEM_CLOCK, Clock
 from nbflow._util import format_duration, one_line
 from nbflow.cache.blob import Damaged
 from nbflow.cache.breaker import Breaker
+from nbflow.cache.database import watch_forks
 from nbflow.cache.envelope import blob_name, envelope_name, is_key, open_envelope, pack_up, sealed_by, with_info
 from nbflow.cache.keyring import OWN, NamedKey, Trust, find_key, short_id
 from nbflow.cache.remote import Place
@@ -100,6 +101,14 @@ class SharedTier:
         self._broken: set[str] = set()  # keys whose files are to be written anew
         self._last_fault = ""
         self._folder: Path | None = None
+        watch_forks(self)
+
+    def before_fork(self) -> None:
+        """Do nothing: what waits to be sent stays the parent's."""
+
+    def after_fork(self) -> None:
+        """Let go, in a forked child, of a lock that another thread of the parent may have held."""
+        self._lock = threading.Lock()
 
     # -- reading
 

@@ -7,32 +7,35 @@ code at hand (`exec`, a file edited since it was imported), and such digests hol
 
 What the code refers to is read from its bytecode, where scopes are already resolved: chains of names that begin at a
 global or a captured variable (`np.linalg.norm`), imports inside the body, and the *state*: captured variables that
-the code itself rebinds or mutates.
+the code itself rebinds or mutates. All this is found out by `syntax`, which is only loaded for code that neither this
+process nor an earlier one has met: see `Shelf`.
 """
 
 from __future__ import annotations
 
-import ast
-import dis
-import linecache
 import sys
-import threading
 import weakref
 from collections.abc import Iterator
 from types import CodeType
-from typing import Any, NamedTuple
 
+from xxhash import xxh3_128_hexdigest
+
+from nbflow._typing import TYPE_CHECKING, NamedTuple
+from nbflow._util import lazy
+from nbflow._version import __version__
 from nbflow.cache.digest import Walk
-from nbflow.cache.parts import framed, hashed
+from nbflow.cache.parts import KEY_FORMAT, hashed
 
-__all__ = ["REBOUND", "CodeFacts", "facts_of", "module_facts", "same_code"]
+if TYPE_CHECKING:
+    from nbflow.cache import syntax
+    from nbflow.cache.notes import Notes
+else:
+    syntax = lazy("nbflow.cache.syntax")
+
+__all__ = ["REBOUND", "CodeFacts", "Shelf", "code_bytes", "facts_of", "inner_codes", "module_facts"]
 
 REBOUND = "="
-_MUTATORS = frozenset(
-    "add append appendleft clear difference_update discard extend extendleft insert intersection_update pop popitem "
-    "popleft put put_nowait remove reverse rotate setdefault sort subtract symmetric_difference_update update write "
-    "writelines".split()
-)
+Imports = tuple[tuple[str, int, tuple[str, ...]], ...]
 
 
 class CodeFacts(NamedTuple):
@@ -48,7 +51,7 @@ class CodeFacts(NamedTuple):
 
     digest: bytes
     chains: tuple[tuple[str, ...], ...]
-    imports: tuple[tuple[str, int, tuple[str, ...]], ...]
+    imports: Imports
     state: frozenset[tuple[str, ...]]
     exact: bool
 
@@ -56,205 +59,109 @@ class CodeFacts(NamedTuple):
 _known: dict[int, tuple[weakref.ref[CodeType], CodeFacts]] = {}
 
 
-def facts_of(code: CodeType) -> CodeFacts:
-    """Return what `code` says and refers to; worked out once for each code object."""
+def facts_of(code: CodeType, shelf: Shelf | None = None) -> CodeFacts:
+    """Return what `code` says and refers to; worked out once for each code object, or taken from the shelf."""
     key = id(code)
     entry = _known.get(key)
     if entry is not None and entry[0]() is code:
         return entry[1]
-    node = _find_node(code)
-    digest = hashed(b"as", _tree_bytes(node)) if node is not None else code_bytes(code)
-    chains, imports, stored = _references(code)
-    state = stored | (_mutated(node) if node is not None else _mutated_in_bytecode(code))
-    facts = CodeFacts(digest, tuple(sorted(chains)), tuple(sorted(imports)), frozenset(state), node is not None)
+    facts = shelf.facts(code) if shelf is not None else None
+    if facts is None:
+        facts, text = syntax.analysed(code)
+        if shelf is not None and text is not None:
+            shelf.put_facts(code, text, facts)
     # Not a WeakKeyDictionary: code objects of equal bytecode are equal, and may still differ in their tree.
     _known[key] = (weakref.ref(code, lambda _: _known.pop(key, None)), facts)
     return facts
 
 
-# --- the syntax tree ----------------------------------------------------------------------------------------------
+def module_facts(text: str, shelf: Shelf | None = None) -> tuple[bytes, Imports]:
+    """Return the digest of a module's text, and what it imports anywhere.
 
-_SKIP = frozenset({"type_comment", "type_params", "kind", "returns", "annotation", "type_ignores", "ctx"})
-_DEFS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_constants = Walk(lambda value: repr(value).encode())
-
-
-def _tree_bytes(node: ast.AST) -> bytes:
-    """Return the bytes of the function at `node`: parameters and body, without its name, decorators and defaults.
-
-    Decorators and defaults have been evaluated; what came of them is in the function object.
+    Raises:
+        SyntaxError: It is no Python.
     """
-    assert isinstance(node, (ast.Lambda, ast.FunctionDef, ast.AsyncFunctionDef))
-    names = [
-        framed(_dump(getattr(node.args, role))) for role in ("posonlyargs", "args", "vararg", "kwonlyargs", "kwarg")
-    ]
-    body = node.body if isinstance(node, ast.Lambda) else _without_docstring(node.body)
-    return framed(type(node).__name__.encode()) + b"".join(names) + _dump(body)
+    facts = shelf.module(text) if shelf is not None else None
+    if facts is None:
+        facts = syntax.module_facts(text)
+        if shelf is not None:
+            shelf.put_module(text, facts)
+    return facts
 
 
-def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
-    first = body[0] if body else None
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-        return body[1:]
-    return body
+class Shelf:
+    """What analyses found out, kept in a store, so that other processes need not load what analyses.
+
+    An analysis depends on the code object, on the text that it was compiled from, and on the versions of Python and of
+    nbflow. It is filed under the digest of all of these: it can be missing, but not out of date.
+
+    Args:
+        notes: Those of a store; they are signed as results are.
+    """
+
+    __slots__ = ("_notes",)
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+
+    def facts(self, code: CodeType) -> CodeFacts | None:
+        """Return what is known of code that the present text of its file compiles to."""
+        text = _present_text(code.co_filename)
+        found = None if text is None else self._notes.get(_code_name(code, text))
+        return None if found is None else CodeFacts(*found)
+
+    def put_facts(self, code: CodeType, text: bytes, facts: CodeFacts) -> None:
+        """Keep what was found out of code that was compiled from `text`."""
+        self._notes.put(_code_name(code, text), tuple(facts))
+
+    def module(self, text: str) -> tuple[bytes, Imports] | None:
+        """Return what is known of a module of this text."""
+        found: tuple[bytes, Imports] | None = self._notes.get(_name(b"module", _text(text)))
+        return found
+
+    def put_module(self, text: str, facts: tuple[bytes, Imports]) -> None:
+        """Keep what was found out of a module."""
+        self._notes.put(_name(b"module", _text(text)), facts)
 
 
-def _dump(item: Any, in_class: bool = False) -> bytes:
-    """Write a tree as nested, framed fields; empty fields are left out, so new optional ones change nothing."""
-    if isinstance(item, list):
-        return framed(b"".join(framed(_dump(member, in_class)) for member in item))
-    if isinstance(item, ast.Constant):
-        return framed(b"Constant" + _constants.encode(item.value))
-    if not isinstance(item, ast.AST):
-        return framed(_constants.encode(item))
-    out = [framed(type(item).__name__.encode())]
-    fields = dict(ast.iter_fields(item))
-    if isinstance(item, _DEFS):
-        fields["body"] = _without_docstring(item.body)
-    if isinstance(item, ast.JoinedStr):
-        fields["values"] = _joined(item.values)
-    for name in sorted(fields):
-        value = fields[name]
-        keep = name == "annotation" and in_class and isinstance(item, ast.AnnAssign)  # dataclasses read these
-        if value is None or value == [] or (name in _SKIP and not keep):
-            continue
-        out.append(framed(name.encode()) + _dump(value, isinstance(item, ast.ClassDef) and name == "body"))
-    return framed(b"".join(out))
+_VERSIONS = f"facts 1 {__version__} {sys.version}".encode() + KEY_FORMAT
 
 
-def _joined(values: list[ast.expr]) -> list[ast.expr]:
-    """Merge the text pieces of an f-string, which versions of Python cut differently."""
-    out: list[ast.expr] = []
-    for value in values:
-        if isinstance(value, ast.Constant) and isinstance(value.value, str):
-            last = out[-1] if out else None
-            if isinstance(last, ast.Constant) and isinstance(last.value, str):
-                out[-1] = ast.Constant(last.value + value.value)
-                continue
-            if not value.value:
-                continue
-        out.append(value)
-    return out
+def _name(*pieces: bytes) -> str:
+    return xxh3_128_hexdigest(hashed(b"sh", _VERSIONS, *pieces))
 
 
-# --- from a code object to its tree -------------------------------------------------------------------------------
-
-_FUTURES = 0
-for _name in __import__("__future__").all_feature_names:
-    _FUTURES |= getattr(__import__("__future__"), _name).compiler_flag
-_TOP_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+def _code_name(code: CodeType, text: bytes) -> str:
+    """Name all that the analysis of `code` reads: instructions, names, constants, positions, and the text."""
+    place = f"{code.co_name} {code.co_firstlineno}".encode("utf-8", "surrogatepass")
+    return _name(b"code", _normal(text), code_bytes(code), place, code.co_linetable)
 
 
-class _Source(NamedTuple):
-    """One parsed and compiled text; `lines` is the list that linecache gave, kept to notice a new text."""
-
-    lines: list[str]
-    nodes: dict[tuple[str, int], list[ast.AST]]
-    codes: dict[tuple[str, int], list[CodeType]]
-
-    def has(self, code: CodeType, place: tuple[str, int]) -> bool:
-        """Whether the text compiles to this code."""
-        return any(same_code(code, other) for other in self.codes.get(place, ()))
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
-_sources: dict[str, _Source | None] = {}
+def _normal(text: bytes) -> bytes:
+    """Return a text as `linecache` has it, so that it does not matter who has read it."""
+    text = text.replace(b"\r\n", b"\n")
+    return text if text.endswith(b"\n") else text + b"\n"
 
 
-def _find_node(code: CodeType) -> ast.AST | None:
-    """Return the tree of `code`, or None where no text compiles to exactly this code."""
-    place = (code.co_name, code.co_firstlineno)
-    source = _source_of(code)
-    if source is None or not source.has(code, place):
-        linecache.checkcache(code.co_filename)  # a reloaded module's file is not read anew by itself
-        older, source = source, _source_of(code)
-        if source is None or source is older or not source.has(code, place):
-            return None
-    nodes = source.nodes.get(place, [])
-    if len(nodes) > 1:
-        spans = set(code.co_positions())
-        nodes = [node for node in nodes if isinstance(node, ast.Lambda) and _span(node.body) in spans]
-    return nodes[0] if len(nodes) == 1 else None
-
-
-def _span(node: ast.expr) -> tuple[int | None, ...]:
-    return (node.lineno, node.end_lineno, node.col_offset, node.end_col_offset)
-
-
-_parsing = threading.Lock()
-
-
-def _parse(text: str, filename: str = "<unknown>") -> ast.Module:
-    """Parse a text; up to Python 3.12 threads that do so at the same time can make each other fail with SystemError."""
-    for _ in range(10):
-        try:
-            with _parsing:
-                return ast.parse(text, filename)
-        except SystemError:  # somebody else's code parses, too
-            continue
-    return ast.parse(text, filename)
-
-
-def _source_of(code: CodeType) -> _Source | None:
-    filename = code.co_filename
-    lines = linecache.getlines(filename)
-    known = _sources.get(filename)
-    if known is not None and (known.lines is lines or known.lines == lines):
-        return known
-    if not lines:
-        return None
-    text = "".join(lines)
+def _present_text(filename: str) -> bytes | None:
+    """Return what a file says, or what `linecache` has under its name; None where there is no such file."""
+    linecache = sys.modules.get("linecache")
+    if linecache is not None and filename in linecache.cache:
+        return _text("".join(linecache.getlines(filename)))
     try:
-        tree = _parse(text, filename)
-        compiled = compile(text, filename, "exec", (code.co_flags & _FUTURES) | _TOP_AWAIT, dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        with open(filename, "rb") as stream:
+            return stream.read()
+    except (OSError, ValueError):
         return None
-    source = _Source(lines, {}, {})
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Lambda):
-            source.nodes.setdefault(("<lambda>", node.lineno), []).append(node)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            source.nodes.setdefault((node.name, first), []).append(node)
-    for inner in _inner_codes(compiled):
-        source.codes.setdefault((inner.co_name, inner.co_firstlineno), []).append(inner)
-    if len(_sources) > 256:
-        _sources.clear()
-    _sources[filename] = source
-    return source
 
 
-def _inner_codes(code: CodeType) -> Iterator[CodeType]:
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield constant
-            yield from _inner_codes(constant)
+# --- code objects -------------------------------------------------------------------------------------------------
 
-
-def same_code(one: CodeType, other: CodeType) -> bool:
-    """Whether two code objects do the same, wherever their texts are."""
-    if one is other:
-        return True
-    if one.co_code != other.co_code or len(one.co_consts) != len(other.co_consts):
-        return False
-    plain = (
-        "co_names",
-        "co_varnames",
-        "co_freevars",
-        "co_cellvars",
-        "co_argcount",
-        "co_posonlyargcount",
-        "co_kwonlyargcount",
-        "co_exceptiontable",
-    )
-    if any(getattr(one, name) != getattr(other, name) for name in plain):
-        return False
-    for left, right in zip(one.co_consts, other.co_consts, strict=True):
-        if isinstance(left, CodeType) and isinstance(right, CodeType):
-            if not same_code(left, right):
-                return False
-        elif type(left) is not type(right) or (repr(left) != repr(right) and left != right):
-            return False
-    return True
+_constants = Walk(lambda value: repr(value).encode())
 
 
 def code_bytes(code: CodeType) -> bytes:
@@ -273,108 +180,9 @@ def code_bytes(code: CodeType) -> bytes:
     )
 
 
-# --- what the code refers to --------------------------------------------------------------------------------------
-
-_LOADS = frozenset(
-    {
-        "LOAD_GLOBAL",
-        "LOAD_NAME",
-        "LOAD_DEREF",
-        "LOAD_CLASSDEREF",
-        "LOAD_FROM_DICT_OR_GLOBALS",
-        "LOAD_FROM_DICT_OR_DEREF",
-    }
-)
-_NOISE = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PUSH_NULL"})
-_STORES = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF", "DELETE_DEREF"})
-
-
-def _references(
-    code: CodeType,
-) -> tuple[set[tuple[str, ...]], set[tuple[str, int, tuple[str, ...]]], set[tuple[str, ...]]]:
-    """Return chains loaded from outside, imports, and names from outside that are rebound."""
-    chains: set[tuple[str, ...]] = set()
-    imports: set[tuple[str, int, tuple[str, ...]]] = set()
-    stored: set[tuple[str, ...]] = set()
-    outside = set(code.co_freevars)
-    for inner in (code, *_inner_codes(code)):
-        chain: list[str] = []
-        before: list[Any] = [None, None]
-        for step in dis.get_instructions(inner):
-            name = step.opname
-            if name in _NOISE:
-                continue
-            if name in ("LOAD_ATTR", "LOAD_METHOD") and chain:
-                chain.append(step.argval)
-                continue
-            if chain:
-                chains.add(tuple(chain))
-                chain = []
-            if name in _LOADS and (
-                name in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS") or step.argval in outside
-            ):
-                chain = [step.argval]
-            elif name in _STORES and ("GLOBAL" in name or step.argval in outside):
-                stored.add((step.argval, REBOUND))
-            elif name == "IMPORT_NAME":
-                level, names = before
-                imports.add(
-                    (step.argval, level if isinstance(level, int) else 0, names if isinstance(names, tuple) else ())
-                )
-            before = [before[1], step.argval]
-        if chain:
-            chains.add(tuple(chain))
-    return chains, imports, stored
-
-
-def _chain(node: ast.AST) -> tuple[str, ...] | None:
-    """Return `a.b.c` as names, looking through subscripts (`a.b[0].c` mutates `a.b`)."""
-    names: list[str] = []
-    while not isinstance(node, ast.Name):
-        if isinstance(node, ast.Attribute):
-            names.append(node.attr)
-            node = node.value
-        elif isinstance(node, ast.Subscript):
-            names.clear()
-            node = node.value
-        else:
-            return None
-    return (node.id, *reversed(names))
-
-
-def _mutated(root: ast.AST) -> set[tuple[str, ...]]:
-    """Return chains that the code stores into or calls a mutating method of."""
-    found: set[tuple[str, ...] | None] = set()
-    for node in ast.walk(root):
-        if isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)):
-            found.add(_chain(node.value))
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
-            chain = _chain(node)
-            found.add((*chain, REBOUND) if chain else None)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS:
-            found.add(_chain(node.func.value))
-    return {chain for chain in found if chain}
-
-
-def _mutated_in_bytecode(code: CodeType) -> set[tuple[str, ...]]:
-    """Return chains that a mutating method is taken from; subscripts cannot be told without source."""
-    return {chain[:-1] for chain in _references(code)[0] if len(chain) > 1 and chain[-1] in _MUTATORS}
-
-
-# --- whole modules ------------------------------------------------------------------------------------------------
-
-
-def module_facts(text: str) -> tuple[bytes, tuple[tuple[str, int, tuple[str, ...]], ...]]:
-    """Return the digest of a module's text, and what it imports anywhere.
-
-    Raises:
-        SyntaxError: It is no Python.
-    """
-    tree = _parse(text)
-    imports: set[tuple[str, int, tuple[str, ...]]] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imports.update((alias.name, 0, ()) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            imports.add((node.module or "", node.level, tuple(alias.name for alias in node.names)))
-    return hashed(b"mo", _dump(_without_docstring(tree.body))), tuple(sorted(imports))
+def inner_codes(code: CodeType) -> Iterator[CodeType]:
+    """Return the code objects inside `code`, at any depth."""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from inner_codes(constant)

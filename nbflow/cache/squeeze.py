@@ -9,19 +9,21 @@ which is a thousand times faster than inflating them, so they are compressed onl
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
+from nbflow._typing import Any
 from nbflow.cache.blob import Damaged, Packed
 from nbflow.errors import CacheError, SettingsError
 
-__all__ = ["AUTO", "MODES", "check_mode", "inflated", "squeezed"]
+__all__ = ["AUTO", "FLOOR", "MODES", "check_mode", "inflated", "squeezed"]
 
 AUTO = "auto"
 MODES = (AUTO, "off", "zlib", "zstd")
 """What can be asked for."""
 
+FLOOR = 4096
+"""Bytes below which nothing is compressed."""
+
 _RAW, _ZLIB, _ZSTD = range(3)  # how a part is stored; written into blobs
-_FLOOR = 4096  # bytes below which nothing is compressed
 _CEILING = 1024**2  # bytes beyond which a sample is compressed first
 _MOST = 16 * 1024**2  # bytes of a head that "auto" compresses at most, in about a tenth of a second
 _HALF, _HARDLY = 0.5, 0.9  # parts of its size to which a part must shrink: by itself, and where it was asked for
@@ -64,7 +66,7 @@ def squeezed(packed: Packed, mode: str, *, inline: int, mapped: bool) -> Packed:
     for part in parts:
         length = memoryview(part).nbytes
         shorter = None
-        if length >= _FLOOR and not (stored and keep) and not (auto and length > _MOST):
+        if length >= FLOOR and not (stored and keep) and not (auto and length > _MOST):
             shorter = _shorter(part, codec, _HALF if auto else _HARDLY)
         stored.append(part if shorter is None else shorter)
         plain.append((_RAW if shorter is None else codec, length))

@@ -7,8 +7,8 @@ Streams in memory count by content and position. What belongs to this process, o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
+from nbflow._typing import TYPE_CHECKING, Any
 from nbflow.cache.parts import Undigestable, hashed, text_bytes
 
 if TYPE_CHECKING:

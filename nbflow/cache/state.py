@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any
 from weakref import WeakSet
 
 from xxhash import xxh3_128_hexdigest
 
+from nbflow._typing import Any
 from nbflow.cache.parts import CacheKey
 
 __all__ = ["Watch", "learn", "learned", "prepare", "recall", "record", "settle"]
@@ -84,9 +84,10 @@ class Watch:
         self._thread = threading.get_ident()
         self._alone = True
         with _lock:
-            for other in _running:
-                if other._thread != self._thread:
-                    other._alone = self._alone = False
+            if _running:  # a set without members is asked in no time, and iterated over slowly
+                for other in _running:
+                    if other._thread != self._thread:
+                        other._alone = self._alone = False
             _running.add(self)
 
     @property

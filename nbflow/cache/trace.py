@@ -8,8 +8,8 @@ old result again. A call that reads no file costs no second look.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
 
+from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy, one_line
 from nbflow.cache.parts import LEAD, CacheKey, KeyPart, combine, part_bytes
 from nbflow.cache.store import CacheStore, Found, Saved

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
 
+from nbflow._typing import TYPE_CHECKING
 from nbflow.errors import CacheError
 
 if TYPE_CHECKING:

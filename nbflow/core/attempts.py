@@ -13,8 +13,8 @@ them; failures travel as values, so the user's traceback stays clean. The rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, Literal, NamedTuple, TypeAlias
 
+from nbflow._typing import Any, Literal, NamedTuple, TypeAlias
 from nbflow.core.policy import Policy
 from nbflow.errors import TaskCancelledError, TaskTimeoutError
 

@@ -4,8 +4,8 @@ Events flow upwards (drivers emit, observers listen) and never carry results or 
 nothing and they can cross processes. Every call ends in exactly one *terminal* event: `TaskCompleted`, `TaskFailed`,
 `TaskCancelled` or `TaskTimedOut`. The grammar of one call:
 
-    TaskStarted (CacheMiss)? ( AttemptStarted Item* (AttemptFailed RetryScheduled?)? )* (CacheWritten | CacheFailed)?
-    Terminal
+    TaskStarted (CacheMiss)? ( AttemptStarted AttemptPlaced* Item* (AttemptFailed RetryScheduled?)? )*
+    (CacheWritten | CacheFailed)? Terminal
 
 Durations are seconds and end in `_s`; `time` is wall-clock seconds since the epoch.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "AttemptFailed",
+    "AttemptPlaced",
     "AttemptStarted",
     "CacheFailed",
     "CacheMiss",
@@ -82,7 +83,7 @@ class MapStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapProgressed(Event):
-    """How far a map is: made by whoever samples its live counters (the panel), never by its workers."""
+    """How far a map is, sampled from its live counters: by the panel, or by the worker that it is nested in."""
 
     total: int
     completed: int
@@ -108,10 +109,11 @@ class MapEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskQueued(Event):
-    """A call was submitted and waits for a worker."""
+    """A call was submitted and waits for a worker; `needs` are the calls whose results are among its arguments."""
 
     backend: str
     index: int | None = None
+    needs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +162,16 @@ class AttemptStarted(Event):
     """The user's function is about to be called, for the `number`-th time."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptPlaced(Event):
+    """A worker outside this process has begun to run the attempt; again where the first one was lost.
+
+    Where `TaskStarted` names no worker, the call waits for one until this is told.
+    """
+
+    worker: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

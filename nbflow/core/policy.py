@@ -7,15 +7,14 @@ so a seed makes every delay repeatable. Names are those of tenacity: delay, back
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from nbflow._frozen import Frozen
 from nbflow.errors import DefinitionError
 
 __all__ = ["NO_RETRY", "Policy"]
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Frozen):
     """How a call is retried and how long an attempt may take.
 
     Args:

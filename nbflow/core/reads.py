@@ -7,13 +7,12 @@ cache's business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from nbflow._typing import NamedTuple
 
 __all__ = ["Reads"]
 
 
-@dataclass(frozen=True, slots=True)
-class Reads:
+class Reads(NamedTuple):
     """Files, folders and patterns that a call read, as it named them, sorted."""
 
     paths: tuple[str, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import pickle
 from typing import Any
 
 import pytest
@@ -63,8 +64,10 @@ def test_kind(func: Any, kind: TaskKind) -> None:
 
 def test_kind_words() -> None:
     """A kind says whether it has to be awaited and whether it yields."""
-    assert [kind.is_async for kind in TaskKind] == [False, True, False, True]
-    assert [kind.is_stream for kind in TaskKind] == [False, False, True, True]
+    kinds = [TaskKind.SYNC, TaskKind.ASYNC, TaskKind.STREAM, TaskKind.ASYNC_STREAM]
+    assert [kind.is_async for kind in kinds] == [False, True, False, True]
+    assert [kind.is_stream for kind in kinds] == [False, False, True, True]
+    assert all(pickle.loads(pickle.dumps(kind)) is kind for kind in kinds)
 
 
 def everything(a, /, b, c=3, *args, d, e=5, **kwargs):  # type: ignore[no-untyped-def]
@@ -161,13 +164,11 @@ class Hostile:
 
 
 def make(name: str) -> TaskSpec:
-    signature = inspect.signature(lambda x=1: None)
     return TaskSpec(
         func=sync,
         name=name,
-        signature=signature,
-        bind=compile_binder(signature),
-        template_names=parse_template("name", name, signature.parameters),
+        bind=compile_binder(lambda x=1: None),
+        template_names=parse_template("name", name, ["x"]),
     )
 
 

@@ -1,0 +1,325 @@
+"""The analysis of code: its syntax tree as bytes, and the names that it refers to and changes; see `source`.
+
+A tree is found by file, name and line, and only believed where it compiles to exactly the code at hand. Loaded when
+code is met whose analysis no store has; what is found out here depends on nothing but the code object, the text of its
+file, and the versions of Python and nbflow.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import linecache
+import threading
+from types import CodeType
+from typing import Any, NamedTuple
+
+from nbflow.cache.digest import Walk
+from nbflow.cache.parts import framed, hashed
+from nbflow.cache.source import REBOUND, CodeFacts, Imports, code_bytes, inner_codes
+
+__all__ = ["analysed", "module_facts", "same_code"]
+
+_MUTATORS = frozenset(
+    "add append appendleft clear difference_update discard extend extendleft insert intersection_update pop popitem "
+    "popleft put put_nowait remove reverse rotate setdefault sort subtract symmetric_difference_update update write "
+    "writelines".split()
+)
+
+
+def analysed(code: CodeType) -> tuple[CodeFacts, bytes | None]:
+    """Return what `code` says and refers to, and the text that its tree is from; None where it has none."""
+    found = _find_node(code)
+    chains, imports, stored = _references(code)
+    names = (tuple(sorted(chains)), tuple(sorted(imports)))
+    if found is None:
+        return CodeFacts(code_bytes(code), *names, frozenset(stored | _mutated_in_bytecode(code)), False), None
+    node, source = found
+    digest = hashed(b"as", _tree_bytes(node))
+    text = "".join(source.lines).encode("utf-8", "surrogatepass")
+    return CodeFacts(digest, *names, frozenset(stored | _mutated(node)), True), text
+
+
+# --- the syntax tree ----------------------------------------------------------------------------------------------
+
+_SKIP = frozenset({"type_comment", "type_params", "kind", "returns", "annotation", "type_ignores", "ctx"})
+_DEFS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_constants = Walk(lambda value: repr(value).encode())
+
+
+def _tree_bytes(node: ast.AST) -> bytes:
+    """Return the bytes of the function at `node`: parameters and body, without its name, decorators and defaults.
+
+    Decorators and defaults have been evaluated; what came of them is in the function object.
+    """
+    assert isinstance(node, (ast.Lambda, ast.FunctionDef, ast.AsyncFunctionDef))
+    names = [
+        framed(_dump(getattr(node.args, role))) for role in ("posonlyargs", "args", "vararg", "kwonlyargs", "kwarg")
+    ]
+    body = node.body if isinstance(node, ast.Lambda) else _without_docstring(node.body)
+    return framed(type(node).__name__.encode()) + b"".join(names) + _dump(body)
+
+
+def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
+    first = body[0] if body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        return body[1:]
+    return body
+
+
+def _dump(item: Any, in_class: bool = False) -> bytes:
+    """Write a tree as nested, framed fields; empty fields are left out, so new optional ones change nothing."""
+    if isinstance(item, list):
+        return framed(b"".join(framed(_dump(member, in_class)) for member in item))
+    if isinstance(item, ast.Constant):
+        return framed(b"Constant" + _constants.encode(item.value))
+    if not isinstance(item, ast.AST):
+        return framed(_constants.encode(item))
+    out = [framed(type(item).__name__.encode())]
+    fields = dict(ast.iter_fields(item))
+    if isinstance(item, _DEFS):
+        fields["body"] = _without_docstring(item.body)
+    if isinstance(item, ast.JoinedStr):
+        fields["values"] = _joined(item.values)
+    for name in sorted(fields):
+        value = fields[name]
+        keep = name == "annotation" and in_class and isinstance(item, ast.AnnAssign)  # dataclasses read these
+        if value is None or value == [] or (name in _SKIP and not keep):
+            continue
+        out.append(framed(name.encode()) + _dump(value, isinstance(item, ast.ClassDef) and name == "body"))
+    return framed(b"".join(out))
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    """Merge the text pieces of an f-string, which versions of Python cut differently."""
+    out: list[ast.expr] = []
+    for value in values:
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            last = out[-1] if out else None
+            if isinstance(last, ast.Constant) and isinstance(last.value, str):
+                out[-1] = ast.Constant(last.value + value.value)
+                continue
+            if not value.value:
+                continue
+        out.append(value)
+    return out
+
+
+# --- from a code object to its tree -------------------------------------------------------------------------------
+
+_FUTURES = 0
+for _name in __import__("__future__").all_feature_names:
+    _FUTURES |= getattr(__import__("__future__"), _name).compiler_flag
+_TOP_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+class _Source(NamedTuple):
+    """One parsed and compiled text; `lines` is the list that linecache gave, kept to notice a new text."""
+
+    lines: list[str]
+    nodes: dict[tuple[str, int], list[ast.AST]]
+    codes: dict[tuple[str, int], list[CodeType]]
+
+    def has(self, code: CodeType, place: tuple[str, int]) -> bool:
+        """Whether the text compiles to this code."""
+        return any(same_code(code, other) for other in self.codes.get(place, ()))
+
+
+_sources: dict[str, _Source | None] = {}
+
+
+def _find_node(code: CodeType) -> tuple[ast.AST, _Source] | None:
+    """Return the tree of `code` and where it is from, or None where no text compiles to exactly this code."""
+    place = (code.co_name, code.co_firstlineno)
+    source = _source_of(code)
+    if source is None or not source.has(code, place):
+        linecache.checkcache(code.co_filename)  # a reloaded module's file is not read anew by itself
+        older, source = source, _source_of(code)
+        if source is None or source is older or not source.has(code, place):
+            return None
+    nodes = source.nodes.get(place, [])
+    if len(nodes) > 1:
+        spans = set(code.co_positions())
+        nodes = [node for node in nodes if isinstance(node, ast.Lambda) and _span(node.body) in spans]
+    return (nodes[0], source) if len(nodes) == 1 else None
+
+
+def _span(node: ast.expr) -> tuple[int | None, ...]:
+    return (node.lineno, node.end_lineno, node.col_offset, node.end_col_offset)
+
+
+_parsing = threading.Lock()
+
+
+def _parse(text: str, filename: str = "<unknown>") -> ast.Module:
+    """Parse a text; up to Python 3.12 threads that do so at the same time can make each other fail with SystemError."""
+    for _ in range(10):
+        try:
+            with _parsing:
+                return ast.parse(text, filename)
+        except SystemError:  # somebody else's code parses, too
+            continue
+    return ast.parse(text, filename)
+
+
+def _source_of(code: CodeType) -> _Source | None:
+    filename = code.co_filename
+    lines = linecache.getlines(filename)
+    known = _sources.get(filename)
+    if known is not None and (known.lines is lines or known.lines == lines):
+        return known
+    if not lines:
+        return None
+    text = "".join(lines)
+    try:
+        tree = _parse(text, filename)
+        compiled = compile(text, filename, "exec", (code.co_flags & _FUTURES) | _TOP_AWAIT, dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    source = _Source(lines, {}, {})
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Lambda):
+            source.nodes.setdefault(("<lambda>", node.lineno), []).append(node)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            source.nodes.setdefault((node.name, first), []).append(node)
+    for inner in inner_codes(compiled):
+        source.codes.setdefault((inner.co_name, inner.co_firstlineno), []).append(inner)
+    if len(_sources) > 256:
+        _sources.clear()
+    _sources[filename] = source
+    return source
+
+
+def same_code(one: CodeType, other: CodeType) -> bool:
+    """Whether two code objects do the same, wherever their texts are."""
+    if one is other:
+        return True
+    if one.co_code != other.co_code or len(one.co_consts) != len(other.co_consts):
+        return False
+    plain = (
+        "co_names",
+        "co_varnames",
+        "co_freevars",
+        "co_cellvars",
+        "co_argcount",
+        "co_posonlyargcount",
+        "co_kwonlyargcount",
+        "co_exceptiontable",
+    )
+    if any(getattr(one, name) != getattr(other, name) for name in plain):
+        return False
+    for left, right in zip(one.co_consts, other.co_consts, strict=True):
+        if isinstance(left, CodeType) and isinstance(right, CodeType):
+            if not same_code(left, right):
+                return False
+        elif type(left) is not type(right) or (repr(left) != repr(right) and left != right):
+            return False
+    return True
+
+
+# --- what the code refers to --------------------------------------------------------------------------------------
+
+_LOADS = frozenset(
+    {
+        "LOAD_GLOBAL",
+        "LOAD_NAME",
+        "LOAD_DEREF",
+        "LOAD_CLASSDEREF",
+        "LOAD_FROM_DICT_OR_GLOBALS",
+        "LOAD_FROM_DICT_OR_DEREF",
+    }
+)
+_NOISE = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PUSH_NULL"})
+_STORES = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF", "DELETE_DEREF"})
+
+
+def _references(
+    code: CodeType,
+) -> tuple[set[tuple[str, ...]], set[tuple[str, int, tuple[str, ...]]], set[tuple[str, ...]]]:
+    """Return chains loaded from outside, imports, and names from outside that are rebound."""
+    chains: set[tuple[str, ...]] = set()
+    imports: set[tuple[str, int, tuple[str, ...]]] = set()
+    stored: set[tuple[str, ...]] = set()
+    outside = set(code.co_freevars)
+    for inner in (code, *inner_codes(code)):
+        chain: list[str] = []
+        before: list[Any] = [None, None]
+        for step in dis.get_instructions(inner):
+            name = step.opname
+            if name in _NOISE:
+                continue
+            if name in ("LOAD_ATTR", "LOAD_METHOD") and chain:
+                chain.append(step.argval)
+                continue
+            if chain:
+                chains.add(tuple(chain))
+                chain = []
+            if name in _LOADS and (
+                name in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS") or step.argval in outside
+            ):
+                chain = [step.argval]
+            elif name in _STORES and ("GLOBAL" in name or step.argval in outside):
+                stored.add((step.argval, REBOUND))
+            elif name == "IMPORT_NAME":
+                level, names = before
+                imports.add(
+                    (step.argval, level if isinstance(level, int) else 0, names if isinstance(names, tuple) else ())
+                )
+            before = [before[1], step.argval]
+        if chain:
+            chains.add(tuple(chain))
+    return chains, imports, stored
+
+
+def _chain(node: ast.AST) -> tuple[str, ...] | None:
+    """Return `a.b.c` as names, looking through subscripts (`a.b[0].c` mutates `a.b`)."""
+    names: list[str] = []
+    while not isinstance(node, ast.Name):
+        if isinstance(node, ast.Attribute):
+            names.append(node.attr)
+            node = node.value
+        elif isinstance(node, ast.Subscript):
+            names.clear()
+            node = node.value
+        else:
+            return None
+    return (node.id, *reversed(names))
+
+
+def _mutated(root: ast.AST) -> set[tuple[str, ...]]:
+    """Return chains that the code stores into or calls a mutating method of."""
+    found: set[tuple[str, ...] | None] = set()
+    for node in ast.walk(root):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            found.add(_chain(node.value))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            chain = _chain(node)
+            found.add((*chain, REBOUND) if chain else None)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS:
+            found.add(_chain(node.func.value))
+    return {chain for chain in found if chain}
+
+
+def _mutated_in_bytecode(code: CodeType) -> set[tuple[str, ...]]:
+    """Return chains that a mutating method is taken from; subscripts cannot be told without source."""
+    return {chain[:-1] for chain in _references(code)[0] if len(chain) > 1 and chain[-1] in _MUTATORS}
+
+
+# --- whole modules ------------------------------------------------------------------------------------------------
+
+
+def module_facts(text: str) -> tuple[bytes, Imports]:
+    """Return the digest of a module's text, and what it imports anywhere.
+
+    Raises:
+        SyntaxError: It is no Python.
+    """
+    tree = _parse(text)
+    imports: set[tuple[str, int, tuple[str, ...]]] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports.update((alias.name, 0, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            imports.add((node.module or "", node.level, tuple(alias.name for alias in node.names)))
+    return hashed(b"mo", _dump(_without_docstring(tree.body))), tuple(sorted(imports))
