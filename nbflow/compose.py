@@ -8,7 +8,7 @@ items itself, so nesting never deadlocks.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from nbflow._typing import OnError
 from nbflow._util import lazy
@@ -253,6 +253,7 @@ def _run(plan: _Plan, session: SessionContext, name: str, pool: Any, state: MapS
     if not pool.abilities.dry and pool.abilities.local:
         return run_map(state, pool, _item_runner(spec, state), **options)
     route = remote.route_for(spec, session, pool, state.parent, state)
+    state.away = True
     try:
         if spec.plain and session.hooks is None and not pool.abilities.dry:
             return conduct(state, lambda: ranges.run_ranges(state, route, **options))
@@ -320,7 +321,15 @@ async def _gather(plan: _Plan, session: SessionContext, backend: str) -> list[An
     def stop() -> None:
         here.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
 
-    state.on_stop = stop
+    def drop(index: int) -> None:
+        def cancel() -> None:
+            if plain and index in running:  # else its call ends itself
+                running[index].cancel()
+
+        here.call_soon_threadsafe(cancel)
+
+    running: dict[int, asyncio.Task[Any]] = {}
+    state.on_stop, state.on_drop = stop, drop
 
     async def work() -> None:
         for index in indices:
@@ -330,10 +339,15 @@ async def _gather(plan: _Plan, session: SessionContext, backend: str) -> list[An
 
     spec, slots, results = plan.task.spec, state.slots, state.results
     clock = session.clock.monotonic
-    plain = spec.plain and spec.kind is TaskKind.ASYNC and not session.listening
+    quiet = session.hooks is None and not session.fanout.wants_items
+    plain = spec.plain and spec.kind is TaskKind.ASYNC and quiet
 
     async def item(index: int) -> None:
+        if index in state.dropped:
+            state.drop(index)
+            return
         slots[index] = [index, clock(), "loop"]
+        running[index] = me = cast("asyncio.Task[Any]", asyncio.current_task())
         try:
             if plain:
                 args = state.items[index]
@@ -347,8 +361,10 @@ async def _gather(plan: _Plan, session: SessionContext, backend: str) -> list[An
                 raise
         except Exception as error:
             state.keep(index, error)
+            if plain and index in state.dropped:  # only this item was cancelled, not the task that runs others after it
+                me.uncancel()
         finally:
-            del slots[index]
+            del slots[index], running[index]
 
     limit = plan.concurrency
     try:
@@ -365,7 +381,10 @@ async def _gather(plan: _Plan, session: SessionContext, backend: str) -> list[An
         await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         state.end()
-    return state.outcome()
+    try:
+        return state.outcome()
+    finally:
+        state.forget()
 
 
 def save_dataset(
@@ -406,6 +425,7 @@ def load_dataset(
     format: str | None = None,
     store: Any = None,
     options: dict[str, Any] | None = None,
+    version: str | int | None = None,
 ) -> R: ...
 @overload
 def load_dataset(
@@ -415,6 +435,7 @@ def load_dataset(
     format: str | None = None,
     store: Any = None,
     options: dict[str, Any] | None = None,
+    version: str | int | None = None,
 ) -> Any: ...
 def load_dataset(
     key: str,
@@ -423,6 +444,7 @@ def load_dataset(
     format: str | None = None,
     store: Any = None,
     options: dict[str, Any] | None = None,
+    version: str | int | None = None,
 ) -> Any:
     """Load what is saved under a key.
 
@@ -432,6 +454,8 @@ def load_dataset(
         format: Format name; None for what the key's extension says.
         store: `DatasetStore`, path or URL; None for the task's, else the session's.
         options: Options of the format.
+        version: A version of it: its name or the beginning of it, 0 for the last one saved, -1 for the one before; None
+            for what is there now.
 
     Returns:
         The value.
@@ -443,7 +467,9 @@ def load_dataset(
     session = session_or_default()
     call = current.current_call()
     place = store if store is not None else (call.spec.dataset_store if call is not None else None)
-    return session.load_dataset(_filled(key, call), return_type, format=format, options=options, store=place, call=call)
+    return session.load_dataset(
+        _filled(key, call), return_type, format=format, options=options, store=place, version=version, call=call
+    )
 
 
 def _filled(key: str, call: current.Call | None) -> str:

@@ -7,11 +7,11 @@ A worker whose code could not be stopped is *detached*: it no longer counts, and
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
+from queue import Empty, SimpleQueue
 from typing import Any, cast
 
 from nbflow.backends.base import Abilities, Backend, BackendContext, Job, SubmitContext
@@ -29,15 +29,12 @@ class ThreadBackend(Backend):
 
     def _start(self, *, context: BackendContext) -> None:
         self._limit = context.settings.max_backend_threads
-        self._jobs: deque[Job] = deque()
-        # Guards all of these. The lock is entered by itself: an interrupt cannot strike between its taking and the
-        # block, as it can in the Python code by which a condition is entered.
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        # Written in C, hence handed over to a waiting worker without a lock that both would want at once.
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = threading.Lock()  # guards what follows
         self._threads: dict[int, threading.Thread] = {}
-        self._idle = 0
+        self._spare = 0  # workers without a job, less jobs without a worker: taking a job changes nothing
         self._number = 0
-        self._ended = False
         self._local = threading.local()
 
     def _submit(
@@ -45,25 +42,26 @@ class ThreadBackend(Backend):
     ) -> Future[Any]:
         job = Job(copy_context().run, (func, *args), kwargs)
         with self._lock:
-            self._jobs.append(job)
-            self._changed.notify()
-            self._grow()
+            self._spare -= 1
+            self._jobs.put(job)
+            if self._spare < 0:
+                self._grow()
         return job
 
     def _grow(self) -> None:
         """Start workers for the jobs that no idle one will take."""
-        while self._idle < len(self._jobs) and len(self._threads) < self._limit:
+        while self._spare < 0 and len(self._threads) < self._limit:
             self._number += 1
             thread = threading.Thread(target=self._work, name=f"nbflow-{self.name}-{self._number}", daemon=True)
             thread.start()
             self._threads[cast("int", thread.ident)] = thread
-            self._idle += 1  # it has yet to take its first job, which is as good
+            self._spare += 1
 
     def _work(self) -> None:
         """Run jobs until told to end, detached, or no longer needed."""
         me = threading.get_ident()
         self._local.worker = True
-        while (job := self._next()) is not None:
+        while (job := self._jobs.get()) is not None:
             job.run()
             del job  # an idle worker must not keep a result alive
             with self._lock:
@@ -71,15 +69,7 @@ class ThreadBackend(Backend):
                     self._threads.pop(me, None)
                 if me not in self._threads:
                     return
-                self._idle += 1
-
-    def _next(self) -> Job | None:
-        """Wait for a job, as one of the idle; None at the end."""
-        with self._lock:
-            while not self._jobs and not self._ended:
-                self._changed.wait()
-            self._idle -= 1
-            return self._jobs.popleft() if self._jobs else None
+                self._spare += 1
 
     def detach(self, worker: str) -> None:
         """Stop counting the worker of that thread name; another may take its place."""
@@ -109,16 +99,25 @@ class ThreadBackend(Backend):
 
     def _stop(self) -> None:
         with self._lock:
-            self._ended = True
             threads = list(self._threads.values())
-            waiting = list(self._jobs)
-            self._jobs.clear()
-            self._changed.notify_all()
+            waiting = list(self._left())
+            for _ in threads:
+                self._jobs.put(None)
         for job in waiting:
             job.cancel()
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(_JOIN_S / len(threads))
+
+    def _left(self) -> Iterator[Job]:
+        """Take the jobs that no worker has taken."""
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                return
+            if job is not None:
+                yield job
 
     def workers(self) -> int:
         """Return the limit of threads."""

@@ -7,6 +7,8 @@ notebooks go by value, and a class that comes home again is the class that it wa
 
 from __future__ import annotations
 
+import copyreg
+import io
 import pickle
 import sys
 import traceback
@@ -56,7 +58,7 @@ def flatten(value: Any, beside: int | None = None) -> tuple[bytes, list[memoryvi
     by_value = sys.modules.get("cloudpickle")
     if by_value is None or not by_value.list_registry_pickle_by_value():
         try:
-            head = pickle.dumps(value, protocol=5, buffer_callback=keep)
+            head = _dumps(value, keep)
             if b"__main__" not in head:  # which would mean another module over there
                 return head, buffers
         except Exception:  # pickle itself names many types of errors here
@@ -66,6 +68,26 @@ def flatten(value: Any, beside: int | None = None) -> tuple[bytes, list[memoryvi
 
     dumps: Any = cloudpickle.dumps  # its annotations differ between implementations of Python
     return dumps(value, protocol=5, buffer_callback=keep), buffers
+
+
+def _dumps(value: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return pickle.dumps(value, protocol=5, buffer_callback=keep)
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, protocol=5, buffer_callback=keep)
+    pickler.dispatch_table = {**copyreg.dispatch_table, numpy.memmap: _take_memmap}
+    pickler.dump(value)
+    return file.getvalue()
+
+
+def _take_memmap(array: Any) -> Any:
+    """Take an array in a file apart as one in memory, whose buffer stays beside: numpy itself would copy it."""
+    return _as_memmap, (array.view(sys.modules["numpy"].ndarray),)
+
+
+def _as_memmap(array: Any) -> Any:
+    return array.view(sys.modules["numpy"].memmap)
 
 
 def restore(head: bytes | memoryview, buffers: Iterable[Any] = (), *, home: bool = False) -> Any:
@@ -89,8 +111,6 @@ class _Homecoming(pickle.Unpickler):
     """Finds classes again that once went out by value."""
 
     def __init__(self, head: bytes | memoryview, buffers: Iterable[Any]) -> None:
-        import io
-
         super().__init__(io.BytesIO(head), buffers=buffers)
         self._known: set[type] = set()
 

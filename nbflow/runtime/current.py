@@ -8,14 +8,15 @@ a cell is lost to the next cell): it is a plain attribute here, put there by who
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from itertools import count
+from itertools import count, islice
 from threading import Event as Flag
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
 
 from nbflow._clock import Clock
+from nbflow._typing import TYPE_CHECKING, Any, Protocol
 from nbflow.core.spec import TaskMetadata, TaskSpec
 from nbflow.settings import Settings
 
@@ -36,6 +37,7 @@ __all__ = [
     "is_worker",
     "make_ids_unique",
     "new_id",
+    "new_ids",
     "restore",
 ]
 
@@ -43,6 +45,11 @@ CANCELLED, COMPLETED, FAILED, RUNNING, TIMED_OUT = "cancelled", "completed", "fa
 
 _ids = count(1)
 _worker = False
+
+
+def new_ids(count: int) -> array[int]:
+    """Return the ids of so many calls at once, in ascending order."""
+    return array("q", islice(_ids, count))
 
 
 def new_id() -> int:
@@ -76,6 +83,7 @@ class SessionLike(Protocol):
     hooks: Hooks | None
     records: deque[Call]
     active: dict[int, Any]
+    keep_failed: Callable[[Call], None] | None
 
     @property
     def session(self) -> SessionLike: ...
@@ -209,6 +217,41 @@ class Call:
         self.notes = self.remarks = ()
         self._cancel_reason = self._name = self._pool = self._reason = None
 
+    @classmethod
+    def item(
+        cls,
+        spec: TaskSpec,
+        session: Any,
+        args: Any,
+        kwargs: Any,
+        index: int,
+        map: Any,
+        id: int,
+        parent_id: int | None,
+    ) -> Call:
+        """Return the call of one of very many items, for a third of the time: what is not set here is as in others."""
+        call = _new_call(cls)
+        call.id = id
+        call.spec = spec
+        call.session = session
+        call.parent = None
+        call.parent_id = parent_id
+        call.args = args
+        call.kwargs = kwargs
+        call.index = index
+        call.map = map
+        call.state = RUNNING
+        return call
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return what `item` left out."""
+            try:
+                return _UNSET[name]
+            except KeyError:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+
     @property
     def inputs(self) -> dict[str, Any]:
         """The arguments by parameter name, with defaults; empty while they are not known, and once it has ended."""
@@ -252,9 +295,9 @@ class Call:
         """What hooks get to see of this call."""
         kind = self.spec.kind
         return TaskMetadata(
-            self.id,
-            self.name,
-            self.backend,
+            id=self.id,
+            name=self.name,
+            backend=self.backend,
             inputs=self.inputs,
             description=self.spec.description,
             map_index=self.index,
@@ -270,10 +313,18 @@ class Call:
         while call is not None:
             if call._cancel_reason is not None:
                 return call._cancel_reason
-            if call.map is not None and call.map.cancel_reason is not None:
-                return str(call.map.cancel_reason)
+            if call.map is not None and (reason := call.map.reason_for(call.index)) is not None:
+                return str(reason)
             call = call.parent
         return None
+
+    @property
+    def own_cancel_reason(self) -> str | None:
+        """Who asked for this very call to be cancelled, not for one around it or for its whole map."""
+        if self._cancel_reason is None and self.map is not None and self.index is not None:
+            reason: str | None = self.map.dropped.get(self.index)
+            return reason
+        return self._cancel_reason
 
     def cancel(self, reason: str = "cancelled") -> bool:
         """Ask this call to end as cancelled; safe from any thread.
@@ -338,6 +389,15 @@ class Call:
         self.args = self.kwargs = self.parent = self.remote = self.stop = None
 
 
+_new_call = object.__new__
+_UNSET: dict[str, Any] = {
+    **dict.fromkeys(Call.__slots__),
+    "attempts": 0,
+    "cached": False,
+    "notes": (),
+    "remarks": (),
+    "saved_s": 0.0,
+}
 _cancelling = Lock()
 _frame: ContextVar[Any] = ContextVar("nbflow_frame", default=None)
 
@@ -361,15 +421,19 @@ class Ambient:
 
     Attributes:
         session: The notebook's session.
-        panel: Shows its panel (True) or switches it off (False).
+        browse: Shows a session's datasets.
+        explore: Makes controls for a task or cell.
+        panel: Shows its panel (True) or switches it off (False), and gives the failed calls that can be run again.
         why: Explains the last run of a cell or task by name.
     """
 
-    __slots__ = ("panel", "session", "why")
+    __slots__ = ("browse", "explore", "panel", "session", "why")
 
     def __init__(self) -> None:
         self.session: Any = None
-        self.panel: Callable[[bool], None] | None = None
+        self.browse: Callable[[Any], None] | None = None
+        self.explore: Callable[..., Any] | None = None
+        self.panel: Callable[[bool], Any] | None = None
         self.why: Callable[[str], Any] | None = None
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from nbflow._typing import Any
 from nbflow.core.attempts import Call as CallStep
 from nbflow.core.attempts import Emit, Outcome, Raised, Returned, Wait
 from nbflow.core.spec import TaskSpec

@@ -8,8 +8,8 @@ is touched.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
 
+from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy, one_line, report, trim_traceback
 from nbflow.runtime import current
 from nbflow.runtime.current import Call
@@ -96,6 +96,8 @@ def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) ->
     told = session.fanout.wants(fact, call.map is not None)
     if told:
         _ = call.name  # needs the arguments, which the end lets go
+    if session.keep_failed is not None and state in (current.FAILED, current.TIMED_OUT):
+        session.keep_failed(call)
     ended = session.clock.monotonic()
     closed = False
     try:
@@ -127,15 +129,20 @@ def _record(call: Call, data: dict[str, Any]) -> None:
         call.map.count(call)
 
 
-def queued(call: Call) -> None:
-    """Tell that a call waits for a worker; its arguments may not be known yet."""
+def queued(call: Call, needs: tuple[int, ...] = ()) -> None:
+    """Tell that a call waits for a worker; its arguments may not be known yet, `needs` are the calls they wait for."""
     session = call.session
     if session.hooks is not None:
         session.hooks.call.on_node_queued(metadata=call.metadata, reporter=Reporter(session))
     if session.fanout.listening:
         session.fanout.emit(
             events.TaskQueued(
-                call_id=call.id, name=call.name, time=session.clock.wall(), backend=call.backend, index=call.index
+                call_id=call.id,
+                name=call.name,
+                time=session.clock.wall(),
+                backend=call.backend,
+                index=call.index,
+                needs=needs,
             )
         )
 
@@ -178,7 +185,7 @@ def _event(call: Call, fact: str, data: dict[str, Any]) -> events.Event:
             about |= {"error_type": type(error).__name__, "traceback": trim_traceback(error)}
         elif fact == "TaskCancelled":
             del about["error"]
-            about["reason"] = call._cancel_reason or cancel_words(error)
+            about["reason"] = call.own_cancel_reason or cancel_words(error)
     event = getattr(events, fact)(**about)
     return event
 
@@ -214,7 +221,8 @@ def _call_hooks(call: Call, hook: Any, fact: str, data: dict[str, Any], value: A
         hook.on_node_error(**common, error=data.get("error"), duration=duration)
         hook.on_node_timeout(**common, timeout=data["timeout_s"], duration=duration)
     elif fact == "TaskCancelled":
-        hook.on_node_cancelled(**common, reason=call._cancel_reason or cancel_words(data["error"]), duration=duration)
+        reason = call.own_cancel_reason or cancel_words(data["error"])
+        hook.on_node_cancelled(**common, reason=reason, duration=duration)
     elif fact == "ItemYielded":
         hook.node_iteration(**common, index=data["index"])
     elif fact == "CacheMiss":

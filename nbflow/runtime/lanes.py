@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
 
+from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy
 from nbflow.core.reads import Reads
 from nbflow.core.spec import TaskSpec
@@ -19,11 +19,12 @@ from nbflow.runtime.current import Call, Remote, enter, restore
 from nbflow.runtime.stopping import Region, Stopped
 
 if TYPE_CHECKING:
+    from nbflow.hooks import Sampler
     from nbflow.runtime import drivers
 else:
     drivers = lazy("nbflow.runtime.drivers")  # the machinery is only loaded for calls that need it
 
-__all__ = ["drive_plain", "fail", "run_hit", "run_plain", "run_plain_async"]
+__all__ = ["drive_plain", "fail", "run_hit", "run_plain", "run_plain_async", "run_sampled"]
 
 _monotonic = time.perf_counter
 
@@ -55,13 +56,28 @@ def run_plain(
     return value
 
 
-def drive_plain(call: Call) -> Any:
-    """Run a plain call that was made before and that nobody listens to; it can be cancelled while it runs."""
+def run_sampled(
+    spec: TaskSpec,
+    session: Any,
+    parent: Call | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    samplers: tuple[Sampler, ...],
+) -> Any:
+    """Run a plain task for listeners that only look now and then; it can be cancelled while it runs."""
+    __tracebackhide__ = True
+    return drive_plain(Call(spec, session, parent, args, kwargs), samplers)
+
+
+def drive_plain(call: Call, samplers: tuple[Sampler, ...] = ()) -> Any:
+    """Run a plain call that was made before and whose events nobody needs; it can be cancelled while it runs."""
     __tracebackhide__ = True
     token = enter(call)
     call.started = _monotonic()
     call.worker = threading.current_thread().name
     call.session.active[call.id] = call  # so that it can be cancelled
+    for sampler in samplers:
+        sampler(call)
     try:
         with Region() as region:
             call.stop = region.stop
@@ -131,8 +147,9 @@ def run_hit(
     index: int | None = None,
     map: Any = None,
     remote: Remote | None = None,
+    samplers: tuple[Sampler, ...] = (),
 ) -> Any:
-    """Return the result of a cached task that nobody listens to, if the store has it; else run it by `run_sync`."""
+    """Return the result of a cached task whose events nobody needs, if the store has it; else run it by `run_sync`."""
     __tracebackhide__ = True
     store = session.cache_store_for(spec)
     if store is not None and (digest := spec.keyer.quick(args, kwargs)) is not None:
@@ -155,5 +172,7 @@ def run_hit(
             session.records.append(call)
             if map is not None:
                 map.count(call)
+            for sampler in samplers:
+                sampler(call)
             return found.value
     return drivers.run_sync(spec, session, parent, args, kwargs, index, map, remote)

@@ -4,12 +4,14 @@ A `MapState` holds the items, the results and the live counters; `pulling` runs 
 `remote` elsewhere. The rules for all of them:
 
 * The first failure (or an interrupt, or a cancel) stops the map: no further item starts, running ones are told to end.
+* An item that is cancelled by itself stops nothing; its error is raised when the others have ended.
 * Nobody waits longer than a short grace for code that will not end; it is left behind and reported.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +23,8 @@ from nbflow.runtime.current import Call, new_id
 from nbflow.runtime.emit import Reporter, emit_session
 
 __all__ = ["PENDING", "MapState", "conduct", "stopped_while_waiting"]
+
+_TAKEN = 5000
 
 PENDING = object()
 """What stands in `results` for an item that has none."""
@@ -55,6 +59,7 @@ class MapState:
         self.name = spec.name
         self.session = session
         self.parent = parent
+        self.parent_id = None if parent is None else parent.id
         self.items = items
         self.kwargs = kwargs
         self.backend = backend
@@ -68,8 +73,13 @@ class MapState:
         self.error: BaseException | None = None
         self.over = threading.Event()
         self.on_stop: Callable[[], None] | None = None
+        self.index_of: Callable[[int], int | None] | None = None  # by the ids of calls, where these are known before
+        self.dropped: dict[int, str] = {}  # items that were cancelled one by one, and by whom
+        self.on_drop: Callable[[int], None] | None = None
+        self.away = False  # whether items run outside this process, which threads of it only wait for
         self.untracked = False  # whether items take the short lane, where no call can be found while it runs
         self.slots: dict[int, list[Any]] = {}
+        self.taken: deque[tuple[int, int, str]] = deque(maxlen=_TAKEN)  # first, end and worker of pulled ranges
         self._busy = 0
         self._shared_s = 0.0
         self._shared_at = self.started
@@ -146,6 +156,47 @@ class MapState:
         self.stop(reason)
         return True
 
+    def cancel_item(self, index: int, reason: str = "cancelled") -> bool:
+        """Cancel one item; the others run on, and its error is raised (or is its result) when they have ended.
+
+        Safe from any thread.
+
+        Args:
+            index: Its position; an item that has not begun never will.
+            reason: Who asked for it.
+
+        Returns:
+            False if it has ended, or was cancelled before.
+        """
+        with self._lock:
+            if self.over.is_set() or index in self.dropped or self.results[index] is not PENDING:
+                return False
+            self.dropped[index] = reason
+        for call in list(self.session.active.values()):
+            if isinstance(call, Call) and call.map is self and call.index == index:
+                call.cancel(reason)
+        if self.on_drop is not None:
+            self.on_drop(index)
+        return True
+
+    def cancel_call(self, call_id: int, reason: str = "cancelled") -> bool:
+        """Cancel the item whose call has that id, where ids are known before items begin; see `cancel_item`."""
+        index = None if self.index_of is None else self.index_of(call_id)
+        return index is not None and self.cancel_item(index, reason)
+
+    def reason_for(self, index: int | None) -> str | None:
+        """Return by whom an item was cancelled, alone or with the map; None if it was not."""
+        return self.cancel_reason if index is None else self.dropped.get(index, self.cancel_reason)
+
+    def drop(self, index: int) -> None:
+        """Let a cancelled item end that never began."""
+        self.keep(index, self.drop_error(index))
+
+    def drop_error(self, index: int) -> TaskCancelledError:
+        """Return the error of an item that was cancelled."""
+        name, reason = f"{self.name}[{index}]", self.dropped[index]
+        return TaskCancelledError(f"Task {name!r} was cancelled ({reason}).", task=name, reason=reason)
+
     def stop(self, reason: str, error: BaseException | None = None) -> None:
         """Let no further item start; the first reason and error win."""
         with self._lock:
@@ -157,7 +208,8 @@ class MapState:
 
     def keep(self, index: int, error: BaseException) -> None:
         """Note the failure of an item: into its result where failures are collected, else as the end of the map."""
-        if self.collect and isinstance(error, Exception) and self.cancel_reason is None:
+        alone = index in self.dropped and isinstance(error, TaskCancelledError)
+        if (alone or (self.collect and isinstance(error, Exception))) and self.cancel_reason is None:
             self.results[index] = error
         else:
             self.stop("another item failed", error)
@@ -168,7 +220,6 @@ class MapState:
         """Make the map known."""
         session = self.session
         session.active[self.id] = self
-        parent_id = None if self.parent is None else self.parent.id
         emit_session(
             session,
             "MapStarted",
@@ -176,7 +227,7 @@ class MapState:
             self.name,
             total=self.total,
             backend=self.backend,
-            parent_id=parent_id,
+            parent_id=self.parent_id,
             cell=session.label(),
         )
         if session.hooks is not None:
@@ -220,6 +271,10 @@ class MapState:
         __tracebackhide__ = True
         if self.error is not None:
             raise self.error
+        if self.dropped and not self.collect and self.cancel_reason is None:
+            for index in sorted(self.dropped):
+                if isinstance(error := self.results[index], TaskCancelledError):
+                    raise error
         if self.cancel_reason is not None:
             raise TaskCancelledError(
                 f"The map of {self.name!r} was cancelled ({self.cancel_reason}) after "
@@ -228,6 +283,10 @@ class MapState:
                 reason=self.cancel_reason,
             )
         return self.results
+
+    def forget(self) -> None:
+        """Let go of items and results once they were handed out: records that refer to the map keep nothing alive."""
+        self.items, self.kwargs, self.results = [], {}, []
 
 
 def conduct(state: MapState, work: Callable[[], object]) -> list[Any]:
@@ -244,7 +303,10 @@ def conduct(state: MapState, work: Callable[[], object]) -> list[Any]:
         state.stop("interrupt" if isinstance(error, KeyboardInterrupt) else type(error).__name__, error)
     finally:
         state.end()
-    return state.outcome()
+    try:
+        return state.outcome()
+    finally:
+        state.forget()
 
 
 def stopped_while_waiting(state: MapState, error: BaseException) -> None:

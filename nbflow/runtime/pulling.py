@@ -62,15 +62,22 @@ def _pull_here(state: MapState, run_item: Callable[[int], Any]) -> None:
         if threading.get_ident() != me:
             _stop_item(state, puller.slot[0], puller.region)
 
-    state.on_stop = stop
+    state.on_stop, state.on_drop = stop, puller.drop
     with puller.region:
         puller.pull()
 
 
 class _Puller:
-    """One worker's part in a map."""
+    """One worker's part in a map.
 
-    __slots__ = ("_chunk", "_fixed", "_ranges", "_run", "_state", "over", "region", "slot")
+    Attributes:
+        region: What it is stopped by.
+        over: Set at its end.
+        slot: The item that runs, since when, and on which thread.
+        left: Whether it was left behind with an item that would not end.
+    """
+
+    __slots__ = ("_chunk", "_fixed", "_ident", "_ranges", "_run", "_state", "_taken", "left", "over", "region", "slot")
 
     def __init__(self, state: MapState, run: Callable[[int], Any], ranges: _Ranges, chunksize: int | None) -> None:
         self._state = state
@@ -81,21 +88,42 @@ class _Puller:
         self.region = Region()
         self.over = threading.Event()
         self.slot: list[Any] = [None, 0.0, ""]
+        self.left = False
+        self._taken = range(0)
+        self._ident = 0
+
+    def leave(self, index: int) -> bool:
+        """Leave the worker behind if it still runs that item; others take what it would have run after it."""
+        with self._ranges.lock:
+            if self.slot[0] != index or self.left:
+                return False
+            self.left = True
+            self._ranges.give_back(range(index + 1, self._taken.stop))
+        self._state.slots.pop(self._ident, None)
+        self._state.drop(index)
+        return True
+
+    def drop(self, index: int) -> None:
+        """Stop one item, if it runs here; from any thread. A call that somebody can find was told already."""
+        state = self._state
+        if state.untracked and self.slot[0] == index:
+            self.region.strike(lambda: self.slot[0] == index)
 
     def pull(self) -> None:
         """Take items until there are none, or the map is stopped."""
         __tracebackhide__ = True
         state = self._state
-        me = threading.get_ident()
+        me = self._ident = threading.get_ident()
         self.slot[2] = threading.current_thread().name
         outer = state.slots.get(me)
-        state.slots[me] = self.slot
+        if not state.away:  # else whoever hears that a worker has begun shows it
+            state.slots[me] = self.slot
         try:
             self._loop()
         finally:
             self.slot[0] = None
-            if outer is None:
-                state.slots.pop(me, None)
+            if outer is None and state.slots.get(me) is self.slot:
+                del state.slots[me]
             self.over.set()
 
     def pull_stoppable(self) -> None:
@@ -112,23 +140,35 @@ class _Puller:
 
     def _loop(self) -> None:
         __tracebackhide__ = True
-        state, run, slot, results = self._state, self._run, self.slot, self._state.results
-        clock = time.perf_counter
+        state, run, slot, results, ranges = self._state, self._run, self.slot, self._state.results, self._ranges
+        clock, dropped = time.perf_counter, self._state.dropped
         while True:
-            taken = self._ranges.take(self._chunk)
+            taken = self._taken = ranges.take(self._chunk)
             if not taken:
                 return
+            state.taken.append((taken.start, taken.stop, slot[2]))
             began = clock()
             for index in taken:
                 if state.cancel_reason is not None:
                     return
+                if index in dropped:
+                    state.drop(index)
+                    continue
                 slot[1] = clock()
                 slot[0] = index
                 try:
-                    results[index] = run(index)
+                    value = run(index)
+                    if not self.left:
+                        results[index] = value
                 except Exception as error:
-                    state.keep(index, error)
+                    if not self.left:
+                        state.keep(index, error)
                 slot[0] = None
+                if dropped:
+                    with ranges.lock:
+                        if self.left:
+                            return
+                    self.region.settle()
             if not self._fixed:
                 took = clock() - began
                 if took < _RANGE_S and self._chunk < _MAX_RANGE:
@@ -140,26 +180,34 @@ class _Puller:
 class _Ranges:
     """The counter that pullers share."""
 
-    __slots__ = ("_lock", "_next", "_total", "_workers")
+    __slots__ = ("_back", "_next", "_total", "_workers", "lock")
 
     def __init__(self, total: int, workers: int) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        self._back: list[range] = []
         self._next = 0
         self._total = total
         self._workers = workers
 
     def take(self, size: int) -> range:
         """Return the next `size` indices, fewer near the end so that workers finish together."""
-        with self._lock:
+        with self.lock:
+            if self._back:
+                return self._back.pop()
             begin = self._next
             left = self._total - begin
             self._next = end = begin + max(1, min(size, left // (2 * self._workers)))
         return range(begin, min(end, self._total))
 
+    def give_back(self, taken: range) -> None:
+        """Let somebody else take what was taken; whoever calls this holds the lock."""
+        if taken:
+            self._back.append(taken)
+
     @property
     def exhausted(self) -> bool:
         """Whether nothing is left to take."""
-        return self._next >= self._total
+        return self._next >= self._total and not self._back
 
 
 def _pull_together(
@@ -170,7 +218,8 @@ def _pull_together(
     ranges = _Ranges(state.total, workers)
     pullers = [_Puller(state, run_item, ranges, chunksize) for _ in range(workers)]
     changed = threading.Event()
-    futures = []
+    futures: dict[_Puller, Any] = {}
+    drops: dict[int, float] = {}
     helping = backend.inside()
     me = threading.get_ident()
 
@@ -179,11 +228,20 @@ def _pull_together(
         if helping and threading.get_ident() != me:
             _stop_item(state, pullers[0].slot[0], pullers[0].region)
 
-    state.on_stop = stop
+    def drop(index: int) -> None:
+        for puller in list(pullers):
+            puller.drop(index)
+        drops[index] = time.monotonic()
+        changed.set()
+
+    def send(puller: _Puller) -> None:
+        futures[puller] = backend.submit(puller.pull_stoppable)
+        futures[puller].add_done_callback(lambda _: changed.set())
+
+    state.on_stop, state.on_drop = stop, drop
     try:
         for puller in pullers[1:] if helping else pullers:
-            futures.append(backend.submit(puller.pull_stoppable))
-            futures[-1].add_done_callback(lambda _: changed.set())
+            send(puller)
         if helping:
             with pullers[0].region:
                 pullers[0].pull()
@@ -191,25 +249,43 @@ def _pull_together(
             changed.clear()
             if ranges.exhausted and _all_taken(futures):
                 return
-            changed.wait(WAKE_S)
+            changed.wait(GRACE_S if drops else WAKE_S)
+            for puller in _leave_overdue(state, backend, list(futures), drops):
+                del futures[puller]
+                pullers.append(_Puller(state, run_item, ranges, chunksize))
+                send(pullers[-1])
     except BaseException as error:
         stopped_while_waiting(state, error)
-    for future in futures:
+    for future in futures.values():
         future.cancel()
     _end_pullers(state, backend, pullers)
 
 
-def _all_taken(futures: list[Any]) -> bool:
+def _all_taken(futures: dict[_Puller, Any]) -> bool:
     """Withdraw pullers that no worker took up (there is nothing left to pull).
 
     True if none of the others still runs.
     """
-    return all(future.cancel() or future.done() for future in futures)
+    return all(future.cancel() or future.done() for future in futures.values())
+
+
+def _leave_overdue(state: MapState, backend: Any, pullers: list[_Puller], drops: dict[int, float]) -> list[_Puller]:
+    """Leave workers behind whose item was cancelled and does not end; returns them."""
+    late = {index for index, since in list(drops.items()) if time.monotonic() - since >= GRACE_S}
+    found = []
+    for puller in pullers if hasattr(backend, "detach") else ():
+        index = puller.slot[0]
+        if index in late and puller.leave(index):
+            _leave_behind(state, backend, index, puller.slot[2])
+            found.append(puller)
+    for index in late:
+        drops.pop(index, None)
+    return found
 
 
 def _end_pullers(state: MapState, backend: Any, pullers: list[_Puller]) -> None:
     """Stop what runs, and leave behind what does not end in time; one that starts now finds the map stopped."""
-    running = [puller for puller in pullers if puller.slot[2] and not puller.over.is_set()]
+    running = [puller for puller in pullers if puller.slot[2] and not puller.left and not puller.over.is_set()]
     for puller in running:
         _stop_item(state, puller.slot[0], puller.region)
     deadline = time.monotonic() + GRACE_S
@@ -255,7 +331,7 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
     def run(index: int) -> Any:
         workers[index] = threading.current_thread().name
         with regions[index], state.tracked(index, workers[index]):
-            if state.cancel_reason is not None:
+            if state.reason_for(index) is not None:
                 raise Stopped
             return run_item(index)
 
@@ -283,12 +359,20 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
             room.release()
             changed.set()
 
-    state.on_stop = stop
+    def drop(index: int) -> None:
+        if state.untracked and (region := regions.get(index)) is not None:
+            region.stop(Stopped)
+
+    state.on_stop, state.on_drop = stop, drop
     try:
         for index in range(state.total):
             room.acquire()
             if state.cancel_reason is not None:
                 break
+            if index in state.dropped:
+                state.drop(index)
+                room.release()
+                continue
             regions[index] = Region()
             future = backend.submit(run, (index,), map_index=index)
             pending[index] = future

@@ -5,18 +5,22 @@ a record for each item. The rules:
 
 * A range should last a few milliseconds: long enough to hide its way, short enough to stop and to share out. A worker
   that finds its range lasting longer hands the rest back.
+* A range that lasts longer than a look of its worker's lookout (see `watch`) tells which item runs, and the results
+  that there are. They are taken out of it, so that what is left is what has not been done.
 * Items of a range whose worker died, and ranges that cannot travel, are run one by one, so that the guilty item is
   named and the others succeed. An item may thus run twice, but only if a worker died.
+* An item that is cancelled while it runs is stopped with its worker, and what waited behind it goes to another one.
 * The first failure stops the map: what has not begun is withdrawn, what runs may end within a short grace.
 """
 
 from __future__ import annotations
 
 import time
-from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -25,13 +29,14 @@ from nbflow.backends.remote import RemoteJob
 from nbflow.backends.travel import Failure
 from nbflow.errors import ParameterError, TransferError, WorkerLostError
 from nbflow.runtime import current, worker
-from nbflow.runtime.current import Call, new_id
+from nbflow.runtime.current import Call, new_ids
 from nbflow.runtime.emit import emit, emit_session
 from nbflow.runtime.maps import PENDING, MapState, stopped_while_waiting
 from nbflow.runtime.remote import Route
 from nbflow.runtime.replies import hear, lost_words, rename_path, unreadable
 from nbflow.runtime.steps import check_arguments, failed
 from nbflow.runtime.stopping import WAKE_S
+from nbflow.runtime.watch import RangeAnswer
 
 __all__ = ["run_ranges"]
 
@@ -39,7 +44,8 @@ BUDGET_S = 0.04
 """How long a range may last before its worker hands the rest back, or four times what its backend finds right."""
 
 _ODD = {Failure, worker.Packed}
-_GROWTH = 8
+_GROWTH = 32
+_TAIL = 0.2  # near the end ranges become shorter so that workers end together, but not shorter than this part
 _OUTSTANDING = 2  # for each worker
 
 
@@ -60,16 +66,48 @@ def run_ranges(state: MapState, route: Route, *, concurrency: int | None, chunks
     engine.end()
 
 
-class _Range:
-    """Items on their way."""
+def _records(
+    state: MapState,
+    first: int,
+    stamps: Sequence[float],
+    offset: float,
+    name: str | None,
+    ids: Sequence[int],
+    names: list[str] | None,
+) -> list[Call]:
+    """Return the records of items that were computed and have ended well."""
+    kept: list[Call] = []
+    for place, id in enumerate(ids):
+        call = Call.item(state.spec, state.session, None, None, first + place, state, id, state.parent_id)
+        call.worker = name
+        call.started = stamps[place] + offset
+        call.ended = stamps[place + 1] + offset
+        call.attempts = 1
+        call.state = current.COMPLETED
+        if names is not None:
+            call._name = names[place]
+        kept.append(call)
+    return kept
 
-    __slots__ = ("count", "first", "job", "sent_at", "slot")
+
+class _Range:
+    """Items on their way.
+
+    Attributes:
+        first, count: The items whose results are not here yet.
+        runs: The one that runs, where that is known.
+        victim: The one that was cancelled, and because of which the job was stopped.
+        slot: What the live state of the map shows of it, while it runs.
+    """
+
+    __slots__ = ("count", "first", "job", "runs", "slot", "victim")
 
     def __init__(self, first: int, count: int) -> None:
         self.first = first
         self.count = count
+        self.runs = first if count == 1 else None
+        self.victim: int | None = None
         self.job: RemoteJob | None = None
-        self.sent_at = 0.0
         self.slot: list[Any] | None = None
 
 
@@ -81,7 +119,7 @@ class _Ranges:
         self._chunk = chunksize
         self._todo: deque[tuple[int, int]] = deque([(0, state.total)])  # positions and counts
         self._left = state.total
-        self._ids = array("q", (new_id() for _ in range(state.total)))
+        self._ids = new_ids(state.total)
         self._out: dict[_Range, None] = {}  # in the order in which they were sent
         self._inbox: SimpleQueue[tuple[_Range | None, Any]] = SimpleQueue()
         self._size = 1
@@ -89,10 +127,15 @@ class _Ranges:
         self._losses: dict[int, int] = {}
         self._calls: dict[int, Call] = {}  # of items that were made known before their end
         self._of_item = state.session.fanout.wants_items
-        self._index_of = {id: index for index, id in enumerate(self._ids)} if self._of_item else {}
         self._numbers: dict[int, int] = {}  # which shared argument, by identity
         self._common: list[Any] = []
         state.on_stop = lambda: self._inbox.put((None, None))
+        state.on_drop = lambda _: self._inbox.put((None, None))
+        state.index_of = self._index_of
+
+    def _index_of(self, call_id: int) -> int | None:
+        place = bisect_left(self._ids, call_id)
+        return place if place < len(self._ids) and self._ids[place] == call_id else None
 
     # -- sending
 
@@ -109,10 +152,13 @@ class _Ranges:
                 self._send(workers)
             self._show(workers)
             self._take(WAKE_S)
+            if state.dropped and state.cancel_reason is None:
+                self._drop()
 
     def _send(self, workers: int) -> None:
         first, count = self._todo.popleft()
-        size = self._chunk or max(1, min(self._size, self._left // (_OUTSTANDING * workers)))
+        share = max(self._left // (_OUTSTANDING * workers), int(self._size * _TAIL))
+        size = self._chunk or max(1, min(self._size, share))
         if count > size:
             self._todo.appendleft((first + size, count - size))
             count = size
@@ -123,7 +169,7 @@ class _Ranges:
         items = state.items[first : first + count]
         if self._numbers:
             items = [tuple(self._placed(arg) for arg in item) for item in items]
-        sent.sent_at = began = time.perf_counter()
+        began = time.perf_counter()
         sent.job = self._route.backend.dispatch(
             worker.run_range,
             (
@@ -151,12 +197,31 @@ class _Ranges:
         self._size = max(1, min(int(self._route.backend.range_s / max(item_s, 1e-9)), count * _GROWTH))
 
     def _show(self, workers: int) -> None:
-        """Show the ranges that run as running: those that were sent first."""
-        slots = self._state.slots
-        for sent in islice(self._out, workers):
-            if sent.slot is None and sent.job is not None:
-                name = sent.job.worker or self._state.backend
-                sent.slot = slots[id(sent)] = [sent.first, self._state.session.clock.monotonic(), name]
+        """Show the ranges that run as running: those whose workers have begun; where nobody says so, the oldest."""
+        state, backend = self._state, self._route.backend
+        relays = backend.abilities.relay
+        for sent in self._out if relays else islice(self._out, workers):
+            if sent.slot is None and sent.job is not None and (sent.job.worker or not relays):
+                name = sent.job.worker or state.backend
+                sent.slot = state.slots[id(sent)] = [sent.first, state.session.clock.monotonic(), name]
+
+    def _drop(self) -> None:
+        """See to the items that were cancelled: those that wait never begin, those that run are stopped."""
+        state = self._state
+        for index in [index for index in state.dropped if state.results[index] is PENDING]:
+            for first, count in self._todo:
+                if first <= index < first + count:
+                    place = self._todo.index((first, count))
+                    self._todo[place] = (first, index - first)
+                    self._todo.insert(place + 1, (index + 1, first + count - index - 1))
+                    self._left -= 1
+                    state.drop(index)
+                    break
+            for sent in self._out:
+                if sent.victim is None and sent.job is not None and sent.first <= index < sent.first + sent.count:
+                    if sent.job.cancel() or (sent.runs == index and sent.job.stop()):
+                        sent.victim = index
+        self._todo = deque(part for part in self._todo if part[1])
 
     # -- taking in
 
@@ -170,7 +235,10 @@ class _Ranges:
             return
         if message is not None:
             for entry in message:
-                self._hear(entry, sent)
+                if type(entry) is RangeAnswer:
+                    self._part(sent, entry)
+                else:
+                    self._hear(entry, sent)
             return
         if sent not in self._out:
             return
@@ -184,7 +252,7 @@ class _Ranges:
         if self._of_item:
             own = entry[2] if isinstance(entry, tuple) else getattr(entry, "call_id", None)
             for number in (own, getattr(entry, "parent_id", None)):
-                if number is not None and (index := self._index_of.get(number, -1)) >= 0:
+                if number is not None and (index := self._index_of(number)) is not None:
                     self._begin(index, sent.job.worker if sent.job is not None else None)
         hear(self._state.session, entry)
 
@@ -193,7 +261,9 @@ class _Ranges:
         assert job is not None
         error = CancelledError() if job.cancelled() else job.exception()
         if error is None:
-            self._results(sent, job)
+            self._all(sent, job.result())
+        elif isinstance(error, CancelledError) and sent.victim is not None:
+            self._cancelled(sent, sent.victim)
         elif isinstance(error, CancelledError):
             self._state.stop("the backend stopped it")
         elif isinstance(error, WorkerLostError):
@@ -221,23 +291,57 @@ class _Ranges:
                 return
         self._one_by_one(sent)
 
-    def _results(self, sent: _Range, job: RemoteJob) -> None:
-        answer: worker.RangeAnswer = job.result()
-        stamps, count = answer.stamps, len(answer.results)
+    def _cancelled(self, sent: _Range, victim: int) -> None:
+        """End an item that was cancelled, and let those go elsewhere that were on their way with it."""
+        begun = sent.runs == victim
+        parts = [(sent.first, victim - sent.first), (victim + 1, sent.first + sent.count - victim - 1)]
+        self._todo.extendleft(part for part in reversed(parts) if part[1])
+        self._left += sent.count - 1
+        state = self._state
+        error = state.drop_error(victim)
+        if begun:
+            name = sent.job.worker if sent.job is not None else None
+            call = self._told(victim, name, sent.slot[1] if sent.slot is not None else state.session.clock.monotonic())
+            call._cancel_reason = state.dropped[victim]
+            emit(call, "TaskCancelled", {"error": error})
+        state.keep(victim, error)
+
+    def _part(self, sent: _Range, answer: RangeAnswer) -> None:
+        """Take in what a range that lasts has told of itself."""
+        count = len(answer.results)
+        if sent not in self._out or sent.job is None:
+            return
+        offset = self._results(sent, answer)
+        sent.first += count
+        sent.count -= count
+        sent.runs = min(sent.first + answer.ahead, sent.first + sent.count - 1)
+        if sent.slot is not None:
+            sent.slot[:] = [sent.runs, answer.stamps[-1] + offset, sent.job.worker or self._state.backend]
+        if self._of_item:
+            self._begin(sent.runs, sent.job.worker)
+
+    def _all(self, sent: _Range, answer: RangeAnswer) -> None:
+        """Take in what came of a range at its end."""
+        count = len(answer.results)
         if count < sent.count:
             self._todo.appendleft((sent.first + count, sent.count - count))
             self._left += sent.count - count
-        if not self._chunk:
-            self._measure(stamps[-1] - stamps[0], count)
-        state = self._state
+        if not self._chunk and count:
+            self._measure(answer.stamps[-1] - answer.stamps[0], count)
+        self._results(sent, answer)
+
+    def _results(self, sent: _Range, answer: RangeAnswer) -> float:
+        """Take in results; returns what our clock is ahead of the worker's."""
+        state, stamps, count = self._state, answer.stamps, len(answer.results)
+        name = sent.job.worker if sent.job is not None else None
         if answer.reads and state.parent is not None:
             state.parent.note_reads(answer.reads)
-        offset = state.session.clock.monotonic() - stamps[-1]  # of that process's clock from ours
+        offset: float = state.session.clock.monotonic() - answer.now
         results = state.results
         if not self._of_item and _ODD.isdisjoint(map(type, answer.results)):
             results[sent.first : sent.first + count] = answer.results
-            self._keep(sent.first, stamps, offset, job.worker)
-            return
+            self._keep(sent.first, stamps, offset, name)
+            return offset
         for place, value in enumerate(answer.results):
             index = sent.first + place
             if type(value) is worker.Packed:
@@ -245,41 +349,34 @@ class _Ranges:
                     value = worker.unpack(value, home=True)
                 except Exception as error:
                     wrong = unreadable(f"{state.name}[{index}]", error)
-                    self._fail(index, wrong, job.worker, stamps[place] + offset)
+                    self._fail(index, wrong, name, stamps[place] + offset)
                     continue
             elif type(value) is Failure:
-                self._fail(index, value.open(job.worker or state.backend), job.worker, stamps[place] + offset)
+                self._fail(index, value.open(name or state.backend), name, stamps[place] + offset)
                 continue
             results[index] = value
             if self._of_item:
-                self._complete(index, job.worker, stamps[place] + offset)
+                self._complete(index, name, stamps[place] + offset)
             else:
-                self._keep(index, stamps[place : place + 2], offset, job.worker)
+                self._keep(index, stamps[place : place + 2], offset, name)
+        return offset
 
     # -- records
 
     def _keep(self, first: int, stamps: Sequence[float], offset: float, name: str | None) -> None:
-        """Keep the records of items that nobody was told of."""
-        state, ids, items = self._state, self._ids, self._state.items
-        spec, session, parent = state.spec, state.session, state.parent
-        parent_id = None if parent is None else parent.id
-        named = bool(spec.template_names)
-        records: list[Call] = []
-        for index, began in enumerate(islice(stamps, len(stamps) - 1), first):
-            call = Call(spec, session, None, None, None, index, state, ids[index])  # type: ignore[arg-type]
-            call.parent_id = parent_id
-            call.worker = name
-            call.started = began + offset
-            call.ended = stamps[index - first + 1] + offset
-            call.attempts = 1
-            if named:  # by its arguments, which a record does not keep
-                call.args, call.kwargs = items[index], state.kwargs
-                _ = call.name
-                call.args = call.kwargs = None
-            call.state = current.COMPLETED
-            records.append(call)
-        session.records.extend(records)
-        state.count_completed(len(records))
+        """Keep the records of items that nobody was told of, as they came; see `Records`."""
+        count = len(stamps) - 1
+        if not count:
+            return
+        state, ids, names = self._state, self._ids[first : first + count], None
+        if state.spec.template_names:  # of the arguments, which records do not keep
+            names = [self._name(index) for index in range(first, first + count)]
+        state.session.records.add_batch(count, partial(_records, state, first, stamps, offset, name, ids, names))
+        state.count_completed(count)
+
+    def _name(self, index: int) -> str:
+        state = self._state
+        return state.spec.call_name(lambda: state.spec.bind(*state.items[index], **state.kwargs), index)
 
     def _call(self, index: int, name: str | None, started: float) -> Call:
         state = self._state

@@ -216,7 +216,11 @@ class _Records(logging.Handler):
                 logging.lastResort.handle(record)
             return
         try:
-            kept = {name: getattr(record, name) for name in _RECORD_FIELDS}
+            kept = {
+                name: value if type(value) in _ATOMS else repr(value)  # what `extra` brought may be anything
+                for name, value in vars(record).items()
+                if name not in _NOT_SENT
+            }
             kept["msg"] = record.getMessage()
             if record.exc_info and not record.exc_text:
                 kept["exc_text"] = logging.Formatter().formatException(record.exc_info)
@@ -225,24 +229,8 @@ class _Records(logging.Handler):
             self.handleError(record)
 
 
-_RECORD_FIELDS = (
-    "created",
-    "exc_text",
-    "filename",
-    "funcName",
-    "levelname",
-    "levelno",
-    "lineno",
-    "module",
-    "msecs",
-    "name",
-    "pathname",
-    "process",
-    "processName",
-    "stack_info",
-    "thread",
-    "threadName",
-)
+_ATOMS = frozenset({bool, float, int, str, type(None)})
+_NOT_SENT = frozenset({"args", "asctime", "exc_info", "message", "msg", "relativeCreated"})
 
 
 def take_over_process() -> None:

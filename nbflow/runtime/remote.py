@@ -13,6 +13,8 @@ import threading
 import time
 import uuid
 from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from itertools import chain
 from queue import Empty, SimpleQueue
 from types import SimpleNamespace
 from typing import Any
@@ -267,7 +269,8 @@ class Route:
             if call.cancel_reason is not None:
                 job.stop()
             job.add_done_callback(lambda _: inbox.put(None))
-            late = self._follow(call, job, inbox)
+            with ExitStack() as shown:
+                late = self._follow(call, job, inbox, shown)
         except BaseException as error:
             if job is not None:
                 job.stop()
@@ -285,12 +288,13 @@ class Route:
         common = self.common()
         args = [common.get(id(arg), arg) for arg in call.args] if common else call.args
         timed = call.spec.policy.timeout_s is not None
-        fixed = (plan, call.id, call.index, timed or self.session.listening, call.is_followed)
+        watched = timed or self._map is not None or self.session.listening
+        fixed = (plan, call.id, call.index, watched, call.is_followed)
         return self.backend.dispatch(
             worker.run_call, (*fixed, *args), self.kwargs(call.kwargs), listen=inbox.put, label=f"Task {call.name!r}"
         )
 
-    def _follow(self, call: Call, job: RemoteJob, inbox: SimpleQueue[Any]) -> bool:
+    def _follow(self, call: Call, job: RemoteJob, inbox: SimpleQueue[Any], shown: ExitStack) -> bool:
         """Hear what the job tells until it is done; True if its time was over and it was stopped."""
         timeout, deadline, late = call.spec.policy.timeout_s, None, False
         while True:
@@ -305,10 +309,18 @@ class Route:
                 return late
             for entry in message:
                 if entry == worker.BEGUN:
-                    call.worker = job.worker
                     deadline = None if timeout is None else time.monotonic() + timeout
+                    self._begun(call, job.worker, shown)
                 else:
                     hear(self.session, entry, call)
+
+    def _begun(self, call: Call, name: str | None, shown: ExitStack) -> None:
+        """Make known that a worker runs a call, until `shown` is closed."""
+        call.worker = name
+        emit(call, "AttemptPlaced", {"worker": name or self.backend.name})
+        if self._map is not None and call.index is not None:
+            shown.close()  # another worker had it, and was lost
+            shown.enter_context(self._map.tracked(call.index, name or self.backend.name))
 
     def _outcome(self, call: Call, job: RemoteJob) -> Outcome:
         error = CancelledError() if job.cancelled() else job.exception()
@@ -343,7 +355,7 @@ def _levels() -> dict[str, int]:
     return {"": logging.root.level, **{name: level for name, level in levels.items() if level}}
 
 
-_SMALL = (bool, int, float, str, type(None))
+_SMALL = frozenset({bool, int, float, str, type(None)})
 
 
 def _is_small(value: Any) -> bool:
@@ -354,6 +366,8 @@ def _repeated(items: list[tuple[Any, ...]]) -> dict[int, Any]:
     """Return the arguments that several items have and that are worth sharing, by identity."""
     seen: set[int] = set()
     again: dict[int, Any] = {}
+    if set(map(type, chain.from_iterable(items))) <= _SMALL:
+        return again
     for item in items:
         for value in item:
             if type(value) not in _SMALL:

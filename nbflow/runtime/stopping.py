@@ -11,13 +11,19 @@ cancellation. What cannot be stopped in time is left behind, *detached*, and rep
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
 from types import FrameType
-from typing import Any
+
+from nbflow._typing import TYPE_CHECKING, Any
+from nbflow._util import lazy
+
+if TYPE_CHECKING:
+    import signal
+else:
+    signal = lazy("signal")  # makes enumerations of all signals, and few programs stop anything
 
 __all__ = ["Alarm", "DeadlineReached", "Region", "Stopped", "call_detached", "can_alarm"]
 
@@ -55,18 +61,18 @@ class Region:
     `KeyboardInterrupt`), elsewhere by an asynchronous `Stopped` (or whatever `stop` is given).
     """
 
-    __slots__ = ("_error", "_fired", "_ident", "_lock", "_main")
+    __slots__ = ("_error", "_fired", "_ident", "_lock", "_main", "_struck")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ident: int | None = None
         self._main = False
-        self._fired = False
+        self._fired = self._struck = False
         self._error: type[BaseException] = Stopped
 
     def __enter__(self) -> Region:
-        self._main = threading.current_thread() is threading.main_thread()
-        self._ident = threading.get_ident()
+        self._ident = ident = threading.get_ident()
+        self._main = ident == threading.main_thread().ident
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -93,18 +99,49 @@ class Region:
             if self._ident is None or self._fired:
                 return False
             self._fired = True
-            if not self._main:
-                self._error = error
-                _raise_in(self._ident, error)
-            elif self._ident == threading.get_ident():
-                signal.raise_signal(signal.SIGINT)
-            elif hasattr(signal, "pthread_kill"):
-                signal.pthread_kill(self._ident, signal.SIGINT)
-            else:
-                import _thread
-
-                _thread.interrupt_main()
+            self._error = error
+            self._hit(self._ident)
             return True
+
+    def strike(self, wanted: Callable[[], bool]) -> bool:
+        """Stop one of several pieces of work that the region does one after the other; safe from any thread.
+
+        Whoever does them calls `settle` after a piece that may have been struck.
+
+        Args:
+            wanted: Whether it is that piece that runs now.
+        """
+        with self._lock:
+            if self._ident is None or self._fired or not wanted():
+                return False
+            self._struck = True
+            self._hit(self._ident)
+            return True
+
+    def settle(self) -> None:
+        """Let a strike arrive here that comes too late for its piece of work."""
+        with self._lock:  # whoever strikes now has done so
+            struck, self._struck = self._struck, False
+        if struck:
+            try:
+                if self._main:
+                    time.sleep(0.01)
+                for _ in range(_CHECKS):
+                    pass
+            except (KeyboardInterrupt, self._error):
+                pass
+
+    def _hit(self, ident: int) -> None:
+        if not self._main:
+            _raise_in(ident, self._error)
+        elif ident == threading.get_ident():
+            signal.raise_signal(signal.SIGINT)
+        elif hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(ident, signal.SIGINT)
+        else:
+            import _thread
+
+            _thread.interrupt_main()
 
 
 def can_alarm() -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
 
+from nbflow._typing import Any
 from nbflow.cache.flight import PATIENCE_S, Flight, is_pooled
 from nbflow.runtime.current import Call, is_worker
 from nbflow.runtime.stopping import WAKE_S

@@ -7,7 +7,6 @@ is told by a `Relay`. A `Plan` is what all calls of a map have in common; each w
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import platform
@@ -15,22 +14,26 @@ import sys
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pickle import PickleBuffer
+from sys import getrefcount
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from nbflow.backends.remote import owns_process
+from nbflow.backends.remote import inside_worker, owns_process
 from nbflow.backends.travel import Failure, flatten, refusal, restore
+from nbflow.core import events
 from nbflow.core.spec import TaskKind, TaskSpec, compile_binder
 from nbflow.runtime import current, loop
-from nbflow.runtime.current import Call, enter
+from nbflow.runtime.current import Call, enter, frame
 from nbflow.runtime.current import restore as leave
-from nbflow.runtime.relay import Relay, relay_of_context, relaying, take_over_process
+from nbflow.runtime.relay import relay_of_context, relaying, take_over_process
+from nbflow.runtime.watch import Lookout, Progress, RangeAnswer, watch
 
-__all__ = ["BEGUN", "Answer", "Common", "Packed", "Plan", "RangeAnswer", "pack", "run_call", "run_range", "unpack"]
+__all__ = ["BEGUN", "Answer", "Common", "Packed", "Plan", "pack", "run_call", "run_range", "unpack"]
 
 BEGUN = "begun"
 """The message of a call whose function is about to run."""
@@ -108,20 +111,6 @@ class Answer(NamedTuple):
     reads: dict[str, Any] | None
 
 
-class RangeAnswer(NamedTuple):
-    """What came of a range of items.
-
-    Args:
-        results: Packed results, or a `Failure`; fewer than there were items where time was up.
-        stamps: Clock at the beginning, and after each item (seconds, this process's clock).
-        reads: Files that the items read.
-    """
-
-    results: list[Any]
-    stamps: array[float]
-    reads: dict[str, Any]
-
-
 _ATOMS = frozenset({bool, float, int, str, type(None)})
 
 
@@ -170,6 +159,10 @@ class _Map(NamedTuple):
     id: int
     backend: str
     cancel_reason: None = None
+    dropped: Mapping[int, str] = MappingProxyType({})  # nobody knows here, and whoever is cancelled is stopped
+
+    def reason_for(self, index: int | None) -> None:
+        """Return why an item was cancelled."""
 
 
 class _Job:
@@ -182,23 +175,22 @@ class _Job:
         func = plan.func
         if type(func) is _Named:
             func = func.find()
-        try:
-            signature = inspect.signature(func)
-        except (TypeError, ValueError):
-            kinds = {"args": inspect.Parameter.VAR_POSITIONAL, "kwargs": inspect.Parameter.VAR_KEYWORD}
-            signature = inspect.Signature([inspect.Parameter(name, kind) for name, kind in kinds.items()])
         self.spec = TaskSpec(
             func=func,
             name=plan.name,
-            description=plan.description,
+            about=plan.description,
             kind=plan.kind,
-            signature=signature,
-            bind=compile_binder(signature),
+            bind=compile_binder(func),
             dataset_store=plan.dataset_store,
             template_names=plan.template_names,
         )
         self.session = _session(plan)
         self.map = None if plan.map_id is None else _Map(plan.map_id, plan.backend)
+
+    @property
+    def heard_session(self) -> Any:
+        """The session, where anybody listens to what happens in it."""
+        return self.session if self.plan.heard else None
 
     def call(self, id: int, index: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         call = Call(self.spec, self.session, None, args, kwargs, index, self.map, id)
@@ -307,6 +299,8 @@ def _label() -> str | None:
 
 def _observe(event: Any) -> None:
     if (relay := relay_of_context()) is not None:
+        if type(event) is events.TaskStarted:  # a thread's name says nothing to those who hear of it elsewhere
+            event = replace(event, worker=inside_worker())
         relay.add(event)
 
 
@@ -333,7 +327,7 @@ def run_call(
     """
     __tracebackhide__ = True
     job = _job(packed)
-    with relaying(job.plan.label) as relay:
+    with relaying(job.plan.label) as relay, watch(Lookout(relay.add, job.heard_session)):
         call = job.call(id, index, args, kwargs)
         if track:
             call.reads = {}
@@ -367,45 +361,51 @@ def run_range(
     job = _job(packed)
     if common:
         items = [tuple(common[arg.number] if type(arg) is Common else arg for arg in item) for item in items]
-    with relaying(job.plan.label) as relay:
-        return _run_items(job, relay, first, ids, items, budget_s, kwargs)
+    progress = Progress()
+    with relaying(job.plan.label) as relay, watch(Lookout(relay.now, job.heard_session, progress)):
+        _run_items(job, progress, first, ids, items, budget_s, kwargs)
+    return progress.rest()
 
 
 def _run_items(
     job: _Job,
-    relay: Relay,
+    progress: Progress,
     first: int,
     ids: array[int],
     items: list[tuple[Any, ...]],
     budget_s: float | None,
     kwargs: dict[str, Any],
-) -> RangeAnswer:
+) -> None:
     __tracebackhide__ = True
     clock = perf_counter
-    results: list[Any] = []
-    reads: dict[str, Any] = {}
-    stamps = array("d", (clock(),))
+    results, stamps, reads = progress.results, progress.stamps, progress.reads
     until = stamps[0] + budget_s if budget_s is not None else float("inf")
     spec, session, place, parent_id = job.spec, job.session, job.map, job.plan.parent_id
     func = spec.func if spec.kind is TaskKind.SYNC else None
-    for offset, args in enumerate(items):
-        call = Call(spec, session, None, args, kwargs, first + offset, place, ids[offset])
-        call.parent_id = parent_id
-        call.reads = reads
-        try:
-            if func is None:
-                value = job.run(call)
+    call: Call | None = None
+    own, token = 0, None
+    try:
+        for index, (args, id) in enumerate(zip(items, ids, strict=True), first):
+            # One call serves all items, which halves their cost, unless somebody keeps it (a thread that goes on).
+            if call is not None and getrefcount(call) == own and frame() is call:
+                call.id, call.args, call.index = id, args, index
+                call._name = call.flag = None
             else:
-                token = enter(call)
-                try:
-                    value = func(*args, **kwargs)
-                finally:
+                if token is not None:
                     leave(token)
-            results.append(value if type(value) in _ATOMS else _pack_result(value))
-        except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-            results.append(Failure.of(error))
-        now = clock()
-        stamps.append(now)
-        if now > until:
-            break
-    return RangeAnswer(results, stamps, reads)
+                call = Call.item(spec, session, args, kwargs, index, place, id, parent_id)
+                call.reads = reads
+                token = enter(call)
+                own = getrefcount(call)
+            try:
+                value = job.run(call) if func is None else func(*args, **kwargs)
+                results.append(value if type(value) in _ATOMS else _pack_result(value))
+            except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+                results.append(Failure.of(error))
+            now = clock()
+            stamps.append(now)
+            if now > until:
+                break
+    finally:
+        if token is not None:
+            leave(token)

@@ -11,7 +11,7 @@ from collections.abc import Container
 from typing import Any
 
 from nbflow._clock import SYSTEM_CLOCK, Clock
-from nbflow.storage import Driver
+from nbflow.storage import Driver, FileFacts
 
 __all__ = ["FaultyDriver"]
 
@@ -102,6 +102,10 @@ class FaultyDriver(Driver):
     def delete(self, key: str) -> bool:
         """Delete from the inner driver."""
         return self.inner.delete(key)
+
+    def facts(self, key: str) -> FileFacts:
+        """Ask the inner driver."""
+        return self.inner.facts(key)
 
     def list_keys(self) -> list[str]:
         """List the keys of the inner driver."""

@@ -26,6 +26,7 @@ _LETTERS: dict[type[Event], str] = {
     facts.CacheFailed: "f",
     facts.CacheWritten: "w",
     facts.AttemptStarted: "a",
+    facts.AttemptPlaced: "p",
     facts.ItemYielded: "i",
     facts.AttemptFailed: "x",
     facts.RetryScheduled: "r",
@@ -36,7 +37,7 @@ _LETTERS: dict[type[Event], str] = {
 }
 
 # A call that never started (its handle was cancelled, or its arguments failed) ends right after it was queued.
-_WORD = re.compile(r"q[FK]|q?s[mf]*(ai*xr)*(ai*x?)?[wf]*[CFKT]")
+_WORD = re.compile(r"q[FK]|q?s[mf]*(ap*i*xr)*(ap*i*x?)?[wf]*[CFKT]")
 
 
 class EventRecorder:

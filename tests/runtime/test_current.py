@@ -85,7 +85,7 @@ def test_cancellation_is_inherited() -> None:
     outer, inner = make(1), make(2)
     inner.parent = outer
     assert inner.cancel_reason is None
-    outer.map = type("Map", (), {"cancel_reason": "panel"})()
+    outer.map = type("Map", (), {"reason_for": lambda self, index: "panel"})()
     assert inner.cancel_reason == "panel"
     outer._cancel_reason = "own"
     assert inner.cancel_reason == "own"

@@ -16,6 +16,7 @@ from typing import Any
 from nbflow.backends.base import BackendContext
 from nbflow.backends.process import wire
 from nbflow.backends.process.buffers import Ref
+from nbflow.backends.process.mapped import find_file
 from nbflow.backends.process.pool import Pool
 from nbflow.backends.remote import RemoteBackend, RemoteJob, Shared, inside_worker
 from nbflow.backends.travel import refusal
@@ -60,7 +61,7 @@ class ProcessBackend(RemoteBackend):
         if any(isinstance(value, Shared) for value in (*args, *kwargs.values())):
             args, kwargs = _without_shares(args, kwargs, shares)
         try:
-            call, refs = wire.pack((func, args, kwargs), pool.store.put)
+            call, refs = wire.pack((func, args, kwargs), pool.store.put, find_file)
         except Exception as error:
             parts = [("the function", func), *((f"args[{index}]", value) for index, value in enumerate(args))]
             parts += [(f"kwargs[{name!r}]", value) for name, value in kwargs.items()]
@@ -77,7 +78,7 @@ class ProcessBackend(RemoteBackend):
         self._check_started()
         store = self._running().store
         try:
-            body, refs = wire.pack(value, store.put)
+            body, refs = wire.pack(value, store.put, find_file)
         except Exception as error:
             raise refusal(label or "The shared value", [("the value", value)], error, "to workers") from None
         return ProcessShared(self._running(), body, refs, label)

@@ -27,10 +27,11 @@ _GRACE_S = 60.0
 
 
 class Ref(NamedTuple):
-    """A buffer in a file."""
+    """A buffer in a file, `offset` bytes from its begin."""
 
     path: str
     size: int
+    offset: int = 0
 
 
 def write_file(path: str, data: memoryview) -> Ref:
@@ -56,7 +57,9 @@ def map_file(ref: Ref) -> memoryview:
     """Return a private, writable view of a file's content."""
     descriptor = os.open(ref.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
-        return memoryview(mmap.mmap(descriptor, ref.size, access=mmap.ACCESS_COPY))
+        before = ref.offset % mmap.ALLOCATIONGRANULARITY
+        whole = mmap.mmap(descriptor, before + ref.size, access=mmap.ACCESS_COPY, offset=ref.offset - before)
+        return memoryview(whole)[before:]
     finally:
         os.close(descriptor)
 

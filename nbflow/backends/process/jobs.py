@@ -114,7 +114,8 @@ class Worker:
                 self._tokens.send(TOKEN.pack(job.number))
         self.jobs.append(job)
         job.holder = self
-        job.worker = self.name
+        if self.jobs[0] is job:
+            job.worker = self.name
         return wire.frame(kind, job.number, job.body or b"")
 
     def take_back(self, job: ProcessJob) -> bool:

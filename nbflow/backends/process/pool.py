@@ -168,9 +168,19 @@ class Pool:
                 return
             if job := self._next():
                 self._send_call(worker, job)
+        self._replace_lost()
         for worker in self._workers.values():
             if worker.ready and not worker.jobs and not self._steal(worker):
                 return
+
+    def _replace_lost(self) -> None:
+        """Start a worker for what waits behind another call since there was no room, if a lost one has left some."""
+        room = len(self._workers) < self._size and not self._stillborn
+        if room and any(len(worker.jobs) > 1 for worker in self._workers.values()):
+            try:
+                self._start()
+            except OSError:  # then it waits on
+                pass
 
     def _next(self) -> ProcessJob | None:
         while self._queue:
@@ -312,7 +322,7 @@ class Pool:
             job.settle(value)
 
     def _promote(self, worker: Worker) -> None:
-        """See to it that the next job of a worker is still wanted."""
+        """See to it that the next job of a worker is still wanted, and let it know who runs it."""
         while worker.jobs and worker.jobs[0].done():
             job = worker.jobs.popleft()
             begun = job.holder is worker and not worker.take_back(job)
@@ -320,6 +330,8 @@ class Pool:
             if begun:  # though nobody waits for it
                 self._retire(worker)
                 return
+        if worker.jobs:
+            worker.jobs[0].worker = worker.name
 
     # --- the end of jobs and workers
 

@@ -65,15 +65,18 @@ class Frames:
             self._rest = bytearray(source[start:])
 
 
-def pack(value: Any, put: Callable[[memoryview], Ref]) -> tuple[bytes, list[Ref]]:
+def pack(
+    value: Any, put: Callable[[memoryview], Ref], find: Callable[[memoryview], Ref | None] | None = None
+) -> tuple[bytes, list[Ref]]:
     """Return a value as a body.
 
     Args:
         value: Anything that can travel.
         put: Puts a large buffer into a file. Where it raises OSError the buffer travels in the body.
+        find: Returns the file that a large buffer is mapped from, if there is one.
 
     Returns:
-        The body and the files that belong to it.
+        The body and the files that were written for it.
 
     Raises:
         Exception: Whatever the picklers say of the value.
@@ -82,12 +85,19 @@ def pack(value: Any, put: Callable[[memoryview], Ref]) -> tuple[bytes, list[Ref]
     if not buffers and len(head) < BESIDE_BYTES:
         return _PLAIN + head, []
     pieces: list[Any] = []
+    written: list[Ref] = []
     for piece in [memoryview(head), *buffers]:
-        try:
-            pieces.append(put(piece) if piece.nbytes >= BESIDE_BYTES else bytes(piece))
-        except OSError:  # no room on the disk
+        if piece.nbytes < BESIDE_BYTES:
             pieces.append(bytes(piece))
-    return _WITH_FILES + pickle.dumps(pieces, protocol=5), [piece for piece in pieces if isinstance(piece, Ref)]
+        elif find is not None and (found := find(piece)) is not None:
+            pieces.append(found)
+        else:
+            try:
+                written.append(put(piece))
+                pieces.append(written[-1])
+            except OSError:  # no room on the disk
+                pieces.append(bytes(piece))
+    return _WITH_FILES + pickle.dumps(pieces, protocol=5), written
 
 
 def unpack(body: bytes, *, home: bool = False, taken: Callable[[str], object] | None = None) -> Any:
