@@ -102,11 +102,12 @@ class Tally:
         with self._lock:
             first = not self._live
             self._live[entry.handle.task_id] = entry
+            entry.handle._books = self
             return first
 
     def knows(self, handle: TaskHandle[Any]) -> bool:
-        """Whether the call is in the books and has not ended."""
-        return handle.task_id in self._live
+        """Whether the call is in the books, or was until it ended."""
+        return handle._books is self
 
     def drop(self, entry: Entry) -> None:
         """Forget a call that was never launched, if nobody has noted its end."""

@@ -1,4 +1,4 @@
-"""Fixtures of the browser tests: a JupyterLab for each test, ended with it."""
+"""Fixtures of the browser tests: one server and one browser for all of them, begun anew for each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +19,8 @@ def _harness() -> ModuleType:
     """Load the harness beside this file; only here, since it needs playwright, which a skipped test must not."""
     name = "nbflow_browser_harness"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("harness.py"))
+        path = os.path.join(os.path.dirname(__file__), "harness.py")
+        spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
@@ -28,9 +28,27 @@ def _harness() -> ModuleType:
     return sys.modules[name]
 
 
-@pytest.fixture
-def lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Return a JupyterLab with a browser (`harness.Lab`); an indirect parameter gives further user settings."""
-    settings = getattr(request, "param", None)
-    with _harness().Lab(tmp_path / "lab", settings=settings, kernel_python=KERNEL_PYTHON) as lab:
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return the server that all browser tests share, with its browser."""
+    with _harness().Lab(tmp_path_factory.mktemp("browser") / "lab", kernel_python=KERNEL_PYTHON) as lab:
         yield lab
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> None:
+    """Server, browser and kernels of these tests outlive a single one; `server` ends them all, by their process ids."""
+
+
+@pytest.fixture
+def lab(server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Return a JupyterLab (`harness.Lab`) with an empty folder; an indirect parameter gives further user settings."""
+    yield server.fresh(getattr(request, "param", None))
+    server.clear()
+
+
+@pytest.fixture(params=["lab", "notebook"])
+def front(server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Return JupyterLab, then Notebook 7, with an empty folder."""
+    yield server.fresh(front=request.param)
+    server.clear()

@@ -1,4 +1,4 @@
-"""A real JupyterLab in a headless Chromium, for tests of what a person sees and clicks.
+"""A real JupyterLab and Notebook 7 in a headless Chromium, for tests of what a person sees and clicks.
 
 `Lab` starts a server on the loopback address with a random port, a random token and throw-away folders, and opens
 notebooks in the system's Chromium through playwright; `Page` runs cells, reads outputs, clicks and takes pictures.
@@ -77,7 +77,7 @@ _RUN = """command => {
 
 
 class Lab:
-    """A running server; use it as a context manager.
+    """A running server for both front ends; use it as a context manager, and `fresh` before each test.
 
     Args:
         folder: Throw-away folder for notebooks and all configuration.
@@ -97,19 +97,23 @@ class Lab:
         start_s: float = 90.0,
     ) -> None:
         self.root = folder / "root"
+        self.front = "lab"
+        self._top = self.root
         self._folder = folder
+        self._scenes = 0
         self._settings = {**QUIET, **(settings or {})}
         self._env = dict(env or {})
         self._kernel_python = kernel_python or sys.executable
         self._start_s = start_s
         self._token = secrets.token_hex(16)
         self._base = ""
+        self.foreign: list[str] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Lab:
         with ExitStack() as stack:
             self.root.mkdir(parents=True)
-            self._write_settings()
+            self._write_settings(self._settings)
             self._write_kernelspec()
             self._start_server(stack)
             self._context = self._start_browser(stack)
@@ -118,6 +122,27 @@ class Lab:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def fresh(self, settings: Mapping[str, Mapping[str, Any]] | None = None, front: str = "lab") -> Lab:
+        """Begin anew, with an empty folder as `root`.
+
+        Args:
+            settings: Further user settings of this test, by plugin.
+            front: Where to open notebooks: "lab" or "notebook".
+        """
+        self._scenes += 1
+        self.front = front
+        self.root = self._top / f"scene-{self._scenes}"
+        self.root.mkdir()
+        shutil.rmtree(self._folder / "settings", ignore_errors=True)
+        self._write_settings({**self._settings, **(settings or {})})
+        return self
+
+    def clear(self) -> None:
+        """Close all pages and end all kernels."""
+        for page in self._context.pages[1:]:
+            page.close()
+        self.end_kernels()
 
     def open(self, cells: Sequence[str] | None = None, name: str = "test.ipynb") -> Page:
         """Write a notebook of these code cells (or take the file that is there) and open it.
@@ -129,8 +154,11 @@ class Lab:
         return Page(self, self._context.new_page(), name, self._start_s, kernel=cells is not None)
 
     def url(self, name: str, *, reset: bool = True) -> str:
-        """Return the address of a notebook in JupyterLab."""
-        return f"{self._base}/doc/tree/{name}?token={self._token}{'&reset' if reset else ''}"
+        """Return the address of a notebook in the front end."""
+        path = (self.root / name).relative_to(self._top).as_posix()
+        if self.front == "notebook":
+            return f"{self._base}/notebooks/{path}?token={self._token}"
+        return f"{self._base}/doc/tree/{path}?token={self._token}{'&reset' if reset else ''}"
 
     def api(self, method: str, path: str) -> Any:
         """Call the server's REST API and return its decoded answer."""
@@ -151,8 +179,8 @@ class Lab:
         """Return what server and kernels wrote so far."""
         return (self._folder / "server.log").read_text(errors="replace")
 
-    def _write_settings(self) -> None:
-        for plugin, values in self._settings.items():
+    def _write_settings(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        for plugin, values in settings.items():
             package, _, name = plugin.partition(":")
             file = self._folder / "settings" / package / f"{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -184,6 +212,7 @@ class Lab:
         options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
         options += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={self.root}"]
         options += [f"--IdentityProvider.token={self._token}", "--LabApp.expose_app_in_browser=True"]
+        options += ["--JupyterNotebookApp.expose_app_in_browser=True"]
         log = stack.enter_context((self._folder / "server.log").open("wb"))
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", *options],
@@ -232,7 +261,13 @@ class Lab:
             viewport={"width": 1280, "height": 900},
         )
         stack.callback(browser.close)
+        browser.route(lambda address: not address.startswith(self._base), self._refuse)
         return browser
+
+    def _refuse(self, route: Any) -> None:
+        """There is no network but this server: whoever asks for more is told to, and noted."""
+        self.foreign.append(route.request.url)
+        route.abort()
 
 
 class Page:
@@ -275,10 +310,24 @@ class Page:
         exactly = re.compile(rf"^\s*{re.escape(label)}\s*$")
         self.page.locator(".jp-OutputArea button").filter(has_text=exactly).locator("visible=true").nth(nth).click()
 
+    def tab(self, name: str) -> None:
+        """Open a tab of the panel that was shown last."""
+        self.page.locator(".nbflow-tabname:visible").filter(has_text=name).last.click()
+
+    def portrait(self, path: Path) -> None:
+        """Write a picture of the panel that was shown last."""
+        self.page.locator(".nbflow-panel").last.screenshot(path=str(path))
+
+    def reload(self) -> None:
+        """Load the page anew, as F5 does, and wait for the notebook; the kernel stays."""
+        self.page.reload()
+        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
+        self.page.evaluate(_PANEL)
+
     def save(self) -> Path:
         """Save, and return the file."""
         self.page.evaluate("async () => { await window.currentNotebook().context.save(); }")
-        return self.lab.root / self.page.evaluate("() => window.currentNotebook().context.path")
+        return self.lab.root / Path(self.page.evaluate("() => window.currentNotebook().context.path")).name
 
     def screenshot(self, path: Path) -> None:
         """Write a picture of the whole notebook."""
@@ -329,9 +378,9 @@ class Page:
         return json.loads(text)["cells"][cell].get("outputs", [])
 
     def errors(self) -> list[str]:
-        """Return everything that looks broken: console errors, and outputs that say that a widget cannot be shown."""
+        """Return everything that looks broken: console errors, dead widgets, and what was wanted from the network."""
         dead = [found.group(0) for text in self.texts() if (found := DEAD_WIDGET.search(text))]
-        return self.console + dead
+        return self.console + dead + self.lab.foreign
 
 
 def write_notebook(path: Path, cells: Sequence[str]) -> None:

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from nbflow.notebook.panel.html import render_html
 from nbflow.notebook.panel.model import Model
 from nbflow.notebook.panel.text import TextFace, render_text
-from nbflow.notebook.panel.widget import MIME, LiveWidget, encode
+from nbflow.notebook.panel.widget import MIME, LiveWidget
 from nbflow.notebook.tap import MessageTap
 
-__all__ = ["Face", "HtmlFace", "LineFace", "NoFace", "Screen", "WidgetFace"]
+__all__ = ["Desk", "Face", "HtmlFace", "LineFace", "NoFace", "Screen", "WidgetFace"]
 
 HTML_EVERY_S = 1.0
 ANSWER_WITHIN_S = 2.0
@@ -36,12 +36,32 @@ class Face(Protocol):
         """Show how things ended, for good; `brief` where one line is enough."""
         ...
 
-    def show(self, model: Model, now: float | None) -> None:
-        """Show it once more where the user is now; `now` is None for a run that is over."""
+    def show(self, model: Model, now: float, *, over: bool) -> None:
+        """Show it once more where the user is now; `over` if nothing runs in it any more."""
         ...
 
     def close(self) -> None:
         """Let go of what it holds, without drawing."""
+        ...
+
+
+class Desk(Protocol):
+    """Who answers what people click and ask for in a live panel; from the tap's thread or the kernel's."""
+
+    def cancel(self, number: int | None, index: int | None) -> bool:
+        """Stop a call or map, one item of a map, or everything; returns whether there was any."""
+        ...
+
+    def retry(self, model: Model, number: int) -> bool:
+        """Run the failed call of a row again; returns whether that is possible."""
+        ...
+
+    def look(self, model: Model, asked: dict[str, Any]) -> dict[str, Any]:
+        """Return what a tab shows."""
+        ...
+
+    def encode(self, model: Model, hears: bool, now: float | None) -> dict[str, Any]:
+        """Return what the script needs to draw; see `widget.encode`."""
         ...
 
 
@@ -79,7 +99,7 @@ class NoFace:
     def finish(self, model: Model, *, brief: bool = False) -> None:
         """Nothing."""
 
-    def show(self, model: Model, now: float | None) -> None:
+    def show(self, model: Model, now: float, *, over: bool) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -100,9 +120,9 @@ class LineFace:
         """Write the summary."""
         self._text.finish(render_text(model, brief=brief))
 
-    def show(self, model: Model, now: float | None) -> None:
+    def show(self, model: Model, now: float, *, over: bool) -> None:
         """Write the state of things."""
-        self._text.finish(render_text(model, now))
+        self._text.finish(render_text(model, None if over else now))
 
     def close(self) -> None:
         """It holds nothing."""
@@ -134,9 +154,9 @@ class HtmlFace:
         """Leave the final state."""
         self._put(_bundle(model, None, brief=brief))
 
-    def show(self, model: Model, now: float | None) -> None:
+    def show(self, model: Model, now: float, *, over: bool) -> None:
         """Display it once more; further updates go to all displays."""
-        self._displays.append(self._screen.new(_bundle(model, now)))
+        self._displays.append(self._screen.new(_bundle(model, None if over else now)))
 
     def close(self) -> None:
         """It holds nothing."""
@@ -155,16 +175,17 @@ class WidgetFace:
     Args:
         screen: Where to display.
         tap: Through which clicks are heard while a cell blocks.
-        cancel: Stops the call or map with this id, or everything where it is None; returns whether there was any.
+        desk: Answers clicks and questions.
 
     A front end that runs the widget says hello when it loads it. With a tap that is heard at once, so silence for two
     seconds means that nobody is there; a late hello brings the widget back.
     """
 
-    def __init__(self, screen: Screen, tap: MessageTap, cancel: Callable[[int | None], bool]) -> None:
+    def __init__(self, screen: Screen, tap: MessageTap, desk: Desk) -> None:
         self._screen = screen
         self._tap = tap
-        self._cancel = cancel
+        self._desk = desk
+        self._model: Model | None = None
         self._displays: list[str] = []
         self._html: HtmlFace | None = None
         self._widget: LiveWidget | None = None
@@ -187,7 +208,7 @@ class WidgetFace:
             self._html.frame(model, now)
             return
         if self._widget is not None:
-            self._widget.send(encode(model, self._tap.way != "none"), now)
+            self._widget.send(self._desk.encode(model, self._tap.way != "none", now), now)
 
     def finish(self, model: Model, *, brief: bool = False) -> None:
         """Put the static bundle in the widget's place, then close it."""
@@ -196,10 +217,12 @@ class WidgetFace:
         finally:
             self.close()
 
-    def show(self, model: Model, now: float | None) -> None:
-        """Display it once more: a second view of the widget, or the static end."""
-        bundle = _bundle(model, None) if now is None or self._widget is None else self._live_bundle(model, now)
-        self._displays.append(self._screen.new(bundle))
+    def show(self, model: Model, now: float, *, over: bool) -> None:
+        """Display it once more: another view of the widget, or the first one of a run that is over."""
+        if self._widget is None:
+            self._open(model, now, over=over)
+        else:
+            self._displays.append(self._screen.new(self._live_bundle(model, now, over=over)))
 
     def close(self) -> None:
         """Close the widget."""
@@ -208,27 +231,31 @@ class WidgetFace:
             self._tap.ignore(widget.comm.comm_id)
             widget.close()
 
-    def _open(self, model: Model, now: float) -> None:
+    def _open(self, model: Model, now: float, *, over: bool = False) -> None:
+        self._model = model
         self._widget = LiveWidget(self._heard)
         self._tap.listen(self._widget.comm, self._heard)
         self._born = now
-        self._widget.send(encode(model, self._tap.way != "none"), now)
-        self._displays.append(self._screen.new(self._live_bundle(model, now)))
+        self._widget.send(self._desk.encode(model, self._tap.way != "none", now), now)
+        self._displays.append(self._screen.new(self._live_bundle(model, now, over=over)))
 
-    def _live_bundle(self, model: Model, now: float) -> dict[str, Any]:
+    def _live_bundle(self, model: Model, now: float, *, over: bool = False) -> dict[str, Any]:
         assert self._widget is not None
-        return {**_bundle(model, now), MIME: self._widget.view}
+        return {**_bundle(model, None if over else now), MIME: self._widget.view}
 
     def _heard(self, content: dict[str, Any]) -> None:
         """Handle a message of the front end, in the tap's thread or, ordinarily, the kernel's."""
-        kind = content.get("kind")
+        kind, number, index = content.get("kind"), content.get("id"), content.get("index")
+        widget, model = self._widget, self._model
         if kind == "hello":
             self._greeted = True
-        elif kind in ("cancel", "stop"):
-            number = content.get("id") if kind == "cancel" else None
-            if kind == "cancel" and not isinstance(number, int):
-                return
-            widget = self._widget
-            ok = self._cancel(number)
-            if widget is not None and widget.comm is not None:
-                widget.answer(content, ok)
+        elif widget is None or widget.comm is None or model is None:
+            return
+        elif kind == "ask":
+            widget.tell({"what": content.get("what"), **self._desk.look(model, content)})
+        elif kind == "stop":
+            widget.answer(content, self._desk.cancel(None, None))
+        elif kind == "cancel" and isinstance(number, int):
+            widget.answer(content, self._desk.cancel(number, index if isinstance(index, int) else None))
+        elif kind == "retry" and isinstance(number, int):
+            widget.answer(content, self._desk.retry(model, number))

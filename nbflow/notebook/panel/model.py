@@ -7,86 +7,47 @@ tests replay whole runs by hand. Events may come late, twice, in any order or no
 * Counters of a map come from `MapProgressed` samples, the newest by its time stamp; `MapEnded` is the last word.
 * Quick calls in a loop are merely counted in their task's row; one that is still running when somebody looks, fails, or
   has something to tell gets a row of its own.
-* Memory is bounded: calls of one task under one parent are folded into one *task* row once there are more than a few,
-  failures are kept one by one only up to a bound, and what runs beyond `MAX_ROWS` is merely counted.
+* A failed call that is run again keeps its row: what the new call does shows there, and the map's counters stay.
+* Memory is bounded; `tree` says how.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
 from nbflow.core import events
+from nbflow.notebook.panel.maps import Maps
 from nbflow.notebook.panel.rows import (
     BAD,
-    CACHED,
     CALL,
     CANCELLED,
     DONE,
     FAILED,
-    ITEM,
     LEFT,
-    MAP,
     QUEUED,
     RETRYING,
     ROOT,
     RUNNING,
-    TASK,
     TIMED_OUT,
     Counts,
-    Line,
     MapSampled,
     Row,
     View,
+    short,
 )
+from nbflow.notebook.panel.tree import FOLD_ABOVE, MAX_FAILED, MAX_ROWS, OTHERS, IdSet, summed_state
 
 __all__ = ["FOLD_ABOVE", "MAX_FAILED", "MAX_ROWS", "Model"]
 
-FOLD_ABOVE = 5
-"""So many finished calls of one task are shown one by one; from the next on they share a row."""
-MAX_FAILED = 10
-"""So many failures of one task or map are kept one by one."""
-MAX_ROWS = 400
-"""With so many rows, further calls are only counted: in the row of their task, or in that of `OTHERS`."""
 MAX_PROMOTED = 10
 """So many calls that are merely counted get rows of their own each time that somebody looks."""
-OTHERS = "other tasks"
-
-_TEXT = 240
-_TRACEBACK = 2500
+_MAX_EDGES = 200
+_MAX_SUBMITTED = 2000
 
 
-class _IdSet:
-    """A set of ids that are mostly dense: chunks of 1,024 bits, so that a million of them take some 200 kB."""
-
-    __slots__ = ("_chunks",)
-
-    def __init__(self) -> None:
-        self._chunks: dict[int, int] = {}
-
-    def add(self, number: int) -> bool:
-        """Add `number`; False if it was there."""
-        chunk, bit = number >> 10, 1 << (number & 1023)
-        bits = self._chunks.get(chunk, 0)
-        self._chunks[chunk] = bits | bit
-        return not bits & bit
-
-    def __contains__(self, number: int) -> bool:
-        return bool(self._chunks.get(number >> 10, 0) >> (number & 1023) & 1)
-
-
-@dataclass(slots=True, eq=False)
-class _Family:
-    """The calls of one task (or maps of one name) under one parent, and the row that they fold into."""
-
-    finished: list[int] = field(default_factory=list)
-    group: Row | None = None
-    failed: int = 0
-
-
-class Model:
+class Model(Maps):
     """The rows of one run.
 
     Args:
@@ -94,7 +55,7 @@ class Model:
             is where `Row.expected_s` comes from.
 
     Attributes:
-        rows: All rows by id; ids of calls and maps as in events, negative ones for task rows.
+        edges: Which task feeds or calls which: "result" where a handle was passed, "calls" where one calls the other.
         version: Grows with every event that changed something.
         started, latest: Time stamps of the first and the newest fact, or None.
 
@@ -102,30 +63,72 @@ class Model:
     """
 
     def __init__(self, history: dict[str, float] | None = None) -> None:
-        self.rows: dict[int, Row] = {}
+        super().__init__(history)
+        self.edges: dict[tuple[str, str], str] = {}
         self.version = 0
         self.started: float | None = None
         self.latest: float | None = None
-        self.history = {} if history is None else history
-        self._ended = _IdSet()
-        self._retried = _IdSet()
-        self._kids: dict[int, dict[int, None]] = {}
-        self._families: dict[int, dict[tuple[str, str], _Family]] = {}
+        self._retried = IdSet()
         self._light: dict[int, tuple[Row, events.TaskStarted]] = {}
-        self._groups = 0
+        self._submitted: dict[int, str] = {}  # tasks of the latest calls that others may wait for
+        self._again: dict[int, int] = {}  # ids of calls that run once more what the row of that id stands for
 
     def apply(self, event: events.Event) -> None:
         """Fold one event into the rows; events that the panel does not show are ignored."""
         handler = _HANDLERS.get(type(event))
         if handler is None:
             return
-        handler(self, event)
         self.version += 1
+        if event.call_id in self._again:
+            self._on_again(event)
+            return
+        handler(self, event)
         time = event.time
         if self.started is None or time < self.started:
             self.started = time
         if self.latest is None or time > self.latest:
             self.latest = time
+
+    def retry(self, number: int, row: int) -> bool:
+        """Let what the call `number` does show in that row, whose call failed; False if there is no such row."""
+        if row not in self.rows or self.rows[row].state not in BAD:
+            return False
+        self._again[number] = row
+        self.rows[row].state = QUEUED
+        self.version += 1
+        return True
+
+    def count(self, parent: int | None, task: str, calls: Counts, duration_s: float, began: float, ended: float) -> int:
+        """Add quick calls that were not told one by one to the row of their task.
+
+        Args:
+            parent: Id of the call or row that they are nested in.
+            task: Name of the task.
+            calls: How they ended.
+            duration_s: Seconds that all of them took together.
+            began: When the first of them began.
+            ended: When the last of them ended.
+
+        Returns:
+            The id of the row.
+        """
+        within = parent if parent is not None and parent in self.rows else ROOT
+        group = self._group(within, CALL, task, began)
+        family = self._family(within, CALL, task)
+        for number in family.finished:
+            if number in self.rows:
+                self._fold(self.rows[number], within)
+        family.finished.clear()
+        counts = group.sums()
+        counts.add(calls)
+        group.duration_s = (group.duration_s or 0.0) + duration_s
+        group.state = summed_state(counts)
+        if calls.done:
+            self.history[task] = duration_s / max(1, calls.done)
+        self.started = began if self.started is None else min(began, self.started)
+        self.latest = ended if self.latest is None else max(ended, self.latest)
+        self.version += 1
+        return group.id
 
     def close(self) -> None:
         """Nothing more will come: rows that never ended are marked as left running."""
@@ -142,10 +145,15 @@ class Model:
     def knows(self, event: events.Event) -> bool:
         """Whether `event` is about a call, a map or a parent that this model has seen."""
         ids = (event.call_id, event.map_id, getattr(event, "parent_id", None))
-        return any(
-            number is not None and (number in self.rows or number in self._light or number in self._ended)
-            for number in ids
-        )
+        return any(number is not None and self.has(number) for number in ids)
+
+    def has(self, number: int) -> bool:
+        """Whether this model has seen a call, map or row of that id."""
+        return number in self.rows or number in self._light or number in self._ended or number in self._again
+
+    def shows(self, number: int) -> bool:
+        """Whether a call has a row of its own, or is the retry of one that has."""
+        return number in self.rows or number in self._again
 
     @property
     def live(self) -> bool:
@@ -157,47 +165,11 @@ class Model:
         """Whether anything runs by itself; a stream that nobody iterates may never end and does not count."""
         return bool(self._light) or any(row.live and not row.stream for row in self.rows.values())
 
-    def totals(self) -> Counts:
-        """Sum up all calls, items of maps included."""
-        sums = Counts()
-        for row in self.rows.values():
-            sums.add(row.sums())
-        return sums
-
     def view(self, limit: int = 40) -> View:
-        """Choose at most `limit` lines: failed and live rows first, each with the rows that it is nested in.
-
-        Children follow their parent, siblings the order in which they started. Calls that run long enough to be looked
-        at get rows of their own now.
-        """
+        """See `Tree.view`; calls that run long enough to be looked at get rows of their own now."""
         for number in tuple(islice(self._light, MAX_PROMOTED if len(self.rows) < MAX_ROWS else 0)):
             self._promote(number)
-        lines = list(self._walk(ROOT, 0, set()))
-        if len(lines) <= limit:
-            return View(tuple(lines), 0)
-        chosen: set[int] = set()
-        for line in sorted(lines, key=_urgency):
-            path = [line.row.id]
-            while (above := self.rows[path[-1]].parent) in self.rows and above not in chosen and above not in path:
-                path.append(above)
-            path = [number for number in path if number not in chosen]
-            if len(chosen) + len(path) <= limit:
-                chosen.update(path)
-        return View(
-            tuple(line for line in lines if line.row.id in chosen),
-            len(lines) - len(chosen),
-        )
-
-    def _walk(self, parent: int, depth: int, seen: set[int]) -> Iterator[Line]:
-        if parent == ROOT:
-            rows = [row for row in self.rows.values() if row.parent not in self.rows]
-        else:
-            rows = [self.rows[number] for number in self._kids.get(parent, ())]
-        for row in sorted(rows, key=_by_start):
-            if row.id not in seen:
-                seen.add(row.id)
-                yield Line(row, depth)
-                yield from self._walk(row.id, depth + 1, seen)
+        return super().view(limit)
 
     # -- calls ------------------------------------------------------------
 
@@ -208,25 +180,21 @@ class Model:
             self._promote(number)
         row = self.rows.get(number)
         if row is None and number not in self._light and number not in self._ended:
-            row = self.rows[number] = Row(number, kind, event.name, task=event.name)
-            self._kids.setdefault(ROOT, {})[number] = None
+            row = self._add(Row(number, kind, event.name, task=event.name))
         return row
-
-    def _adopt(self, row: Row, parent: int | None) -> None:
-        if parent is not None and parent != row.parent and parent != row.id:
-            self._leave(row)
-            row.parent = parent
-            self._kids.setdefault(parent, {})[row.id] = None
-
-    def _leave(self, row: Row) -> None:
-        kids = self._kids.get(row.parent, {})
-        kids.pop(row.id, None)
-        if not kids:
-            self._kids.pop(row.parent, None)
 
     def _on_queued(self, event: events.TaskQueued) -> None:
         if event.map_id is None and (row := self._row(event)) is not None:
             row.backend = event.backend
+            self._submitted[event.call_id] = event.name
+            for needed in event.needs:
+                self._edge(self._submitted.get(needed), event.name, "result")
+            if len(self._submitted) > _MAX_SUBMITTED:
+                del self._submitted[next(iter(self._submitted))]
+
+    def _edge(self, source: str | None, target: str, kind: str) -> None:
+        if source is not None and source != target and len(self.edges) < _MAX_EDGES:
+            self.edges.setdefault((source, target), kind)
 
     def _on_started(self, event: events.TaskStarted) -> None:
         number = event.call_id
@@ -261,7 +229,9 @@ class Model:
         row.stream = "stream" in event.kind
         row.expected_s = self.history.get(event.task)
         self._adopt(row, parent)
-        if row.state == QUEUED:
+        if (above := self.rows.get(row.parent)) is not None:
+            self._edge(above.task, row.task, "calls")
+        if row.state == QUEUED and (event.worker or event.backend not in ("process", "dask")):
             row.state = RUNNING
 
     def _promote(self, number: int) -> None:
@@ -269,7 +239,7 @@ class Model:
         group, event = self._light.pop(number)
         counts = group.sums()
         counts.running -= 1
-        group.state = _summed_state(counts)
+        group.state = summed_state(counts)
         in_group = event.parent_id is not None and event.parent_id not in self.rows and group.task == event.task
         self._start(event, group.parent if in_group else event.parent_id)
 
@@ -280,6 +250,12 @@ class Model:
             row.attempts = max(row.attempts, event.number)
             if row.state in (QUEUED, RETRYING):
                 row.state = RUNNING
+
+    def _on_placed(self, event: events.AttemptPlaced) -> None:
+        if event.map_id is None and (row := self._row(event)) is not None:
+            row.worker = event.worker
+            if row.state in (QUEUED, RETRYING):
+                row.state, row.started = RUNNING, event.time
 
     def _on_retry(self, event: events.RetryScheduled) -> None:
         if event.map_id is not None:
@@ -295,7 +271,7 @@ class Model:
             row.done, row.total, row.label = (
                 event.done,
                 event.total,
-                _short(event.label or ""),
+                short(event.label or ""),
             )
             row.progress_at = event.time
             if row.state == QUEUED:
@@ -312,19 +288,19 @@ class Model:
         row = self._told(event)
         text = next((line for line in reversed(event.text.splitlines()) if line.strip()), "")
         if row is not None and text and event.time >= row.line_at:
-            row.line, row.line_at = _short(text.strip()), event.time
+            row.line, row.line_at = short(text.strip()), event.time
 
     def _on_miss(self, event: events.CacheMiss) -> None:
         if event.map_id is None and (row := self._told(event)) is not None:
-            row.reason = _short(event.reason or "")
+            row.reason, row.missed = short(event.reason or ""), True
 
     def _on_cache_failed(self, event: events.CacheFailed) -> None:
         if (row := self._told(event)) is not None:
-            row.note = _short(f"not cached: {event.error}")
+            row.note = short(f"not cached: {event.error}")
 
     def _on_changed(self, event: events.ValueChanged) -> None:
         if (row := self._told(event)) is not None:
-            row.note = _short(f"`{event.holder}` was changed in place since {event.origin}")
+            row.note = short(f"`{event.holder}` was changed in place since {event.origin}")
 
     def _on_straggler(self, event: events.StragglerLeft) -> None:
         if (row := self._told(event)) is not None:
@@ -332,7 +308,7 @@ class Model:
 
     def _on_lost(self, event: events.WorkerLost) -> None:
         if (row := self._told(event)) is not None:
-            row.note = _short(f"worker {event.worker} lost: {event.reason}")
+            row.note = short(f"worker {event.worker} lost: {event.reason}")
 
     def _on_end(self, event: events.Terminal) -> None:
         state = _ENDINGS[type(event)]
@@ -349,33 +325,30 @@ class Model:
             self._promote(event.call_id)
         row = self.rows.get(event.call_id)
         if row is None:
-            row = self.rows[event.call_id] = Row(event.call_id, CALL, event.name, task=event.name)
-            self._kids.setdefault(ROOT, {})[row.id] = None
+            row = self._add(Row(event.call_id, CALL, event.name, task=event.name))
         self._finish(row, event, state)
         if row.state == DONE:
             self.history[row.task] = event.duration_s
         self._settle(row)
 
-    def _finish(self, row: Row, event: events.Terminal, state: str) -> None:
-        row.state, row.name = state, event.name
-        row.duration_s, row.attempts = (
-            event.duration_s,
-            max(event.attempts, row.attempts),
-        )
-        if row.started is None:
-            row.started = event.time - event.duration_s
-        if isinstance(event, events.TaskCompleted):
-            if event.cached:
-                row.state, row.saved_s = CACHED, event.saved_s
-        elif isinstance(event, events.TaskFailed):
-            row.error, row.traceback = (
-                _short(event.error),
-                event.traceback[-_TRACEBACK:],
-            )
-        elif isinstance(event, events.TaskTimedOut):
-            row.error = _short(event.error)
-        elif isinstance(event, events.TaskCancelled):
-            row.error = _short(event.reason)
+    def _on_again(self, event: events.Event) -> None:
+        """Show what a retry does in the row of the call that failed; the totals of a map are not changed by it."""
+        row = self.rows.get(self._again[event.call_id])
+        if row is None:
+            return
+        if isinstance(event, events.TaskStarted):
+            row.state, row.started, row.worker = RUNNING, event.time, event.worker or ""
+            row.duration_s, row.error, row.traceback, row.line = None, "", "", ""
+        elif isinstance(event, events.ProgressMade):
+            row.done, row.total = event.done, event.total
+        elif isinstance(event, events.LogLine):
+            row.line = short(event.text.strip())
+        elif isinstance(event, events.Terminal):
+            del self._again[event.call_id]
+            row.retries += 1
+            row.error = row.traceback = ""
+            self._finish(row, event, _ENDINGS[type(event)])
+            row.retry = event.call_id
 
     def _count_end(self, group: Row, event: events.Terminal, state: str) -> None:
         """End a call that never had a row: the common lot of quick calls in a loop, hence no detour."""
@@ -392,185 +365,7 @@ class Model:
         else:
             counts.failed += 1
         group.duration_s = (group.duration_s or 0.0) + event.duration_s
-        group.state = _summed_state(counts)
-
-    # -- maps -------------------------------------------------------------
-
-    def _map(self, number: int, name: str) -> Row:
-        row = self.rows.get(number)
-        if row is None:
-            row = self.rows[number] = Row(number, MAP, name.partition("[")[0], RUNNING, counts=Counts())
-            row.task = row.name
-            self._kids.setdefault(ROOT, {})[number] = None
-        return row
-
-    def _on_map_started(self, event: events.MapStarted) -> None:
-        if event.call_id in self._ended and event.call_id not in self.rows:
-            return
-        row = self._map(event.call_id, event.name)
-        assert row.counts is not None
-        row.name = row.task = event.name
-        row.backend, row.cell, row.started = event.backend, event.cell or "", event.time
-        self._adopt(row, event.parent_id)
-        if row.live:
-            row.total = event.total
-            row.counts.queued = max(0, event.total - row.counts.finished - row.counts.running)
-
-    def _on_map_progress(self, event: events.MapProgressed) -> None:
-        if event.call_id in self._ended:
-            return
-        row = self._map(event.call_id, event.name)
-        if event.time >= row.progress_at:
-            row.progress_at = event.time
-            row.counts = _counts_of(event, event.running)
-            row.total, row.done = event.total, row.counts.finished
-            if isinstance(event, MapSampled):
-                row.items = event.items
-
-    def _on_map_ended(self, event: events.MapEnded) -> None:
-        if not self._ended.add(event.call_id):
-            return
-        row = self._map(event.call_id, event.name)
-        row.name = row.task = event.name
-        row.counts = counts = _counts_of(event, 0)
-        counts.cancelled += counts.queued
-        counts.queued = 0
-        row.total, row.done, row.items = event.total, counts.finished, ()
-        row.duration_s = event.duration_s
-        if row.started is None:
-            row.started = event.time - event.duration_s
-        row.state = _summed_state(counts)
-        self._settle(row)
-
-    def _item_failed(self, event: events.Terminal, state: str) -> None:
-        assert event.map_id is not None
-        if event.map_id in self._ended and event.map_id not in self.rows:
-            return
-        if not self._ended.add(event.call_id):
-            return
-        self._map(event.map_id, event.name)
-        if sum(self.rows[number].kind == ITEM for number in self._kids.get(event.map_id, ())) >= MAX_FAILED:
-            return
-        row = self.rows[event.call_id] = Row(event.call_id, ITEM, event.name, task=event.name)
-        self._kids.setdefault(ROOT, {})[row.id] = None
-        self._adopt(row, event.map_id)
-        self._finish(row, event, state)
-
-    # -- folding ----------------------------------------------------------
-
-    def _family(self, parent: int, of: str, task: str) -> _Family:
-        families = self._families.setdefault(parent, {})
-        if len(families) > MAX_ROWS:
-            return families.get((of, task)) or families.setdefault((of, OTHERS), _Family())
-        return families.setdefault((of, task), _Family())
-
-    def _group(self, parent: int, of: str, task: str, started: float | None) -> Row:
-        family = self._family(parent, of, task)
-        if family.group is None:
-            self._groups += 1
-            group = Row(
-                -self._groups,
-                TASK,
-                task,
-                DONE,
-                task=task,
-                of=of,
-                counts=Counts(),
-                started=started,
-            )
-            family.group = self.rows[group.id] = group
-            self._kids.setdefault(ROOT, {})[group.id] = None
-            self._adopt(group, parent)
-        return family.group
-
-    def _settle(self, row: Row) -> None:
-        """Put a finished row among those of its task, and fold these once they are many."""
-        if len(self.rows) > MAX_ROWS:
-            row.task = OTHERS if self._family(ROOT, row.kind, row.task).group is None else row.task
-            self._fold(row, ROOT)
-            return
-        parent = row.parent if row.parent in self.rows else ROOT
-        family = self._family(parent, row.kind, row.task)
-        if row.state in BAD:
-            family.failed += 1
-            if family.failed > MAX_FAILED:
-                self._fold(row, parent)
-            return
-        family.finished.append(row.id)
-        if family.group is not None or len(family.finished) > FOLD_ABOVE:
-            finished, family.finished = family.finished, []
-            for number in finished:
-                if number in self.rows:
-                    self._fold(self.rows[number], parent)
-
-    def _fold(self, row: Row, parent: int) -> None:
-        """Let the row of its task stand for `row`, and for what is nested in it."""
-        of = row.of if row.kind == TASK else row.kind
-        group = self._group(parent, of, row.task, row.started)
-        self._sum_into(group, row)
-        self._leave(row)
-        del self.rows[row.id]
-        self._families.pop(row.id, None)
-        for number in list(self._kids.get(row.id, ())):
-            child = self.rows[number]
-            if child.kind == ITEM:
-                self._leave(child)
-                del self.rows[number]
-            else:
-                self._adopt(child, group.id)
-                if not child.live:
-                    self._fold(child, group.id)
-
-    def _sum_into(self, group: Row, row: Row) -> None:
-        assert group.counts is not None
-        group.counts.add(row.sums())
-        group.retries += row.retries + max(0, row.attempts - 1)
-        group.duration_s = (group.duration_s or 0.0) + (row.duration_s or 0.0)
-        if row.started is not None:
-            group.started = row.started if group.started is None else min(group.started, row.started)
-        if row.error and row.state in BAD:
-            group.error, group.traceback = row.error, row.traceback
-        group.reason, group.note = row.reason or group.reason, row.note or group.note
-        group.state = _summed_state(group.counts)
-
-
-def _counts_of(event: events.MapProgressed | events.MapEnded, running: int) -> Counts:
-    """Turn a map's counters (where completed includes cached) into ours; never negative."""
-    cached = min(event.cached, event.completed)
-    counts = Counts(
-        running=running,
-        done=event.completed - cached,
-        cached=cached,
-        failed=event.failed,
-        cancelled=event.cancelled,
-        saved_s=event.saved_s,
-    )
-    counts.queued = max(0, event.total - counts.finished - running)
-    return counts
-
-
-def _summed_state(counts: Counts) -> str:
-    if counts.running or counts.queued:
-        return RUNNING
-    if counts.failed:
-        return FAILED
-    if counts.cancelled:
-        return CANCELLED
-    return CACHED if counts.cached and not counts.done else DONE
-
-
-def _by_start(row: Row) -> tuple[float, int]:
-    return (float("inf") if row.started is None else row.started, abs(row.id))
-
-
-def _urgency(line: Line) -> tuple[int, int, float]:
-    row = line.row
-    rank = 0 if row.state in BAD else 1 if row.state in (RUNNING, RETRYING) else 2 if row.counts is not None else 3
-    return (rank, line.depth, -(row.started or 0.0))
-
-
-def _short(text: str, limit: int = _TEXT) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+        group.state = summed_state(counts)
 
 
 _ENDINGS: dict[type[events.Event], str] = {
@@ -584,6 +379,7 @@ _HANDLERS: dict[type[events.Event], Callable[[Model, Any], None]] = {
     events.TaskQueued: Model._on_queued,
     events.TaskStarted: Model._on_started,
     events.AttemptStarted: Model._on_attempt,
+    events.AttemptPlaced: Model._on_placed,
     events.RetryScheduled: Model._on_retry,
     events.ProgressMade: Model._on_progress,
     events.LogLine: Model._on_line,

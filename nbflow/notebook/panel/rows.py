@@ -33,6 +33,7 @@ __all__ = [
     "MapSampled",
     "Row",
     "View",
+    "short",
 ]
 
 QUEUED, RUNNING, RETRYING = "queued", "running", "retrying"
@@ -55,11 +56,12 @@ ROOT = 0
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One running item of a map: `started` is wall-clock seconds."""
+    """One running item of a map: `started` is wall-clock seconds, `index` its position."""
 
     name: str
     started: float
     worker: str = ""
+    index: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +69,15 @@ class MapSampled(events.MapProgressed):
     """A map's counters together with some of its running items; made by the panel's timer."""
 
     items: tuple[Item, ...] = ()
+    cacheable: bool = False
 
 
 @dataclass(slots=True)
 class Counts:
-    """How many calls are in which state; `done` were computed, `saved_s` are the seconds that hits saved."""
+    """How many calls are in which state; `done` were computed, `saved_s` are the seconds that hits saved.
+
+    `missed` counts those that asked the cache in vain; they are among the others too.
+    """
 
     queued: int = 0
     running: int = 0
@@ -80,6 +86,7 @@ class Counts:
     failed: int = 0
     cancelled: int = 0
     left: int = 0
+    missed: int = 0
     saved_s: float = 0.0
 
     @property
@@ -106,6 +113,7 @@ _COUNTS = (
     "failed",
     "cancelled",
     "left",
+    "missed",
     "saved_s",
 )
 _COUNTED_AS = {RETRYING: "running", TIMED_OUT: "failed", LEFT: "left"}
@@ -116,7 +124,8 @@ class Row:
     """One line of the panel: a call, a map, the folded calls of one task, or a failed item of a map.
 
     Times are wall-clock seconds. `counts` is what a map or a task row sums up, None for single calls. `total` and
-    `done` are the steps that a call reported. `of` says what a task row folds: calls or maps.
+    `done` are the steps that a call reported. `of` says what a task row folds: calls or maps. `retry` is the call whose
+    inputs a retry takes, where that is not the row's own.
     """
 
     id: int
@@ -146,6 +155,9 @@ class Row:
     reason: str = ""
     note: str = ""
     items: tuple[Item, ...] = ()
+    cacheable: bool = False
+    missed: bool = False
+    retry: int | None = None
     progress_at: float = float("-inf")
     line_at: float = float("-inf")
 
@@ -158,7 +170,7 @@ class Row:
         """What this row adds to the totals; an item adds nothing, its map has counted it."""
         if self.counts is not None:
             return self.counts
-        counts = Counts(saved_s=self.saved_s)
+        counts = Counts(saved_s=self.saved_s, missed=int(self.missed))
         if self.kind != ITEM:
             setattr(counts, _COUNTED_AS.get(self.state, self.state), 1)
         return counts
@@ -178,3 +190,8 @@ class View:
 
     lines: tuple[Line, ...]
     hidden: int
+
+
+def short(text: str, limit: int = 240) -> str:
+    """Return `text` cut to `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

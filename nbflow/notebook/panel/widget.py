@@ -23,29 +23,36 @@ MIME = "application/vnd.jupyter.widget-view+json"
 MAX_LINES = 30
 TRACEBACK_BYTES = 24_000
 SNAPSHOT_EVERY_S = 3.0
+SCRIPTS = ("panel-tabs.js", "panel.js")
+STYLES = ("panel.css", "panel-tabs.css")
+"""The parts of the widget's script and of its styles, which are joined into one."""
 _HERE = Path(__file__).parent
 
 
-def encode(model: Model, hears: bool) -> dict[str, Any]:
+def encode(
+    model: Model, hears: bool, parallel: float = 0.0, can_retry: Callable[[int], bool] = lambda number: False
+) -> dict[str, Any]:
     """Return what the script needs to draw: head, order of ids, and a flat dict for each row (empty fields left out).
 
     Args:
         model: The run.
         hears: Whether clicks are heard while a cell blocks.
+        parallel: How many calls ran at a time, on average; 0 where that is not known.
+        can_retry: Whether the failed call of an id can be run again.
     """
     view = model.view(MAX_LINES)
     sums = model.totals()
     head = {
         "text": words.summary(model),
+        "stats": words.stats(sums, parallel),
         "started": model.started,
         "ended": None if model.live else model.latest,
         "bad": sums.failed,
-        "finished": sums.finished,
         "live": model.live,
         "hidden": view.hidden,
         "hears": hears,
     }
-    rows = {str(line.row.id): _encode_row(line) for line in view.lines}
+    rows = {str(line.row.id): _encode_row(line, can_retry) for line in view.lines}
     room = TRACEBACK_BYTES
     for fields in rows.values():
         room -= len(fields.get("trace", "").encode())
@@ -54,7 +61,7 @@ def encode(model: Model, hears: bool) -> dict[str, Any]:
     return {"head": head, "order": list(rows), "rows": rows}
 
 
-def _encode_row(line: r.Line) -> dict[str, Any]:
+def _encode_row(line: r.Line, can_retry: Callable[[int], bool]) -> dict[str, Any]:
     row, counts = line.row, line.row.counts
     fields: dict[str, Any] = {
         "name": words.short(row.name, 120),
@@ -64,12 +71,14 @@ def _encode_row(line: r.Line) -> dict[str, Any]:
         "elapsed": words.elapsed(row),
         "since": row.started if row.live and row.state != r.QUEUED else None,
         "expected": row.expected_s if row.live else None,
-        "worker": _worker(row.worker) if row.live else "",
+        "worker": words.worker(row.worker) if row.live else "",
         "more": [words.short(text, 200) for text in words.details(row)],
         "line": row.line if row.live or row.state in r.BAD else "",
         "trace": row.traceback,
         "stop": row.live and row.kind in (r.CALL, r.MAP),
-        "items": [[item.name, item.started, _worker(item.worker)] for item in row.items],
+        "retry": row.state in r.BAD and can_retry(row.retry or row.id),
+        "calls": row.kind in (r.MAP, r.TASK) and row.of == r.CALL,
+        "items": [[item.name, item.started, words.worker(item.worker), item.index] for item in row.items],
         "others": max(0, counts.running - len(row.items)) if counts is not None and row.items else 0,
         "lone": row.kind == r.CALL and not line.depth,
     }
@@ -79,11 +88,6 @@ def _encode_row(line: r.Line) -> dict[str, Any]:
     elif row.total and row.live:
         fields["bar"] = [round(100 * min(1.0, row.done / row.total), 1), 0, 0, 0]
     return {key: value for key, value in fields.items() if value not in (None, "", [], False, 0)}
-
-
-def _worker(name: str) -> str:
-    """Return a worker's name as short as it can be; the main thread is nothing to tell."""
-    return "" if name == "MainThread" else name.removeprefix("nbflow-")
 
 
 class LiveWidget:
@@ -133,8 +137,12 @@ class LiveWidget:
         return bool(message)
 
     def answer(self, content: dict[str, Any], ok: bool) -> None:
-        """Tell the front end that a click was heard, and whether there was anything to stop."""
-        self._widget.send({"kind": "ack", "id": content.get("id"), "ok": ok})
+        """Tell the front end that a click was heard, and whether there was anything to stop or to run again."""
+        self._widget.send({"kind": "ack", "id": content.get("id"), "index": content.get("index"), "ok": ok})
+
+    def tell(self, answer: dict[str, Any]) -> None:
+        """Send what the front end asked for."""
+        self._widget.send({"kind": "told", **answer})
 
     def close(self) -> None:
         """Close the comm, and that of the layout that every widget drags along."""
@@ -144,7 +152,7 @@ class LiveWidget:
 
 
 def _delta(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return the difference: changed fields of rows (None: the field is gone), and head or order where they changed."""
+    """Return the difference: changed fields of head and rows (None: a row's field is gone), and the order."""
     delta: dict[str, Any] = {}
     rows: dict[str, Any] = {}
     for number, fields in new["rows"].items():
@@ -158,8 +166,9 @@ def _delta(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         delta["rows"] = rows
     if new["order"] != old["order"]:
         delta["order"] = new["order"]
-    if new["head"] != old["head"]:
-        delta["head"] = new["head"]
+    head = {name: value for name, value in new["head"].items() if name not in old["head"] or old["head"][name] != value}
+    if head:
+        delta["head"] = head
     return delta
 
 
@@ -171,8 +180,12 @@ def _widget_class() -> Any:
     fields = {
         "__doc__": "The front end's model of a panel.",
         "__module__": __name__,
-        "_esm": _HERE / "panel.js",
-        "_css": _HERE / "panel.css",
+        "_esm": _joined(SCRIPTS),
+        "_css": _joined(STYLES),
         "snapshot": traitlets.Dict().tag(sync=True),
     }
     return type("PanelWidget", (anywidget.AnyWidget,), fields)
+
+
+def _joined(names: tuple[str, ...]) -> str:
+    return "\n".join((_HERE / name).read_text("utf-8") for name in names)

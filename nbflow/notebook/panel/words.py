@@ -13,12 +13,16 @@ from nbflow.notebook.panel.model import Model
 
 __all__ = [
     "ICONS",
+    "counted",
     "details",
     "elapsed",
     "headline",
     "is_all_cached",
     "progress",
     "short",
+    "stats",
+    "summary",
+    "worker",
 ]
 
 ICONS = {
@@ -54,15 +58,31 @@ def summary(model: Model) -> str:
     sums = model.totals()
     if not sums.total:
         return ""
-    parts = [f"{sums.total:,} task{'s' if sums.total != 1 else ''}"]
+    return f"{sums.total:,} task{'s' if sums.total != 1 else ''} · {counted(sums)}"
+
+
+def counted(sums: r.Counts) -> str:
+    """Return how many calls are in which state, such as `59 done · 1 failed`, and the seconds that hits saved."""
+    parts = []
     for field, word in _COUNTED:
         number = getattr(sums, field)
-        if number == sums.total:
+        if number and number == sums.total:
             parts.append(word if number == 1 else f"all {word}")
         elif number:
             parts.append(f"{number:,} {word}")
     if sums.saved_s >= 0.05:
         parts.append(f"saved {format_duration(sums.saved_s)}")
+    return " · ".join(parts)
+
+
+def stats(sums: r.Counts, parallel: float = 0.0) -> str:
+    """Return what else is worth knowing of a run: how the cache did, and how many calls ran at a time."""
+    parts = []
+    if sums.missed and (sums.cached or sums.missed > 1):
+        asked = sums.cached + sums.missed
+        parts.append(f"{sums.cached:,} of {asked:,} from the cache")
+    if parallel >= 1.1:
+        parts.append(f"{parallel:g} at a time")
     return " · ".join(parts)
 
 
@@ -133,6 +153,11 @@ def details(row: r.Row) -> list[str]:
     if row.reason and row.reason != _FIRST_TIME and row.kind == r.CALL and row.state != r.CACHED:
         parts.append(f"why: {row.reason}")
     return parts
+
+
+def worker(name: str) -> str:
+    """Return a worker's name as short as it can be; the main thread is nothing to tell."""
+    return "" if name == "MainThread" else name.removeprefix("nbflow-")
 
 
 def short(text: str, limit: int) -> str:

@@ -61,17 +61,26 @@ class FakeSession:
         self.settings = SimpleNamespace(progress=progress)
         self.observers: list[tuple[Callable[[events.Event], None], bool]] = []
         self.maps: list[Any] = []
+        self.calls: list[Any] = []
+        self.active: dict[int, Any] = {}
+        self.records: list[Any] = []
+        self.samplers: list[Any] = []
+        self.keep_failed: Any = None
         self.cancelled: list[tuple[int | None, str]] = []
         self.running: set[int] = set()
 
-    def add_observer(self, observer: Callable[[events.Event], None], items: bool = True) -> None:
+    def add_observer(self, observer: Callable[[events.Event], None], items: bool = True, sampler: Any = None) -> None:
         self.observers.append((observer, items))
+        self.samplers.append(sampler)
 
     def remove_observer(self, observer: Callable[[events.Event], None]) -> None:
         self.observers = [pair for pair in self.observers if pair[0] != observer]
 
     def live_maps(self) -> list[Any]:
         return self.maps
+
+    def live_calls(self) -> list[Any]:
+        return self.calls
 
     def cancel(self, call_id: int, reason: str = "panel") -> bool:
         self.cancelled.append((call_id, reason))
@@ -123,15 +132,23 @@ class FakeShell:
 class Stage:
     """A controller on its stage: session, shell, clock and a timer that only runs when told to."""
 
-    def __init__(self, mode: str | None = None, *, kernel: Any = None, shell: Any = "", progress: str = "auto") -> None:
-        self.clock = FakeClock(monotonic=1000.0)
-        self.session = FakeSession(progress)
+    def __init__(
+        self,
+        mode: str | None = None,
+        *,
+        kernel: Any = None,
+        shell: Any = "",
+        progress: str = "auto",
+        session: Any = None,
+    ) -> None:
+        self.clock = FakeClock(monotonic=1000.0) if session is None else session.clock
+        self.session = FakeSession(progress) if session is None else session
         self.shell = FakeShell(kernel) if shell == "" else shell
         self.tick_function: Callable[[], float | None] | None = None
         self.wakes = 0
         self._due = 0.0
         self.panel = PanelController(self.session, mode, self.shell, clock=self.clock, ticker=self._start)
-        self.do = Script(self.session.tell, self.clock)
+        self.do = Script(getattr(self.session, "tell", None), self.clock)  # type: ignore[arg-type]
 
     def _start(self, tick: Callable[[], float | None]) -> None:
         assert self.tick_function is None, "two timers at once"

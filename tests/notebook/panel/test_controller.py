@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextvars import ContextVar
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-import nbflow.notebook.panel as panel_module
 from nbflow.core import events
 from nbflow.errors import SettingsError
-from nbflow.notebook.panel import PanelController, faces
+from nbflow.notebook.panel import PanelController, evidence, faces
 from nbflow.notebook.panel.widget import MIME
 
 
@@ -103,7 +103,7 @@ def test_timer_lives_only_while_something_runs(make_stage: Any) -> None:
         stage.after(1.0)
         assert stage.ticking
         stage.do.finish(number)
-        stage.after(0.2)
+        stage.after(0.5)
         assert not stage.ticking
     assert stage.wakes == 2
 
@@ -171,7 +171,7 @@ def test_submitted_task_keeps_its_panel_beyond_its_cell(make_stage: Any) -> None
     assert stage.shell.bundles[1]["text/plain"].startswith("✓ foreground · done")
     stage.do.finish(3, "child")
     stage.do.finish(1, "background")
-    stage.after(0.2)
+    stage.after(0.5)
     assert stage.shell.bundles[0]["text/plain"].startswith("2 tasks · all done")
     assert not stage.ticking
 
@@ -183,7 +183,7 @@ def test_stream_that_nobody_iterates_does_not_keep_the_panel_open(make_stage: An
     stage.do.start(1, "rows", kind="stream")
     stage.after(0.5)
     stage.panel.cell_finished()
-    stage.after(0.2)
+    stage.after(0.5)
     assert "left running" in stage.shell.bundles[0]["text/plain"]
     assert not stage.ticking
 
@@ -242,14 +242,19 @@ def test_text_goes_to_stderr_outside_of_a_notebook(make_stage: Any, capsys: pyte
         assert capsys.readouterr().err == "nbflow: ✓ fit · done · 1.0 s\n"
 
 
-@pytest.mark.parametrize("why", ["nobody answers", "no anywidget", "report"])
+@pytest.mark.parametrize("why", ["nobody answers", "no anywidget", "report", "VS Code", "Colab"])
 def test_evidence_for_html(make_stage: Any, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     """A kernel without a front end that can run the widget gets HTML; `nbflow run` the final one only."""
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     stage = make_stage("auto", kernel=attended(why != "nobody answers"))
     if why == "no anywidget":
-        monkeypatch.setattr(panel_module, "find_spec", lambda name: None)
+        monkeypatch.setattr(evidence, "find_spec", lambda name: None)
     elif why == "report":
         monkeypatch.setenv("NBFLOW_REPORT", "1")
+    elif why == "VS Code":
+        monkeypatch.setenv("VSCODE_PID", "123")
+    elif why == "Colab":
+        monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     stage.panel.cell_started()
     stage.do.start(1)
     stage.after(2.0)
@@ -257,6 +262,22 @@ def test_evidence_for_html(make_stage: Any, monkeypatch: pytest.MonkeyPatch, why
     stage.do.finish(1)
     stage.panel.cell_finished()
     assert [sorted(bundle) for bundle in stage.shell.bundles] == [["text/html", "text/plain"]]
+
+
+def test_jupyter_started_from_a_terminal_of_vs_code_is_jupyter(
+    make_stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's own mark on the kernel counts more than what it inherits; and a mode that is set more than both."""
+    monkeypatch.setenv("VSCODE_PID", "123")
+    monkeypatch.setenv("JPY_SESSION_NAME", "/work.ipynb")
+    for mode, found in (("auto", True), ("widget", True), ("html", False)):
+        stage = make_stage(mode, kernel=attended())
+        stage.panel.cell_started()
+        stage.do.start(1)
+        stage.after(0.5)
+        assert (MIME in stage.shell.bundles[0]) == found
+        stage.do.finish(1)
+        stage.panel.cell_finished()
 
 
 def test_widget_ends_as_a_static_bundle_and_leaves_no_comm(make_stage: Any) -> None:
@@ -288,13 +309,21 @@ def click(stage: Any, **content: Any) -> list[dict[str, Any]]:
 def test_clicks_cancel_one_or_all_and_are_answered(make_stage: Any) -> None:
     """Cancel names the row, Stop all everything; the answer says whether there was anything to stop."""
     stage = make_stage("widget", kernel=attended())
+    stage.live_map = make_stage.live_map
     stage.panel.cell_started()
     stage.do.start(1)
     stage.session.running = {1}
     stage.after(0.5)
-    assert click(stage, kind="cancel", id=1) == [{"kind": "ack", "id": 1, "ok": True}]
-    assert click(stage, kind="cancel", id=9) == [{"kind": "ack", "id": 9, "ok": False}]
-    assert click(stage, kind="stop") == [{"kind": "ack", "id": None, "ok": True}]
+    assert click(stage, kind="cancel", id=1) == [{"kind": "ack", "id": 1, "index": None, "ok": True}]
+    assert click(stage, kind="cancel", id=9) == [{"kind": "ack", "id": 9, "index": None, "ok": False}]
+    assert click(stage, kind="stop") == [{"kind": "ack", "id": None, "index": None, "ok": True}]
+    dropped: list[tuple[int, str]] = []
+    live = stage.live_map(7, 10)
+    live.cancel_item = lambda index, reason: dropped.append((index, reason)) or True
+    stage.session.maps = [live]
+    assert click(stage, kind="cancel", id=7, index=3) == [{"kind": "ack", "id": 7, "index": 3, "ok": True}]
+    assert click(stage, kind="cancel", id=8, index=3) == [{"kind": "ack", "id": 8, "index": 3, "ok": False}]
+    assert dropped == [(3, "panel")]
     assert click(stage, kind="cancel", id="1; drop") == []
     assert click(stage, kind="nonsense") == []
     assert stage.session.cancelled == [(1, "panel"), (9, "panel"), (None, "panel")]
@@ -389,7 +418,7 @@ def test_real_timer_thread_ends_by_itself() -> None:
     """With the real timer, a run is drawn from its thread, which is gone after close; the autouse fixture checks."""
     seen = threading.Event()
     session = SimpleNamespace(settings=SimpleNamespace(progress="html"), observers=[])
-    session.add_observer = lambda observer, items: session.observers.append(observer)
+    session.add_observer = lambda observer, items, sampler: session.observers.append(observer)
     session.remove_observer = session.observers.remove
     session.live_maps = list
     shell = SimpleNamespace(display_pub=SimpleNamespace(publish=lambda **bundle: seen.set()))

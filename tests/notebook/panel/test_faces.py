@@ -169,7 +169,7 @@ def applied(state: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
             else:
                 row[key] = value
     kept = {number: fields for number, fields in rows.items() if number in order}
-    return {"head": message.get("head", state["head"]), "order": order, "rows": kept}
+    return {"head": state["head"] | message.get("head", {}), "order": order, "rows": kept}
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_map_shows_the_newest_sample(played: Any) -> None:
     played.model.apply(newer)
     played.model.apply(older)
     row = played.model.rows[1]
-    assert row.counts == r.Counts(queued=1, running=2, done=5, cached=1, failed=1)
+    assert row.counts == r.Counts(queued=1, running=2, done=5, cached=1, failed=1, missed=6)
     assert [item.name for item in row.items] == ["fit[7]"]
     played.do.end_map(1, 10, completed=9, failed=1)
     played.model.apply(newer)
