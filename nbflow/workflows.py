@@ -11,9 +11,8 @@ import importlib
 import inspect
 import typing
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, cast, overload
 
-from nbflow._typing import P, R
+from nbflow._typing import Any, Generic, P, R, cast, overload
 from nbflow.core.spec import TaskKind, compile_binder, kind_of
 from nbflow.errors import DefinitionError, ParameterError
 from nbflow.sessions import async_session, session

@@ -14,6 +14,7 @@ from importlib import import_module
 from io import TextIOWrapper
 from typing import NamedTuple
 
+from nbflow._util import perhaps
 from nbflow._version import __version__
 from nbflow.cli.console import CliError, ExitCode, say
 from nbflow.errors import SettingsError
@@ -85,6 +86,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"nbflow {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    chosen = parser
     for name, command in _COMMANDS.items():
         sub = commands.add_parser(
             name,
@@ -97,7 +99,15 @@ def _parse(words: list[str]) -> argparse.Namespace:
             module = import_module(f"nbflow.cli.{command.module}")
             module.configure(sub)
             sub.set_defaults(execute=module.execute)
+            chosen = sub
     if not words:
         parser.print_help(sys.stderr)
         raise SystemExit(int(ExitCode.USAGE))
-    return parser.parse_args(words)
+    if asked is not None and asked not in _COMMANDS:
+        parser.error(f"there is no command {asked}{perhaps(asked, _COMMANDS)}")
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        # Not by `parse_args`, which would show how the program is used, not the command.
+        options = [option for action in chosen._actions for option in action.option_strings]
+        chosen.error(f"there is no option {unknown[0]}{perhaps(unknown[0].partition('=')[0], options)}")
+    return arguments

@@ -12,7 +12,6 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,7 @@ def _ls(store: CacheStore, arguments: argparse.Namespace) -> int:
     ]
     entries = sorted(entries, key=_ORDERS[arguments.sort])[: arguments.limit]
     if arguments.json:
-        facts = [{**asdict(entry), "parts": [part._asdict() for part in entry.parts]} for entry in entries]
+        facts = [{**entry.as_dict(), "parts": [part._asdict() for part in entry.parts]} for entry in entries]
         say(json.dumps(facts, ensure_ascii=False), sys.stdout)
         return ExitCode.OK
     rows = [

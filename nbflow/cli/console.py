@@ -16,7 +16,18 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import TextIO
 
-__all__ = ["CliError", "ExitCode", "interactive", "plain", "say", "usage", "width", "without_uri_grammar"]
+__all__ = [
+    "CliError",
+    "ExitCode",
+    "check_backend",
+    "interactive",
+    "plain",
+    "say",
+    "usage",
+    "width",
+    "without_colours",
+    "without_formats",
+]
 
 # CSI sequences (colours, cursor movement) and OSC sequences (hyperlinks, titles).
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
@@ -45,6 +56,17 @@ def usage(message: str) -> CliError:
     return CliError(message, ExitCode.USAGE)
 
 
+def check_backend(name: str) -> None:
+    """Raise `CliError` unless there is a backend of that name."""
+    from nbflow.backends.manager import BackendManager  # most runs name none
+    from nbflow.errors import BackendError
+
+    try:
+        BackendManager().resolve(name)
+    except BackendError as error:
+        raise usage(str(error)) from None
+
+
 def say(text: str, stream: TextIO | None = None) -> None:
     """Write one line (or several) and flush; stderr unless told otherwise, and a closed pipe is no error."""
     try:
@@ -63,6 +85,11 @@ def plain(text: str, stream: TextIO) -> str:
     """Return `text` as it may be written to `stream`: without escape sequences unless a terminal shows them."""
     if stream.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ:
         return text
+    return without_colours(text)
+
+
+def without_colours(text: str) -> str:
+    """Return `text` without escape sequences."""
     return _ANSI.sub("", text)
 
 
@@ -71,15 +98,19 @@ def width() -> int:
     return shutil.get_terminal_size((100, 24)).columns
 
 
+# What jsonschema (which nbformat imports) imports where it can, to check formats that the schema of notebooks does not
+# have: one alone builds a grammar for 1.7 s.
+_FORMATS = ("rfc3987_syntax", "rfc3986_validator", "isoduration", "uri_template", "webcolors", "fqdn")
+
+
 @contextmanager
-def without_uri_grammar() -> Iterator[None]:
-    """Keep jsonschema (imported by nbformat) from building a grammar for a URI format that no notebook uses: 1.7 s."""
-    name = "rfc3987_syntax"
-    hidden = name not in sys.modules
-    if hidden:
+def without_formats() -> Iterator[None]:
+    """Keep jsonschema from importing checkers of formats that no notebook uses."""
+    hidden = [name for name in _FORMATS if name not in sys.modules]
+    for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        if hidden:
-            del sys.modules[name]
+        for name in hidden:
+            sys.modules.pop(name, None)

@@ -59,7 +59,7 @@ def _workflow(target: str) -> str:
 
 def _notebook(target: str) -> str:
     # nbformat takes a while to import; describing a workflow should not wait for it.
-    with console.without_uri_grammar():
+    with console.without_formats():
         from nbflow.cli import notebooks
 
     notebook = notebooks.read(Path(target))

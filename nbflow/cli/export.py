@@ -31,7 +31,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Write the script and return the exit code."""
     source = Path(arguments.notebook)
     # nbformat and IPython take a while to import; `nbflow --help` should not wait for them.
-    with console.without_uri_grammar():
+    with console.without_formats():
         from nbflow.cli import notebooks
     from nbflow.notebook.script import script_of
 

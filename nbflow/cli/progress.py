@@ -65,9 +65,9 @@ class Board:
 
 
 def cell_title(source: str) -> str:
-    """Return the first line of a cell that says something."""
-    lines = [line.strip() for line in source.splitlines()]
-    return next((line for line in lines if line), "")
+    """Return the first line of a cell that says something; a decorator says less than what it decorates."""
+    lines = [line for text in source.splitlines() if (line := text.strip())]
+    return next((line for line in lines if not line.startswith("@")), "".join(lines[:1]))
 
 
 def live_lines(board: Board, width: int) -> list[str]:
@@ -176,11 +176,15 @@ class LiveView(View):
 
 
 class Milestones(View):
-    """One line for each task when its cell ends, and one for every tenth of a long map."""
+    """One line for each task when its cell ends, and one for every tenth of a long map.
+
+    A workflow has no cells; there, a task that took its time gets its line when it ends.
+    """
 
     def __init__(self, board: Board, stream: TextIO) -> None:
         super().__init__(board, stream)
         self._tenths: dict[int, int] = {}
+        self._told: dict[int, float] = {}
         self._cell_began = 0.0
 
     def cell_started(self, number: int, total: int, source: str) -> None:
@@ -199,6 +203,10 @@ class Milestones(View):
         super().report(rows)
         for row in rows:
             since = row["since"]
+            if since is None and not self.board.total and not row["nested"]:
+                if row["time_s"] - self._told.get(row["id"], 0.0) >= _MILESTONE_S:
+                    self._told[row["id"]] = row["time_s"]
+                    self._write(milestone(row))
             if not row["maps"] or since is None or self.board.wall() - since < _MILESTONE_S:
                 continue
             tenth = 10 * _done(row) // max(1, row["total"])
@@ -207,4 +215,5 @@ class Milestones(View):
                 self._write(f"{clip(row['task'], 40)}: {tenth * 10} % ({_done(row)} of {row['total']})")
 
     def _write(self, line: str) -> None:
-        console.say(f"[{self.board.number}/{self.board.total}] {line}", self.stream)
+        place = f"[{self.board.number}/{self.board.total}] " if self.board.total else ""
+        console.say(f"{place}{line}", self.stream)

@@ -40,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="compute every task anew and overwrite its cached result")
     add("-q", "--quiet", action="store_true", help="say nothing but errors")
     add("--json", action="store_true", help="print one JSON object at the end instead of the table")
+    add("--html", action="store_true", help="also write a report: a page that needs no other file")
     group = parser.add_argument_group("notebooks only")
     add = group.add_argument
     where = group.add_mutually_exclusive_group()
@@ -51,7 +52,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="executed notebook (default: NAME.executed.ipynb)",
     )
     where.add_argument("--in-place", action="store_true", help="write the outputs into FILE.ipynb itself")
-    add("--html", action="store_true", help="also write the executed notebook as HTML, beside it")
     add("--timeout", metavar="SECONDS", type=_positive, help="stop the run when one cell takes longer than this")
     add("--kernel", metavar="NAME", help="run in this installed kernel (default: the Python that runs nbflow)")
     add("--cwd", metavar="DIR", type=Path, help="folder in which the kernel works (default: the notebook's)")
@@ -64,7 +64,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return _run_notebook(arguments)
     if ":" not in target and "." not in target:
         raise usage(f"{target} is neither a notebook (FILE.ipynb) nor a workflow (MODULE:NAME)")
-    for option in ("output", "in_place", "html", "timeout", "kernel", "cwd"):
+    for option in ("output", "in_place", "timeout", "kernel", "cwd"):
         if getattr(arguments, option):
             raise usage(f"--{option.replace('_', '-')} is for notebooks; {target} is a workflow")
     # Only now: a notebook needs no workflow and the other way round.
@@ -122,8 +122,10 @@ def _run_notebook(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     given = split_pairs(arguments.param)
     paths = _paths(arguments)
+    if arguments.backend and arguments.kernel is None:  # another Python may have other plug-ins
+        console.check_backend(arguments.backend)
     # nbclient and nbformat take a while to import; bad arguments should not wait for that.
-    with console.without_uri_grammar():
+    with console.without_formats():
         from nbflow.cli import notebooks
         from nbflow.cli.runner import Outcome, Runner, Status
 
@@ -139,7 +141,7 @@ def _run_notebook(arguments: argparse.Namespace) -> int:
             view,
             kernel=arguments.kernel,
             cwd=str(paths.cwd),
-            env=_environment(arguments),
+            env={**_environment(arguments), "JPY_SESSION_NAME": str(paths.source.resolve())},  # as servers name it
             timeout_s=arguments.timeout,
         ).run()
     finally:
@@ -147,9 +149,9 @@ def _run_notebook(arguments: argparse.Namespace) -> int:
     if outcome.status is Status.NO_KERNEL:
         raise CliError(outcome.message, ExitCode.NO_KERNEL)
     notebooks.write(notebook, paths.output)
-    page = _write_html(notebook, paths.output) if arguments.html else None
     code = {Status.OK: ExitCode.OK, Status.INTERRUPTED: ExitCode.INTERRUPTED}.get(outcome.status, ExitCode.FAILED)
     took = time.monotonic() - began
+    page = _write_page(notebook, paths, outcome, values, board, took) if arguments.html else None
     if outcome.traceback and not arguments.json:
         say(console.plain(outcome.traceback, sys.stderr))
     facts = {
@@ -191,15 +193,27 @@ def _environment(arguments: argparse.Namespace) -> dict[str, str]:
     return env
 
 
-def _write_html(notebook: Any, output: Path) -> Path | None:
-    """Write the notebook as HTML; without nbconvert say so, since the run itself went well."""
+def _write_page(
+    notebook: Any, paths: _Paths, outcome: Any, values: dict[str, Any], board: Board, took_s: float
+) -> Path:
+    """Write the report beside the executed notebook and return its path."""
+    from nbflow.cli.page import Page, cell_graph, write_page  # only a run with --html needs it
+
+    rows = board.ordered()
+    path = paths.output.with_suffix(".html")
+    page = Page(
+        title=str(paths.source),
+        status=outcome.status.value,
+        message=outcome.message,
+        traceback=outcome.traceback,
+        parameters=values,
+        rows=rows,
+        took_s=took_s,
+        graph=cell_graph(notebook.cells, rows),
+        cells=notebook.cells,
+    )
     try:
-        from nbconvert import HTMLExporter
-    except ImportError:
-        say('nbflow: --html needs nbconvert; pip install "nbflow[lab]"')
-        return None
-    exporter: Any = HTMLExporter
-    page, _ = exporter().from_notebook_node(notebook)
-    path = output.with_suffix(".html")
-    path.write_text(page, encoding="utf-8")
+        write_page(page, path)
+    except OSError as error:
+        raise usage(f"{path} cannot be written: {error.strerror or error}") from None
     return path

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import re
 import signal
 import sys
 import tempfile
@@ -39,6 +40,7 @@ __all__ = ["Listener", "Outcome", "Runner", "Status"]
 _OWN = "python3"
 _TERM_GRACE_S = 5.0
 _TIMEOUT_NAME = "CellTimeoutError"
+_OUR_MAGIC = re.compile(r"magic (?:function )?`%%?(?:task|flow|session)` not found")
 
 _log = logging.getLogger("nbflow.cli.runner")
 _log.addHandler(logging.NullHandler())
@@ -231,8 +233,10 @@ class Runner(NotebookClient):
             message = f"cell {number} took longer than {limit} (--timeout) and was stopped"
             return Outcome(Status.TIMED_OUT, number, message)
         frames = [line for out in cell.outputs if out.output_type == "error" for line in out.traceback]
-        what = f"{error.ename}: {error.evalue}".strip().removesuffix(":")
-        return Outcome(Status.FAILED, number, f"cell {number} failed: {what.splitlines()[0]}", "\n".join(frames))
+        what = f"{error.ename}: {error.evalue}".strip().removesuffix(":").splitlines()[0]
+        if _OUR_MAGIC.search(what):
+            what += " `%load_ext nbflow` has to run before it: put that into the first cell."
+        return Outcome(Status.FAILED, number, f"cell {number} failed: {what}", "\n".join(frames))
 
     async def _kernel_died(self, number: int, output: Any) -> Outcome:
         if self._interrupts:

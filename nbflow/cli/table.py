@@ -15,6 +15,7 @@ from typing import Any
 from nbflow._util import format_duration
 from nbflow.cli import console
 from nbflow.cli.console import ExitCode
+from nbflow.cli.units import count_of
 
 __all__ = [
     "clip",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _NEVER = "never run before"
+_UNTOLD = frozenset({"bars", "caller", "id", "since", "traceback"})
 
 
 def clip(text: str, limit: int) -> str:
@@ -89,7 +91,7 @@ def task_table(rows: Sequence[Mapping[str, Any]], width: int = 100) -> str:
                 ("  " if row["nested"] else "") + clip(row["task"], 40),
                 (row["cell"] or "").removeprefix("cell "),
                 counts(row),
-                f"{row['total']} items" if row["maps"] else str(row["total"]),
+                count_of(row["total"], "item") if row["maps"] else str(row["total"]),
                 format_duration(row["time_s"]),
                 format_duration(row["saved_s"]) if row["saved_s"] else "",
                 clip(remark, 120),
@@ -149,7 +151,7 @@ def finish(
             "took_s": round(took_s, 3),
             "task_s": round(task_seconds(rows), 6),
             "saved_s": round(saved_seconds(rows), 6),
-            "tasks": [{name: value for name, value in row.items() if name not in ("id", "since")} for row in rows],
+            "tasks": [{name: value for name, value in row.items() if name not in _UNTOLD} for row in rows],
         }
         console.say(json.dumps(whole, ensure_ascii=False, default=repr), sys.stdout)
     elif not quiet:

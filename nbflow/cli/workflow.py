@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,17 +21,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbflow._util import one_line, trim_traceback
-from nbflow.cli.console import CliError, ExitCode, say, usage
+from nbflow.cli.console import CliError, ExitCode, check_backend, say, usage
 from nbflow.cli.parameters import split_pairs, workflow_values
 from nbflow.cli.progress import Board, Milestones, View
 from nbflow.cli.table import finish
 from nbflow.notebook.report import Tally
 from nbflow.runtime.loop import run as run_coroutine
 from nbflow.sessions import session
-from nbflow.settings import load_settings, set_global_settings
+from nbflow.settings import load_settings, set_global_settings, with_overrides
 from nbflow.workflows import Workflow, load_workflow
 
 __all__ = ["find", "import_target", "load", "run_workflow"]
@@ -112,6 +113,19 @@ def load(target: str) -> Workflow[Any, Any]:
         raise usage(f"{place} has no workflow named {name}; it has: {known}") from None
 
 
+class _Ended(NamedTuple):
+    """How a workflow ended; `problem` says what went wrong, in one line."""
+
+    code: ExitCode
+    result: Any = None
+    problem: str = ""
+    traceback: str = ""
+
+    @property
+    def status(self) -> str:
+        return {ExitCode.OK: "ok", ExitCode.FAILED: "failed"}.get(self.code, "interrupted")
+
+
 def run_workflow(arguments: argparse.Namespace) -> int:
     """Run the workflow that `arguments.target` names and print its result."""
     began = time.monotonic()
@@ -119,37 +133,78 @@ def run_workflow(arguments: argparse.Namespace) -> int:
     workflow = load(arguments.target)
     hints = {name: hint for name, hint in workflow.get_typed_params().items() if hint is not None}
     values = workflow_values(given, workflow.signature, hints)
-    set_global_settings(load_settings(backend=arguments.backend, force=arguments.force or None))
-    tally = Tally()
+    if arguments.backend:  # not before: the module may have registered it
+        check_backend(arguments.backend)
+    settings = load_settings(backend=arguments.backend, force=arguments.force or None)
+    if settings.history == "auto":  # runs from the command line are remembered, as those of notebooks are
+        settings = with_overrides(settings, history="on")
+    set_global_settings(settings)
     board = Board()
-    view = View(board, sys.stderr) if arguments.quiet else Milestones(board, sys.stderr)
+    ended = _run(workflow, values, View(board, sys.stderr) if arguments.quiet else Milestones(board, sys.stderr))
+    took = time.monotonic() - began
+    page = _write_page(arguments.target, workflow, values, ended, board, took) if arguments.html else None
+    if ended.traceback and not arguments.json:
+        say(ended.traceback)
+    facts = {
+        "workflow": arguments.target,
+        "html": None if page is None else str(page),
+        "parameters": {name: repr(value) for name, value in values.items()},
+        "status": ended.status,
+        "error": ended.problem or None,
+        "result": _jsonable(ended.result),
+    }
+    finish(facts, board.ordered(), took, ended.code, quiet=arguments.quiet, as_json=arguments.json)
+    if ended.result is not None and not arguments.json:
+        say(str(ended.result), sys.stdout)
+    if page is not None and not arguments.quiet and not arguments.json:
+        say(f"wrote {page}")
+    if ended.problem:
+        again = "; finished tasks are cached: the same command goes on from there" if board.rows else ""
+        raise CliError(ended.problem + again, ended.code)
+    return ended.code
+
+
+def _run(workflow: Workflow[Any, Any], values: dict[str, Any], view: View) -> _Ended:
+    """Call a workflow, with its progress shown."""
+    tally = Tally()
     call: Any = workflow
-    code, result, problem, trace = ExitCode.OK, None, None, ""
-    with session() as context, _terminate_as_interrupt():
+    with session() as context, _stoppable():
         context.add_observer(tally, items=False)
         with _watch(context, tally, view):
             try:
-                result = run_coroutine(call(**values)) if workflow.is_async else call(**values)
+                return _Ended(ExitCode.OK, run_coroutine(call(**values)) if workflow.is_async else call(**values))
             except KeyboardInterrupt:
-                code, problem = ExitCode.INTERRUPTED, f"{workflow.name} was interrupted"
+                return _Ended(ExitCode.INTERRUPTED, problem=f"{workflow.name} was interrupted")
             except Exception as error:
-                code, problem = ExitCode.FAILED, f"{workflow.name} failed: {one_line(error)}"
-                trace = trim_traceback(error)
-    if trace and not arguments.json:
-        say(trace)
-    facts = {
-        "workflow": arguments.target,
-        "parameters": {name: repr(value) for name, value in values.items()},
-        "status": {ExitCode.OK: "ok", ExitCode.FAILED: "failed"}.get(code, "interrupted"),
-        "error": problem,
-        "result": _jsonable(result),
-    }
-    finish(facts, board.ordered(), time.monotonic() - began, code, quiet=arguments.quiet, as_json=arguments.json)
-    if result is not None and not arguments.json:
-        say(str(result), sys.stdout)
-    if problem is not None:
-        raise CliError(problem, code)
-    return code
+                problem = f"{workflow.name} failed: {one_line(error)}"
+                return _Ended(ExitCode.FAILED, problem=problem, traceback=trim_traceback(error))
+
+
+def _write_page(
+    target: str, workflow: Workflow[Any, Any], values: dict[str, Any], ended: _Ended, board: Board, took_s: float
+) -> Path:
+    """Write the report into the working directory and return its path."""
+    from nbflow.cli.page import Page, task_graph, write_page  # only a run with --html needs it
+
+    rows = board.ordered()
+    path = Path(f"{re.sub(r'[^0-9A-Za-z_.-]+', '-', workflow.name)}.html")
+    state = {ExitCode.OK: "fresh", ExitCode.FAILED: "failed"}.get(ended.code, "cancelled")
+    page = Page(
+        title=target,
+        status=ended.status,
+        message=ended.problem,
+        traceback=ended.traceback,
+        parameters=values,
+        rows=rows,
+        took_s=took_s,
+        graph=task_graph(workflow.name, rows, state) if rows else None,
+        result="" if ended.result is None else str(ended.result),
+    )
+    try:
+        write_page(page, path)
+    except OSError as error:
+        raise usage(f"{path} cannot be written: {error.strerror or error}") from None
+    return path
 
 
 def _jsonable(value: Any) -> Any:
@@ -183,10 +238,20 @@ def _watch(context: Any, tally: Tally, view: View) -> Iterator[None]:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a workflow as Ctrl-C does, so that its workers are stopped and what was found is printed."""
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM end a workflow as Ctrl-C does, so that its workers are stopped and what was found is printed.
+
+    A second SIGTERM ends this process, in case the workflow does not listen. Ctrl-C is left as it is: the runtime
+    itself stops code of the main thread by that signal, so those of the user could not be counted.
+    """
+    seen = 0
 
     def interrupt(number: int, frame: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > 1:
+            say("nbflow: killed")
+            os._exit(int(ExitCode.INTERRUPTED))  # worker processes end with this one
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
-from nbflow.hooks.observers import Fanout, Observer
-from nbflow.hooks.registry import registered_plugins
+from nbflow._typing import TYPE_CHECKING, Any
+from nbflow.hooks.observers import Fanout, Observer, Sampler
+from nbflow.hooks.registry import installed_plugins, registered_plugins
 
 if TYPE_CHECKING:
     from nbflow.hooks.manager import Hooks, has_plugin, register_plugins, unregister_plugins
@@ -21,9 +21,11 @@ __all__ = [
     "Fanout",
     "Hooks",
     "Observer",
+    "Sampler",
     "has_plugin",
     "hook_impl",
     "hook_spec",
+    "installed_plugins",
     "register_plugins",
     "registered_plugins",
     "unregister_plugins",

@@ -230,7 +230,28 @@ def test_doctor_finds_nothing_wrong_here(capsys: pytest.CaptureFixture[str], tmp
     assert "ok  nbflow " in text
     assert "ok  ipykernel " in text
     assert "ok  cache: 0 results, 0 B" in text
+    assert "ok  worker processes: " in text
+    assert "clock: a call of a task costs " in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_advises_on_kernels_and_front_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which kernels there are, which ones are gone, and what JupyterLab lacks; none of that is a failure."""
+    for name, program in (("gone", str(tmp_path / "removed" / "python")), ("other", "sh")):
+        place = tmp_path / "jupyter" / "kernels" / name
+        place.mkdir(parents=True)
+        (place / "kernel.json").write_text(json.dumps({"argv": [program], "display_name": name, "language": "x"}))
+    monkeypatch.setattr(
+        "jupyter_client.kernelspec.jupyter_path", lambda *names: [str(tmp_path / "jupyter" / "kernels")]
+    )
+    monkeypatch.setattr("jupyter_client.kernelspec.KernelSpecManager.ensure_native_kernel", False)
+    monkeypatch.setattr("jupyter_core.paths.jupyter_path", lambda *names: [])
+    text = output(capsys, "doctor")
+    assert "which is gone: jupyter kernelspec remove gone" in text
+    assert "note  kernels: only other, none of which runs this Python; for notebooks to use it: python -m ipyk" in text
+    assert "note  front ends: JupyterLab has no @jupyter-widgets/jupyterlab-manager" in text
 
 
 def test_doctor_says_what_to_do(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,18 @@ def test_milestones_tell_long_cells_without_tasks(wall: Wall) -> None:
     assert stream.getvalue() == "[2/2] slow(): 2.0 s\n"
 
 
+def test_milestones_of_a_workflow_have_no_cell(wall: Wall) -> None:
+    """A task that took its time gets a line when it ends, each time that it took more; quick and nested ones none."""
+    out = io.StringIO()
+    view = Milestones(Board(wall), out)
+    view.report([row(0, "quick", total=1, ran=1, time_s=0.2), row(1, "inner", nested=True, total=1, ran=1, time_s=9.0)])
+    view.report([row(2, "slow", total=1, running=1, since=1000.0)])
+    view.report([row(2, "slow", total=1, ran=1, time_s=3.0)])
+    view.report([row(2, "slow", total=2, ran=2, time_s=3.5)])
+    view.report([row(2, "slow", total=3, ran=3, time_s=6.0)])
+    assert out.getvalue() == "slow: ran, 3.0 s\nslow: 3 ran, 6.0 s\n"
+
+
 def test_the_quiet_view_says_only_what_must_be_seen(wall: Wall) -> None:
     """--quiet shows no progress, but an interrupt is still answered."""
     stream = io.StringIO()

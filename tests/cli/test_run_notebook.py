@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -209,16 +210,50 @@ def test_quiet_says_nothing_when_all_is_well(cli: Cli, notebook: Book) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_html_is_written_beside_the_notebook(cli: Cli, notebook: Book, tmp_path: Path) -> None:
-    """--html makes a page of the executed notebook, also after a failure."""
-    pytest.importorskip("nbconvert")
-    notebook("print('on the page')", "1 / 0")
+def test_beginners_mistakes_get_an_answer(cli: Cli, notebook: Book, tmp_path: Path) -> None:
+    """A magic before the extension is loaded; a typo in its options; a forgotten await."""
+    notebook("%%task numbers\nx = 1", "%load_ext nbflow")
+    done = cli("run", "book.ipynb")
+    assert done.returncode == 1
+    assert "`%load_ext nbflow` has to run before it: put that into the first cell." in done.stderr
+    notebook(
+        "%load_ext nbflow\nfrom nbflow import task",
+        "@task\nasync def fetch():\n    return 1",
+        "rows = fetch()",
+        "# tags: raises-exception\nlen(rows)",
+        "rows.close()",
+    )
+    assert cli("run", "book.ipynb").returncode == 0
+    book = read(tmp_path / "book.executed.ipynb")
+    assert [out.text for out in book.cells[2].outputs] == [
+        "nbflow: `rows` is a coroutine, nothing has run yet; `await rows` gives its result.\n"
+    ]
+    assert "put `await` before" in text_of(tmp_path / "book.executed.ipynb", 3)
+    notebook("%load_ext nbflow", "%%task numbers --tll 1d\nx = 1")
+    assert "--tll 1d; did you mean --ttl?" in cli("run", "book.ipynb").stderr
+
+
+def test_html_is_a_report_that_needs_no_other_file(cli: Cli, notebook: Book, tmp_path: Path) -> None:
+    """--html writes summary, failures, tasks, timeline, graph and cells, also after a failure."""
+    notebook(
+        "%load_ext nbflow\nimport nbflow",
+        "%%task numbers\nnumbers = [1, 2]",
+        "print('on the page', numbers)",
+        "def f(d):\n    return d['key']\nf({})",
+        "# never run",
+    )
     done = cli("run", "book.ipynb", "--html")
     assert done.returncode == 1
-    page = (tmp_path / "book.executed.html").read_text()
-    assert "on the page" in page
-    assert "ZeroDivisionError" in page
     assert "wrote book.executed.ipynb and book.executed.html" in done.stderr
+    page = (tmp_path / "book.executed.html").read_text(encoding="utf-8")
+    for part in ("Failures", "Tasks", "Timeline", "Graph", "Cells"):
+        assert f"<h2>{part}</h2>" in page
+    assert "cell 4 failed: KeyError: &#x27;key&#x27;" in page
+    assert "----&gt; 2     return d[&#x27;key&#x27;]" in page
+    assert "on the page [1, 2]" in page
+    assert "2: numbers → 3: print(" in page
+    assert "not run" in page
+    assert not re.search(r"(?:src|href)=\"(?!data:)|<script|@import|\x1b", page)
 
 
 def test_cells_can_await_and_updates_of_displays_arrive(cli: Cli, notebook: Book, tmp_path: Path) -> None:

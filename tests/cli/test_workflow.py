@@ -49,6 +49,16 @@ def endless() -> None:
     threading.Event().wait(60)
 
 @workflow
+def deaf() -> None:
+    import threading
+    while True:
+        try:
+            print("started", flush=True)
+            threading.Event().wait(60)
+        except KeyboardInterrupt:
+            pass
+
+@workflow
 def settings() -> str:
     from nbflow.sessions import current_session
     return current_session().settings.backend
@@ -79,6 +89,7 @@ def test_list_shows_each_workflow_once(cli: Cli, target: str) -> None:
         "question",
         "broken",
         "endless",
+        "deaf",
         "settings",
     ]
 
@@ -210,9 +221,61 @@ def test_an_interrupted_workflow_ends_with_130(
 
 
 @pytest.mark.usefixtures("flows")
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_second_sigterm_ends_a_workflow_that_does_not_listen(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Schedulers need not wait until they may send SIGKILL."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nbflow", "run", "flows.py:deaf"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for _ in range(2):
+        assert process.stdout.readline() == "started\n"
+        os.kill(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "nbflow: killed\n")
+
+
+@pytest.mark.usefixtures("flows")
 def test_an_unknown_workflow_lists_the_known_ones(cli: Cli) -> None:
     """A typing error is answered with what there is."""
     done = cli("run", "flows.py:totl")
     assert done.returncode == 2
     assert "it has: total, question, broken" in done.stderr
     assert "flows.py has no workflow named not_a_workflow" in cli("run", "flows.py:not_a_workflow").stderr
+
+
+@pytest.mark.usefixtures("flows")
+def test_html_shows_what_called_what(cli: Cli, tmp_path: Path) -> None:
+    """A report in the working directory, named after the workflow, with parameters and result."""
+    done = cli("run", "flows:total", "-p", "n=3", "--html")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("wrote total.html\n")
+    page = (tmp_path / "total.html").read_text(encoding="utf-8")
+    assert "total → square: ran" in page
+    assert '<pre class="out">5.0</pre>' in page
+    assert "<code>3</code>" in page
+    done = cli("run", "flows:broken", "--html")
+    assert done.returncode == 1
+    assert ", in broken" in (tmp_path / "broken.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("flows")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rnu", "flows:total"], "there is no command rnu; did you mean run?"),
+        (["run", "flows:total", "--bakend", "thread"], "there is no option --bakend; did you mean --backend?"),
+        (["run", "flows:total", "-p", "n=1", "--backend", "thred"], "There is no backend 'thred'. Known: dask"),
+    ],
+)
+def test_typing_mistakes_are_told(cli: Cli, words: list[str], message: str) -> None:
+    """What was meant, or what there is."""
+    done = cli(*words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -49,6 +49,22 @@ def test_listening_means_anybody() -> None:
     assert not inner.listening
 
 
+def test_samplers_are_told_only_if_everybody_makes_do_with_them() -> None:
+    """Nobody: empty. Only samplers, here and around: all of them. One who needs events: None, while it is there."""
+    outer = Fanout()
+    inner = Fanout(outer)
+    assert inner.samplers() == ()
+    first, second, events_of = (lambda told: None), (lambda told: None), (lambda told: None)
+    outer.add(first, items=False, sampler=first)
+    inner.add(second, items=False, sampler=second)
+    assert inner.samplers() == (second, first)
+    assert outer.samplers() == (first,)
+    outer.add(events_of)
+    assert inner.samplers() is None
+    outer.remove(events_of)
+    assert inner.samplers() == (second, first)
+
+
 def test_adding_twice_is_once() -> None:
     """An observer that is added again hears each event once."""
     heard: list[Event] = []

@@ -1,4 +1,4 @@
-"""Checked by mypy and pyright, never run: tasks keep the signature of their function, and results have their types."""
+"""Checked by mypy, pyright and pyrefly, never run: tasks keep the signature of their function, results have types."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from nbflow import (
     task,
     workflow,
 )
+from nbflow.logging import CentralizedLoggingPlugin, LifecycleLoggingPlugin, TaskLogger, get_logger
 from nbflow.tasks import AsyncTask, AsyncTaskStream, SyncTask, SyncTaskStream
 from nbflow.workflows import AsyncWorkflow, SyncWorkflow
 
@@ -52,6 +53,21 @@ async def ticks(count: int) -> AsyncIterator[int]:
     yield count
 
 
+@task(cache=True, dataset="lines_{path}.json")
+def numbered(path: str, *, first: int = 1) -> Iterator[str]:
+    yield f"{first} {path}"
+
+
+@task(timeout=5.0)
+async def slow_ticks(count: int, wait_s: float = 0.1) -> AsyncIterator[int]:
+    yield count
+
+
+@task
+def make_list() -> list[int]:
+    return []
+
+
 @workflow
 def report(year: int) -> str:
     return str(year)
@@ -69,9 +85,12 @@ def kinds() -> None:
     asynchronous: AsyncTask[..., bytes] = fetch
     stream: SyncTaskStream[..., str] = lines
     async_stream: AsyncTaskStream[..., int] = ticks
-    flow: SyncWorkflow[[int], str] = report
-    async_flow: AsyncWorkflow[[list[str]], list[bytes]] = fetch_all
+    stream_with_options: SyncTaskStream[..., str] = numbered
+    async_stream_with_options: AsyncTaskStream[..., int] = slow_ticks
+    flow: SyncWorkflow[..., str] = report
+    async_flow: AsyncWorkflow[..., list[bytes]] = fetch_all
     _ = (synchronous, with_options, asynchronous, stream, async_stream, flow, async_flow)
+    _ = (stream_with_options, async_stream_with_options)
 
 
 def calls() -> None:
@@ -81,7 +100,15 @@ def calls() -> None:
     assert_type(tidy("a", upper=True), str)
     assert_type(lines("x"), Iterator[str])
     assert_type(ticks(3), AsyncIterator[int])
+    assert_type(numbered("x", first=2), Iterator[str])
+    assert_type(slow_ticks(3, wait_s=0.2), AsyncIterator[int])
+    assert_type(make_list(), list[int])
     assert_type(report(2013), str)
+    assert_type(scale.name, str)
+    for line in lines("x"):
+        assert_type(line, str)
+    numbered("x", 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    slow_ticks(3, wait="0.2")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     scale("3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     scale()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     scale(3, factr=0.5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -99,6 +126,8 @@ async def awaits() -> None:
         assert_type(tick, int)
     waiting: Coroutine[Any, Any, bytes] = fetch("u")
     await waiting
+    await fetch(b"u")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await fetch_all("u")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def maps() -> None:
@@ -109,12 +138,19 @@ def maps() -> None:
     assert_type(map_tasks(lines, ["x"]), list[list[str]])
     assert_type(map_tasks(ticks, [1]), list[list[int]])
     assert_type(map_tasks(len, ["a"]), list[int])
+    assert_type(map_tasks(make_list, concurrency=2), list[list[int]])
+    assert_type(map_tasks(numbered, ["x"], kwargs={"first": 2}, chunksize=4), list[list[str]])
+    map_tasks(scale, [1], on_error="ignore")  # type: ignore[call-overload]  # pyright: ignore
+    map_tasks(scale, [1], workers=3)  # type: ignore[call-overload]  # pyright: ignore
 
 
 async def gathers() -> None:
     """Gathering gives a list of results, too."""
     assert_type(await gather_tasks(fetch, ["u"]), list[bytes])
     assert_type(await gather_tasks(ticks, [1]), list[list[int]])
+    assert_type(await gather_tasks(slow_ticks, [1], concurrency=2), list[list[int]])
+    assert_type(await gather_tasks(fetch_slowly, ["u"], [0.1], on_error="collect"), list[bytes])
+    await gather_tasks(fetch, ["u"], chunksize=2)  # type: ignore[call-overload]  # pyright: ignore
 
 
 def handles() -> None:
@@ -122,6 +158,11 @@ def handles() -> None:
     assert_type(submit(scale, 3), TaskHandle[float])
     assert_type(submit(scale, 3).get(timeout=1.0), float)
     assert_type(submit(fetch, "u").get(), bytes)
+    assert_type(submit(lines, "x").get(), list[str])
+    assert_type(submit(ticks, 3).get(), list[int])
+    assert_type(submit(make_list).get(), list[int])
+    assert_type(submit(scale, 3).done(), bool)
+    assert_type(submit(scale, 3).exception, BaseException | None)
     for handle in as_completed([submit(scale, 1), submit(scale, 2)]):
         assert_type(handle, TaskHandle[float])
 
@@ -139,3 +180,28 @@ async def sessions() -> None:
         assert_type(context.backend, str)
     async with async_session() as context:
         assert_type(context.session_id, str)
+    async with async_session(backend="process", seed=3) as context:
+        assert_type(context.closed, bool)
+    with session(backnd="thread"):  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        pass
+    async with async_session(backnd="thread"):  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        pass
+
+
+async def handle_awaits() -> None:
+    """A handle can be awaited, and handles iterated as they end."""
+    assert_type(await submit(fetch, "u"), bytes)
+    async for handle in as_completed([submit(scale, 1)]):
+        assert_type(handle.get(), float)
+
+
+def logging_and_workflows() -> None:
+    """Loggers take what standard ones take; a workflow says what it is."""
+    log = get_logger("mine")
+    log.info("%d", 3, extra={"more": 1})
+    assert_type(log, TaskLogger)
+    assert_type(report.name, str)
+    assert_type(report.get_typed_params(), dict[str, Any])
+    with session(plugins=[CentralizedLoggingPlugin("INFO", handler="rich"), LifecycleLoggingPlugin()]):
+        pass
+    CentralizedLoggingPlugin(handler="file")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
