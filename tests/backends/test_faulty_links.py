@@ -99,6 +99,6 @@ def test_a_call_that_never_gets_through_fails() -> None:
     """The error names the task and says what became of the worker."""
     with session(settings=load_settings(max_parallel_processes=1, max_worker_losses=1)) as context:
         context.backends.register("faulty", Doomed)
-        handle = submit(task(_absolute, name="absolute", backend="faulty"), -3)
+        handle = submit(task(name="absolute", backend="faulty")(_absolute), -3)
         with pytest.raises(WorkerLostError, match="'absolute'"):
             handle.get()
