@@ -9,9 +9,12 @@ from nbflow.datasets import arrays as _arrays
 from nbflow.datasets import images as _images
 from nbflow.datasets import plain as _plain
 from nbflow.datasets import tables as _tables
+from nbflow.datasets import yaml as _yaml
 from nbflow.datasets.base import AbstractDataset
+from nbflow.datasets.catalog import DatasetInfo, Origin, Version
+from nbflow.datasets.diff import Diff
 from nbflow.datasets.store import DatasetStore
 
-__all__ = ["AbstractDataset", "DatasetStore"]
+__all__ = ["AbstractDataset", "DatasetInfo", "DatasetStore", "Diff", "Origin", "Version"]
 
-del _arrays, _images, _plain, _tables
+del _arrays, _images, _plain, _tables, _yaml

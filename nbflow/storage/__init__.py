@@ -4,8 +4,8 @@
 machine or, by fsspec, anywhere else. Keys are relative names that cannot leave the folder unless it was told so.
 """
 
-from nbflow.storage.base import Driver
+from nbflow.storage.base import Driver, FileFacts
 from nbflow.storage.file import FileDriver
 from nbflow.storage.keys import check_key
 
-__all__ = ["Driver", "FileDriver", "check_key"]
+__all__ = ["Driver", "FileDriver", "FileFacts", "check_key"]

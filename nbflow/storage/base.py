@@ -7,8 +7,21 @@ contract as tests: whoever writes a driver runs it on theirs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "FileFacts"]
+
+
+class FileFacts(NamedTuple):
+    """What is known of stored bytes without reading them.
+
+    Args:
+        size_bytes: How many there are.
+        modified: When they were written, in seconds since 1970; None where the place does not say.
+    """
+
+    size_bytes: int
+    modified: float | None = None
 
 
 class Driver(ABC):
@@ -60,6 +73,22 @@ class Driver(ABC):
     @abstractmethod
     def list_keys(self) -> list[str]:
         """Return all keys in order; every one of them can be loaded."""
+
+    def facts(self, key: str) -> FileFacts:
+        """Return size and age of what is under `key`; by reading it, unless a driver knows better.
+
+        Raises:
+            DatasetNotFoundError: There is nothing.
+            DatasetError: The key is refused, or the place cannot be read.
+        """
+        return FileFacts(len(self.load(key)))
+
+    def copy(self, source: str, target: str) -> None:
+        """Make what is under `source` be under `target`, too; raises as `load` and `save` do.
+
+        The two may share their bytes where saving replaces files and never changes them.
+        """
+        self.save(target, self.load(source))
 
     @property
     def base_path(self) -> str:

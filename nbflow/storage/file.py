@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from nbflow.errors import DatasetError, DatasetNotFoundError, NbflowError
-from nbflow.storage.base import Driver
+from nbflow.storage.base import Driver, FileFacts
 from nbflow.storage.keys import check_key
 from nbflow.storage.local import LocalFiles
 from nbflow.storage.remote import IN_PROCESS, ON_DISK, RemoteFiles, is_url, open_url, protocols_of
@@ -101,11 +101,25 @@ class FileDriver(Driver):
             try:
                 return files.read(path)
             except _ABSENT:
-                raise DatasetNotFoundError(
-                    f"There is no dataset {str(key)!r} in {self._base}. Save it first, or look at list_keys().",
-                    key=str(key),
-                    base_path=self._base,
-                ) from None
+                raise self._not_found(key) from None
+
+    def facts(self, key: str | PurePath) -> FileFacts:
+        """Return size and age of the file of `key`; see `Driver.facts`."""
+        files, path = self._open(), self._locate(key)
+        with self._explaining("look at", key):
+            try:
+                return files.facts(path)
+            except _ABSENT:
+                raise self._not_found(key) from None
+
+    def copy(self, source: str | PurePath, target: str | PurePath) -> None:
+        """Copy the file of `source`, without its bytes passing through here; see `Driver.copy`."""
+        files, old, new = self._open(), self._locate(source), self._locate(target)
+        with self._explaining("copy", source):
+            try:
+                files.copy(old, new)
+            except _ABSENT:
+                raise self._not_found(source) from None
 
     def exists(self, key: str | PurePath) -> bool:
         """Return whether there is a file for `key`."""
@@ -160,6 +174,13 @@ class FileDriver(Driver):
         except DatasetError:
             return False
 
+    def _not_found(self, key: object) -> DatasetNotFoundError:
+        return DatasetNotFoundError(
+            f"There is no dataset {str(key)!r} in {self._base}. Save it first, or look at list_keys().",
+            key=str(key),
+            base_path=self._base,
+        )
+
     @contextmanager
     def _explaining(self, what: str, key: object) -> Iterator[None]:
         """Turn failures of the file system into `DatasetError`s that name key and place."""
@@ -168,7 +189,7 @@ class FileDriver(Driver):
         except (NbflowError, MemoryError):
             raise
         except Exception as error:  # file systems raise their client's own errors, too
-            reason = str(error) or type(error).__name__
+            reason = str(error).rstrip(". ") or type(error).__name__
             raise DatasetError(
                 f"Cannot {what} dataset {str(key)!r} in {self._base}: {reason}. Check that the place is there, that "
                 "you may use it, and that no folder has the name of the file.",

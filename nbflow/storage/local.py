@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 
+from nbflow.storage.base import FileFacts
 from nbflow.storage.keys import TEMPORARY_SUFFIX, refusal
 
 __all__ = ["LocalFiles", "check_links", "is_below"]
@@ -62,6 +63,23 @@ class LocalFiles:
         """Return all bytes of the file; `FileNotFoundError` where there is none."""
         with open(path, "rb") as file:
             return file.read()
+
+    def copy(self, source: str, target: str) -> None:
+        """Give the file a second name, or copy it where that cannot be; what is at `target` stays."""
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            raise
+        except OSError:  # this file system has no second names
+            self.write(target, self.read(source))
+
+    def facts(self, path: str) -> FileFacts:
+        """Return size and age of the file."""
+        found = os.stat(path)
+        return FileFacts(found.st_size, found.st_mtime)
 
     def is_file(self, path: str) -> bool:
         """Return whether `path` is a file."""

@@ -11,9 +11,11 @@ import posixpath
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, Final
 
 from nbflow.errors import DatasetError
+from nbflow.storage.base import FileFacts
 from nbflow.storage.keys import TEMPORARY_SUFFIX, refusal
 from nbflow.storage.local import check_links
 
@@ -25,6 +27,8 @@ IN_PROCESS: Final = frozenset({"memory"})
 _WHOLE_OBJECTS: Final = frozenset(
     {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "azure", "oci", "ocilake", "oss", "r2", "hf"}
 )
+_READ_ONLY: Final = frozenset({"http", "https", "zip", "tar", "libarchive", "github", "git", "data", "reference"})
+_AGES: Final = ("mtime", "modified", "LastModified", "last_modified", "updated", "created")
 _DIRFS: Final = "fsspec.implementations.dirfs"
 
 
@@ -99,6 +103,11 @@ class RemoteFiles:
 
     def _put(self, path: str, send: Callable[[str], object]) -> None:
         """Have `send` write at `path`, or beside it where a file appears before it is complete."""
+        if read_only := sorted(self.protocols & _READ_ONLY):
+            raise DatasetError(
+                f"Cannot save in {self.shown(self.root)}: places of the kind {read_only[0]!r} can only be read. "
+                "Save in a folder or a bucket, and load from here by store=…"
+            )
         if self.protocols & _WHOLE_OBJECTS:
             send(path)
             return
@@ -130,6 +139,16 @@ class RemoteFiles:
         """Return all bytes of the file; `FileNotFoundError` where there is none."""
         return bytes(self.fs.cat_file(path))
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy the file where it is, without fetching it."""
+        self._put(target, lambda place: self.fs.cp_file(source, place))
+
+    def facts(self, path: str) -> FileFacts:
+        """Return size and age of the file."""
+        self.fs.invalidate_cache()
+        found = self.fs.info(path)
+        return FileFacts(int(found.get("size") or 0), _seconds(found))
+
     def is_file(self, path: str) -> bool:
         """Return whether `path` is a file now, whoever wrote it."""
         self.fs.invalidate_cache()
@@ -158,3 +177,14 @@ class RemoteFiles:
     def shown(self, path: str) -> str:
         """Return `path` as people know it, with its protocol."""
         return path if ON_DISK & self.protocols else str(self.fs.unstrip_protocol(path))
+
+
+def _seconds(info: dict[str, Any]) -> float | None:
+    """Return when a file was written, by whatever name and in whatever form its file system says so."""
+    for name in _AGES:
+        found = info.get(name)
+        if isinstance(found, (int, float)):
+            return float(found)
+        if isinstance(found, datetime):
+            return found.timestamp()
+    return None

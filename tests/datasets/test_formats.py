@@ -480,5 +480,5 @@ def test_damaged_files(store: DatasetStore, key: str, data: bytes) -> None:
 def test_every_format_is_covered() -> None:
     """The formats are the documented ones; who adds one adds its round trips above."""
     assert AbstractDataset._registry.formats() == [
-        "bytes", "csv", "feather", "json", "npy", "npz", "parquet", "pickle", "png", "svg", "text",
+        "bytes", "csv", "feather", "json", "npy", "npz", "parquet", "pickle", "png", "svg", "text", "yaml",
     ]  # fmt: skip
