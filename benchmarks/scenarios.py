@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clusters, fanout, inputs, keys, processes, stores
+from benchmarks import cells, clusters, engines, fanout, headless, inputs, keys, panel, processes, sharing, stores
 from benchmarks.method import Contestant, Goal, Round, Scenario, timed
 
 __all__ = ["scenarios"]
@@ -474,11 +474,16 @@ def scenarios(quick: bool) -> list[Scenario]:
         make(quick)
         for make in (
             *makers,
+            *cells.MAKERS,
+            *engines.MAKERS,
             *fanout.MAKERS,
+            *headless.MAKERS,
             *inputs.MAKERS,
             *keys.MAKERS,
+            *panel.MAKERS,
             *clusters.MAKERS,
             *processes.MAKERS,
             *stores.MAKERS,
+            *sharing.MAKERS,
         )
     ]

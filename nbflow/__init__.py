@@ -7,8 +7,8 @@ time recomputes only what changed, also after a kernel restart.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._version import __version__
 from nbflow.errors import NbflowError, TaskCancelledError, TaskError, TaskTimeoutError
 from nbflow.sessions import async_session, session
@@ -17,6 +17,7 @@ from nbflow.tasks import task
 if TYPE_CHECKING:
     from nbflow.compose import gather_tasks, load_dataset, map_tasks, save_dataset
     from nbflow.engine import Runtime, get_default_runtime, set_default_runtime
+    from nbflow.exploring import explore
     from nbflow.files import File
     from nbflow.handles import TaskHandle, as_completed, submit
     from nbflow.status import panel, why
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "as_completed",
     "async_session",
+    "explore",
     "gather_tasks",
     "get_default_runtime",
     "load_dataset",
@@ -55,6 +57,7 @@ _LAZY = {
     "Runtime": "nbflow.engine",
     "TaskHandle": "nbflow.handles",
     "as_completed": "nbflow.handles",
+    "explore": "nbflow.exploring",
     "gather_tasks": "nbflow.compose",
     "get_default_runtime": "nbflow.engine",
     "load_dataset": "nbflow.compose",

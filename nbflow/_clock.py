@@ -8,7 +8,8 @@ machines read.
 from __future__ import annotations
 
 import time
-from typing import Protocol
+
+from nbflow._typing import Protocol
 
 __all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock"]
 

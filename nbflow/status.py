@@ -17,6 +17,7 @@ from nbflow.cache.parts import CacheKey
 from nbflow.cache.state import prepare
 from nbflow.core.spec import TaskSpec
 from nbflow.errors import DefinitionError, SessionError
+from nbflow.retries import Retries
 from nbflow.runtime.current import Call, ambient
 from nbflow.sessions import SessionContext, session_or_default
 from nbflow.tasks import Task
@@ -135,15 +136,20 @@ def describe(call: Call) -> Explanation:
     return Explanation(f"{call.name} {call.state}", call.notes)
 
 
-def panel(on: bool = True) -> None:
+def panel(on: bool = True) -> Retries:
     """Show the panel of the last run again, or switch the panel off for this notebook.
 
     Args:
         on: False to switch it off.
+
+    Returns:
+        The failed calls that can be run again: `failed`, `retry(name)`, `rerun(name)`, and `retried` with the handles
+        of those that were, also by a click.
 
     Raises:
         SessionError: There is no notebook here, or `%load_ext nbflow` did not run yet.
     """
     if ambient.panel is None:
         raise SessionError("There is no panel here: it belongs to a notebook. Run %load_ext nbflow in one first.")
-    ambient.panel(on)
+    retries: Retries = ambient.panel(on)
+    return retries

@@ -39,7 +39,7 @@ def test_python_runs(name: str, tmp_path: Path) -> None:
     lines: list[str] = []
     for start, code in blocks(ROOT / name, "python"):
         lines += [""] * (start - len(lines)) + code.splitlines()
-    script = tmp_path / f"{Path(name).stem.replace('-', '_').lower()}.py"
+    script = tmp_path / f"page_{Path(name).stem.replace('-', '_').lower()}.py"
     script.write_text("\n".join(lines) + "\n", encoding="utf-8")
     command = [sys.executable, "-W", "error", str(script)]
     done = subprocess.run(

@@ -52,6 +52,7 @@ def test_is_one_of_ours(kind: type[NbflowError]) -> None:
         (errors.BackendError, RuntimeError),
         (DatasetNotFoundError, KeyError),
         (DatasetNotFoundError, errors.DatasetError),
+        (errors.PendingError, RuntimeError),
         (errors.SessionError, RuntimeError),
     ],
 )

@@ -28,13 +28,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "tested.md"
 KERNELS = ("6.31", "7.0", "7.3", "newest")
 PYTHONS = ("3.11", "3.12", "3.13")
-TESTS = (
-    "tests/kernel/test_runtime.py",
-    "tests/kernel/test_cells_as_plain.py",
-    "tests/kernel/test_cells_cached.py",
-    "tests/kernel/test_magics_options.py",
+TESTS = tuple(
+    f"tests/kernel/test_{name}.py"
+    for name in (
+        "cells_as_plain",  # tracebacks, %debug, %time, await at the top level, interrupts
+        "cells_cached",
+        "cells_equivalence",
+        "cells_evidence",
+        "engine",
+        "flow_views",
+        "magics_options",
+        "runtime",
+        "uncached",
+        "why",
+    )
 )
-NEEDED = ("cloudpickle", "nbconvert", "numpy", "pandas", "pytest>=8.2", "pytest-timeout>=2.3")
+NEEDED = ("cloudpickle", "matplotlib", "nbconvert", "numpy", "pandas", "pytest>=8.2", "pytest-timeout>=2.3")
 _ASK = "import IPython, ipykernel, sys; print(sys.version.split()[0], ipykernel.__version__, IPython.__version__)"
 
 
@@ -52,15 +61,21 @@ def _numbers(text: str) -> list[int]:
 
 
 def make_environment(python: str, kernel: str, folder: Path) -> Path:
-    """Make a virtual environment with that ipykernel and this nbflow, and return its interpreter."""
+    """Make a virtual environment with that ipykernel and this nbflow, or bring the one there up to date.
+
+    Returns:
+        Its interpreter.
+    """
     wanted = "ipykernel" if kernel == "newest" else f"ipykernel=={kernel}.*"
     packages = ["-e", str(ROOT), wanted, *NEEDED]
     inside = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     if shutil.which("uv"):
-        _run(["uv", "venv", "--quiet", "--python", python, str(folder)])
+        if not inside.exists():
+            _run(["uv", "venv", "--quiet", "--python", python, str(folder)])
         _run(["uv", "pip", "install", "--quiet", "--python", str(inside), *packages])
     else:
-        _run([python, "-m", "venv", str(folder)])
+        if not inside.exists():
+            _run([python, "-m", "venv", str(folder)])
         _run([str(inside), "-m", "pip", "install", "--quiet", *packages])
     return inside
 

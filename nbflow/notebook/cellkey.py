@@ -20,7 +20,7 @@ from nbflow.notebook.cells import Cell, CellOptions
 from nbflow.notebook.heap import Heap
 from nbflow.runtime import current
 
-__all__ = ["SHELL_NAMES", "CellKeyer"]
+__all__ = ["SHELL_NAMES", "CellKeyer", "digest_or_none"]
 
 SHELL_NAMES = frozenset(
     "get_ipython exit quit open display In Out _ih _oh _dh _sh __name__ __doc__ __builtins__".split()
@@ -56,6 +56,8 @@ class CellKeyer:
         self.where = where
         self.last: CacheKey | None = None
         self.call: Any = None
+        self._class_state: dict[tuple[str, str], type] = {}  # by (name of the class, attribute)
+        self._class_values: dict[str, Any] = {}
         self.heap = Heap({})
 
     def input_names(self) -> list[str]:
@@ -76,6 +78,13 @@ class CellKeyer:
         found = (name for name in self.input_names() if _is_artist(self.namespace.get(name)))
         return next(found, None)
 
+    def unsteady(self) -> str | None:
+        """Return the first input that is another one each time it is looked at (a generator), or None."""
+        if self.last is None or not self.last.notes:
+            return None
+        one, other = (CellKeyer(self.cell, self.name, self.namespace, self.options).key({}).parts for _ in range(2))
+        return next((before.name for before, now in zip(one, other, strict=False) if before.digest != now.digest), None)
+
     def quick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Cells have no short way to their key."""
         return None
@@ -89,6 +98,7 @@ class CellKeyer:
         builder = KeyBuilder(self.name)
         builder.add_digest("code", self.name, self.cell.digest, where=self.cell.label)
         seen: set[tuple[str, str]] = set()
+        self._class_state, self._class_values = {}, {}
         state: dict[str, None] = {}
         roots: dict[str, Any] = {}
         names = self.input_names()
@@ -101,6 +111,7 @@ class CellKeyer:
                 builder.add("input", name, self.namespace[name])
                 roots[name] = self.namespace[name]
         self.heap = heap = Heap(roots)
+        self._add_class_state(builder)
         if heap.shared:  # `b = a` and `b = list(a)` are not the same to a cell that changes one of them
             builder.add("format", "which inputs are one object", heap.shared)
         if not heap.complete:
@@ -146,6 +157,54 @@ class CellKeyer:
                 roots.setdefault(part.name, self.namespace[part.name])
         builder.add_code(Fingerprint("", (), found.fingerprint.notes))
         state.update(dict.fromkeys(found.state))
+        self._class_state |= found.class_state
+
+    def _add_class_state(self, builder: KeyBuilder) -> None:
+        """Add what methods change of their own classes: no part of such a class's code, but an input of the cell."""
+        kinds = {type(value) for value in self.heap.objects.values()}
+        for kind in kinds:
+            if kind.__module__ == "__main__":
+                self._class_state |= _snapshot_of(kind).class_state
+        for (owner, attribute), kind in sorted(self._class_state.items(), key=lambda item: item[0]):
+            value = self._class_values[f"{owner}.{attribute}"] = vars(kind).get(attribute, _MISSING)
+            if value is _MISSING:
+                builder.add_digest("input", f"{owner}.{attribute}", "missing", text="missing")
+            else:
+                builder.add("input", f"{owner}.{attribute}", value)
+
+    def class_state_made(self, parts: Mapping[str, str]) -> dict[str, Any]:
+        """Return what methods have changed of classes, by `Class.attribute`, since the key was made.
+
+        Args:
+            parts: Digests of the inputs, by name.
+
+        Raises:
+            LookupError: What has changed belongs to a class that the notebook has not under that name.
+        """
+        found: dict[str, Any] = {}
+        for (owner, attribute), kind in self._class_state.items():
+            name = f"{owner}.{attribute}"
+            value = vars(kind).get(attribute)
+            now = digest_or_none(value)
+            if now == parts[name] or (now is None and value is self._class_values[name]):
+                continue
+            if self.namespace.get(owner) is not kind:
+                raise LookupError(f"it changes `{name}` of a class that the notebook does not have under that name")
+            found[name] = value
+        for name in self.cell.defined:
+            defined = self.namespace.get(name)
+            if isinstance(defined, type) and defined.__module__ == "__main__":
+                own = _snapshot_of(defined).class_state
+                found |= {
+                    f"{owner}.{each}": vars(cls).get(each) for (owner, each), cls in own.items() if cls is defined
+                }
+        return found
+
+    def value_of(self, name: str) -> Any:
+        """Return the present value of an input: of a name, or of `Class.attribute`; None where there is none."""
+        owner, _, attribute = name.rpartition(".")
+        kind = self._class_state.get((owner, attribute))
+        return self.namespace.get(name) if kind is None else vars(kind).get(attribute)
 
 
 def _is_artist(value: Any, depth: int = 1) -> bool:
@@ -159,6 +218,14 @@ def _is_artist(value: Any, depth: int = 1) -> bool:
     else:
         return False
     return any(_is_artist(member, depth - 1) for member in members)
+
+
+def digest_or_none(value: Any) -> str | None:
+    """Return the digest that a value would have as a part of a key, or None if it can have none."""
+    builder = KeyBuilder("")
+    builder.add("input", "", value)
+    key = builder.build()
+    return None if key.notes else key.parts[0].digest
 
 
 _snapshots: WeakKeyDictionary[Any, Snapshot] = WeakKeyDictionary()

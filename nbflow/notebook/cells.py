@@ -58,6 +58,7 @@ class CellOptions:
     quiet: bool = False
     verbose: bool = False
     replay: bool = True
+    background: bool = False
 
 
 @dataclass(slots=True, eq=False)

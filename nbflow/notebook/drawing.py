@@ -11,12 +11,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from typing import NamedTuple
 
 from nbflow._util import format_duration
 
 __all__ = ["COLOURS", "ICONS", "Bar", "Box", "Picture", "draw_graph", "draw_timeline"]
 
-ICONS = {"fresh": "✓", "cached": "⚡", "stale": "↻", "failed": "✗", "uncached": "–", "running": "●", "cancelled": "◌"}
+ICONS = {
+    "fresh": "✓",
+    "cached": "⚡",
+    "stale": "↻",
+    "failed": "✗",
+    "uncached": "–",
+    "running": "●",
+    "waiting": "○",
+    "cancelled": "◌",
+}
 COLOURS = {
     "fresh": "#2a9d6a",
     "cached": "#2b86c9",
@@ -24,14 +34,28 @@ COLOURS = {
     "failed": "#cc3b3b",
     "uncached": "#888888",
     "running": "#7a5cc9",
+    "waiting": "#7a5cc9",
     "cancelled": "#888888",
 }
 
-_BOX = (168, 40)  # width and height of a box, in pixels
-_GAP = (56, 14)  # between columns, and between boxes of a column
+
+class _Size(NamedTuple):
+    """How large things are drawn, in pixels; `chars` of a name fit into a box, `lane` is an edge that passes it."""
+
+    wide: int
+    high: int
+    gap_x: int
+    gap_y: int
+    lane: int
+    chars: int
+
+
+_ROOMY = _Size(wide=168, high=40, gap_x=56, gap_y=14, lane=16, chars=19)
+_DENSE = _Size(wide=132, high=20, gap_x=44, gap_y=6, lane=7, chars=16)
+_MANY = 50  # boxes from which on they are drawn densely
+_ACROSS = 6  # boxes without any edge stand side by side, so many at least
 _FONT = "font-family:var(--jp-ui-font-family,system-ui,sans-serif)"
 _SWEEPS = 6
-_LANE = 16  # height of the lane of an edge that passes a column
 
 
 class Picture:
@@ -80,7 +104,8 @@ def draw_graph(boxes: Sequence[Box], edges: Mapping[tuple[str, str], Sequence[st
     Nodes stand in columns by their longest way from a source, an edge over several columns gets a lane of its own in
     those between, and inside a column all are ordered by the mean place of their neighbours, in a few sweeps to and
     fro (the layer-by-layer method of Sugiyama, Tagawa and Toda, 1981). An edge that would lead backwards closes a
-    cycle and is drawn dashed.
+    cycle and is drawn dashed; one from stale to stale has their colour. Nodes without edges stand in rows below. Many
+    nodes are drawn as single lines, with their states as icons.
 
     Args:
         boxes: The nodes, in the order of the notebook.
@@ -95,21 +120,48 @@ def draw_graph(boxes: Sequence[Box], edges: Mapping[tuple[str, str], Sequence[st
     order = {box.name: place for place, box in enumerate(boxes)}
     known = {pair: names for pair, names in edges.items() if pair[0] in order and pair[1] in order}
     back = _closing(order, known)
-    columns, ways = _columns(order, [pair for pair in known if pair not in back])
+    linked = {name for pair in known for name in pair}
+    columns, ways = _columns(
+        {name: place for name, place in order.items() if name in linked}, [pair for pair in known if pair not in back]
+    )
     ways |= {pair: [*pair] for pair in back}
+    size = _DENSE if len(boxes) >= _MANY else _ROOMY
+    places, width, height = _places(columns, [box.name for box in boxes if box.name not in linked], size)
+    stale = {box.name for box in boxes if box.state == "stale"}
+    lines = [
+        _edge([places[spot] for spot in way], pair, known[pair], size, back=pair in back, stale=stale.issuperset(pair))
+        for pair, way in ways.items()
+    ]
+    nodes = [(_line if size is _DENSE else _node)(box, *places[box.name]) for box in boxes]
+    svg = _svg(width, height, [*lines, *nodes], f"Graph of {len(boxes)} cells")
+    legend = ""
+    if size is _DENSE:
+        states = dict.fromkeys(box.state for box in boxes)
+        legend = " · ".join(["", *(f"{ICONS.get(state, '·')} {state}" for state in states)])
+    return Picture(svg, _graph_text(boxes, known), caption + legend)
+
+
+def _places(
+    columns: Sequence[Sequence[_Spot]], lone: Sequence[str], size: _Size
+) -> tuple[dict[_Spot, tuple[int, int]], int, int]:
+    """Return where everything stands, and the width and height of it all."""
     places: dict[_Spot, tuple[int, int]] = {}
-    height = 0
+    step, row, height = size.wide + size.gap_x, size.high + size.gap_y, 0
     for x, column in enumerate(columns):
         y = 2
         for spot in column:
-            places[spot] = (x * (_BOX[0] + _GAP[0]) + 2, y)
-            y += _LANE if isinstance(spot, tuple) else _BOX[1] + _GAP[1]
+            places[spot] = (x * step + 2, y)
+            y += size.lane if isinstance(spot, tuple) else row
         height = max(height, y)
-    width = len(columns) * (_BOX[0] + _GAP[0]) - _GAP[0] + 4
-    lines = [_edge([places[spot] for spot in way], pair, known[pair], pair in back) for pair, way in ways.items()]
-    nodes = [_node(box, *places[box.name]) for box in boxes]
-    svg = _svg(width, height, [*lines, *nodes], f"Graph of {len(boxes)} cells")
-    return Picture(svg, _graph_text(boxes, known), caption)
+    narrow = size.wide + size.gap_y
+    width = len(columns) * step - size.gap_x + 4 if columns else 0
+    across = max(_ACROSS, (width + size.gap_y) // narrow)
+    for number, name in enumerate(lone):
+        places[name] = (number % across * narrow + 2, height + number // across * row + 2)
+    if lone:
+        width = max(width, min(across, len(lone)) * narrow - size.gap_y + 4)
+        height += -(-len(lone) // across) * row + 2
+    return places, width, height
 
 
 _Spot = str | tuple[str, str, int]  # a node, or the lane of an edge (source, target) in some column
@@ -144,7 +196,7 @@ def _columns(
 ) -> tuple[list[list[_Spot]], dict[tuple[str, str], list[_Spot]]]:
     """Return what stands in each column, top down, and the way of each edge through them."""
     depth = _depths(order, edges)
-    columns: list[list[_Spot]] = [[] for _ in range(1 + max(depth.values()))]
+    columns: list[list[_Spot]] = [[] for _ in range(1 + max(depth.values(), default=-1))]
     for name in order:
         columns[depth[name]].append(name)
     ways: dict[tuple[str, str], list[_Spot]] = {}
@@ -191,31 +243,42 @@ def _depths(order: Mapping[str, int], edges: Sequence[tuple[str, str]]) -> dict[
     return depth
 
 
-def _edge(spots: Sequence[tuple[int, int]], pair: tuple[str, str], names: Sequence[str], backwards: bool) -> str:
+def _edge(
+    spots: Sequence[tuple[int, int]],
+    pair: tuple[str, str],
+    names: Sequence[str],
+    size: _Size,
+    *,
+    back: bool,
+    stale: bool,
+) -> str:
     """Return a curve from the right of the first spot, through the lanes between, to the left of the last one."""
-    (x, y), half = spots[0], _BOX[1] // 2
-    x, y = x + _BOX[0], y + half
+    (x, y), half = spots[0], size.high // 2
+    x, y = x + size.wide, y + half
     steps = [f"M{x} {y}"]
     for number, (left, top) in enumerate(spots[1:], 1):
         lane = number < len(spots) - 1
-        middle = top + (_LANE // 2 if lane else half)
-        bend = max(_GAP[0] // 2, abs(left - x) // 2)
-        steps.append(f"C{x + bend} {y} {left - bend} {middle} {left} {middle}" + (f"h{_BOX[0]}" if lane else ""))
-        x, y = left + _BOX[0], middle
-    dash = ' stroke-dasharray="5 4"' if backwards else ""
-    title = escape(f"{pair[0]} → {pair[1]}: {', '.join(names)}" + (" (a cycle)" if backwards else ""))
+        middle = top + (size.lane // 2 if lane else half)
+        bend = max(size.gap_x // 2, abs(left - x) // 2)
+        steps.append(f"C{x + bend} {y} {left - bend} {middle} {left} {middle}" + (f"h{size.wide}" if lane else ""))
+        x, y = left + size.wide, middle
+    look = 'stroke="currentColor" stroke-opacity=".38" stroke-width="1.3"'
+    if stale:
+        look = f'stroke="{COLOURS["stale"]}" stroke-width="2"'
+    dash = ' stroke-dasharray="5 4"' if back else ""
+    title = escape(f"{pair[0]} → {pair[1]}: {', '.join(names)}" + (" (a cycle)" if back else ""))
     return (
-        f'<path d="{"".join(steps)}" fill="none" stroke="currentColor" stroke-opacity=".38" stroke-width="1.3"{dash} '
-        f'marker-end="url(#nbflow-tip)"><title>{title}</title></path>'
+        f'<path d="{"".join(steps)}" fill="none" {look}{dash} marker-end="url(#nbflow-tip)"><title>{title}</title>'
+        "</path>"
     )
 
 
 def _node(box: Box, x: int, y: int) -> str:
     colour = COLOURS.get(box.state, "#888888")
     dash = ' stroke-dasharray="5 3"' if box.state == "stale" else ""
-    title = escape(" · ".join(part for part in (box.name, box.where, box.state, box.detail) if part))
-    name, place = escape(_cut(box.name, 20)), escape(f" · {box.where}" if box.where else "")
-    size = f'width="{_BOX[0]}" height="{_BOX[1]}" rx="6"'
+    title = _title(box)
+    name, place = escape(_cut(box.name, _ROOMY.chars)), escape(f" · {box.where}" if box.where else "")
+    size = f'width="{_ROOMY.wide}" height="{_ROOMY.high}" rx="6"'
     return (
         f'<g transform="translate({x} {y})"><title>{title}</title>'
         f'<rect {size} style="fill:var(--jp-layout-color0,transparent)"/>'
@@ -225,6 +288,25 @@ def _node(box: Box, x: int, y: int) -> str:
         f'<tspan fill="{colour}" fill-opacity="1">{ICONS.get(box.state, "·")} {escape(box.state)}</tspan>'
         f"{place}</text></g>"
     )
+
+
+def _line(box: Box, x: int, y: int) -> str:
+    """Return a node as one line, the stale ones filled so that they stand out from afar."""
+    colour = COLOURS.get(box.state, "#888888")
+    size = f'width="{_DENSE.wide}" height="{_DENSE.high}" rx="4"'
+    stale = box.state == "stale"
+    dash = ' stroke-dasharray="5 3"' if stale else ""
+    return (
+        f'<g transform="translate({x} {y})"><title>{_title(box)}</title>'
+        f'<rect {size} style="fill:var(--jp-layout-color0,transparent)"/>'
+        f'<rect {size} fill="{colour}" fill-opacity="{".30" if stale else ".10"}" stroke="{colour}"{dash}/>'
+        f'<text x="6" y="14" font-size="11" fill="currentColor"><tspan fill="{colour}">{ICONS.get(box.state, "·")}'
+        f"</tspan> {escape(_cut(box.name, _DENSE.chars))}</text></g>"
+    )
+
+
+def _title(box: Box) -> str:
+    return escape(" · ".join(part for part in (box.name, box.where, box.state, box.detail) if part))
 
 
 def _graph_text(boxes: Sequence[Box], edges: Mapping[tuple[str, str], Sequence[str]]) -> str:
@@ -261,8 +343,10 @@ class Bar:
     detail: str = ""
 
 
-_ROWS = 60
+_ROWS = 200
 _ROW = 22
+_DENSE_ROW = 15  # from `_MANY` rows on
+_AXIS = 20  # height of the scale on top, which is in sight however many rows there are
 _LABEL = 190
 _WIDE = 640
 _TICKS = (1, 2, 5)
@@ -288,26 +372,33 @@ def draw_timeline(bars: Iterable[Bar], caption: str = "") -> Picture:
     rows: dict[str, list[Bar]] = {}
     for bar in found:
         rows.setdefault(bar.row, []).append(bar)
-    hidden = len(rows) - _ROWS
     shown = dict(list(rows.items())[:_ROWS])
-    height = (len(shown) + 1) * _ROW + 8
-    parts = [_tick(at, span, height) for at in _tick_places(span)]
+    row = _ROW if len(shown) < _MANY else _DENSE_ROW
+    bottom = _AXIS + len(shown) * row
+    parts = [_tick(at, span, bottom) for at in _tick_places(span)]
     for number, (name, members) in enumerate(shown.items()):
-        y = number * _ROW
+        y = _AXIS + number * row
         busy = sum(bar.ended - bar.began for bar in members)
         parts.append(
-            f'<text x="{_LABEL - 8}" y="{y + 15}" font-size="12" text-anchor="end" fill="currentColor">'
-            f"{escape(_cut(name, 26))}<title>{escape(name)}: {len(members)} ran, {format_duration(busy)} in all</title>"
-            "</text>"
+            f'<text x="{_LABEL - 8}" y="{y + row // 2 + 4}" font-size="{12 if row == _ROW else 10.5}" '
+            f'text-anchor="end" fill="currentColor">{escape(_cut(name, 26))}'
+            f"<title>{escape(name)}: {len(members)} ran, {format_duration(busy)} in all</title></text>"
         )
-        parts += [_bar(*stretch, y) for stretch in _merged(members, start, span)]
-    if hidden > 0:
-        parts.append(
-            f'<text x="{_LABEL}" y="{height - 4}" font-size="11" fill="currentColor" fill-opacity=".7">'
-            f"… {hidden} more rows</text>"
-        )
-    svg = _svg(_LABEL + _WIDE + 40, height + 16, parts, f"Timeline of {len(found)} calls")
+        parts += [_bar(*stretch, y, row) for stretch in _merged(members, start, span)]
+    parts.append(_legend(dict.fromkeys(bar.state for bar in found), len(rows) - len(shown), bottom + 18))
+    svg = _svg(_LABEL + _WIDE + 40, bottom + 26, parts, f"Timeline of {len(found)} calls")
     return Picture(svg, _timeline_text(rows, start, span), caption)
+
+
+def _legend(states: Iterable[str], hidden: int, y: int) -> str:
+    """Return what the colours mean, and how many rows are not shown."""
+    words = [
+        f'<tspan fill="{COLOURS.get(state, "#888888")}">■ {ICONS.get(state, "·")}</tspan> {escape(state)}   '
+        for state in states
+    ]
+    if hidden > 0:
+        words.append(f"… {hidden} more rows")
+    return f'<text x="{_LABEL}" y="{y}" font-size="11" fill="currentColor" xml:space="preserve">{"".join(words)}</text>'
 
 
 def _merged(bars: Sequence[Bar], start: float, span: float) -> list[tuple[float, float, str, int, str]]:
@@ -325,12 +416,13 @@ def _merged(bars: Sequence[Bar], start: float, span: float) -> list[tuple[float,
     return found
 
 
-def _bar(left: float, width: float, state: str, count: int, detail: str, y: int) -> str:
+def _bar(left: float, width: float, state: str, count: int, detail: str, y: int, row: int) -> str:
     title = escape(f"{detail or f'{count} calls'} · {state}")
     colour = COLOURS.get(state, "#888888")
+    inset = 4 if row == _ROW else 2
     return (
-        f'<rect x="{_LABEL + left:.1f}" y="{y + 4}" width="{width:.1f}" height="{_ROW - 8}" rx="2" fill="{colour}" '
-        f'fill-opacity=".8"><title>{title}</title></rect>'
+        f'<rect x="{_LABEL + left:.1f}" y="{y + inset}" width="{width:.1f}" height="{row - 2 * inset}" rx="2" '
+        f'fill="{colour}" fill-opacity=".8"><title>{title}</title></rect>'
     )
 
 
@@ -344,11 +436,11 @@ def _tick_places(span: float) -> list[float]:
         step *= 10
 
 
-def _tick(at: float, span: float, height: int) -> str:
+def _tick(at: float, span: float, bottom: int) -> str:
     x = _LABEL + at / span * _WIDE
     return (
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - _ROW}" stroke="currentColor" stroke-opacity=".15"/>'
-        f'<text x="{x:.1f}" y="{height - 6}" font-size="10.5" text-anchor="middle" fill="currentColor" '
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_AXIS - 4}" y2="{bottom}" stroke="currentColor" stroke-opacity=".15"/>'
+        f'<text x="{x:.1f}" y="{_AXIS - 7}" font-size="10.5" text-anchor="middle" fill="currentColor" '
         f'fill-opacity=".7">{escape(format_duration(at))}</text>'
     )
 

@@ -19,10 +19,14 @@ from nbflow.cache.explain import Explanation
 from nbflow.cache.fingerprint import fingerprint
 from nbflow.cache.places import where_of
 from nbflow.errors import DefinitionError
+from nbflow.notebook.background import Job
 from nbflow.notebook.cellkey import CellKeyer
 from nbflow.notebook.drawing import COLOURS, ICONS
-from nbflow.notebook.graph import CellNode, describe_changes
+from nbflow.notebook.graph import describe_changes
+from nbflow.notebook.parallel import show
+from nbflow.notebook.past import HISTORY_LIMIT, PastRuns, past_runs
 from nbflow.notebook.reasons import cell_before, cell_now, task_before, task_now
+from nbflow.notebook.rerun import cancel, rerun, wait, without_loop
 from nbflow.notebook.runner import ForcedKeyer
 from nbflow.notebook.script import script_of
 from nbflow.notebook.views import graph_picture, timeline_picture
@@ -34,7 +38,20 @@ if TYPE_CHECKING:
 
 __all__ = ["SUBCOMMANDS", "Flow", "Table"]
 
-SUBCOMMANDS = ("status", "why", "stale", "run", "clear", "graph", "timeline", "auto", "cancel", "export")
+SUBCOMMANDS = (
+    "status",
+    "why",
+    "stale",
+    "run",
+    "clear",
+    "graph",
+    "timeline",
+    "history",
+    "auto",
+    "wait",
+    "cancel",
+    "export",
+)
 _ALONE = ("status", "stale", "graph", "timeline")  # subcommands that take nothing more
 _REMARKS = 3  # of each kind, below the table
 _CODE = frozenset({"code", "closure", "default", "global", "helper", "class", "module"})
@@ -119,7 +136,7 @@ class Flow:
         if command == "why":
             dry = "--dry" in rest
             try:
-                self._show(self.why(" ".join(word for word in rest if word != "--dry"), dry=dry))
+                show(self.why(" ".join(word for word in rest if word != "--dry"), dry=dry))
             except DefinitionError as error:
                 raise _usage(f"%flow why: {error}") from None
         elif command == "stale":
@@ -130,14 +147,18 @@ class Flow:
             return graph_picture(self.state.graph, self.state.key_now)
         elif command == "timeline":
             return timeline_picture(session_or_default())
+        elif command == "history":
+            return self.history(rest)
         elif command == "auto":
             print(self.auto(rest))
         elif command == "cancel":
-            print(self.cancel(rest))
+            print(cancel(self.state, rest))
         elif command == "export":
             print(self.export(rest))
+        elif command == "wait":
+            print(without_loop(wait(self.state, rest)))
         else:
-            return self.run(rest)
+            without_loop(rerun(self.state, rest))
         return None
 
     def _read(self, line: str) -> tuple[str, list[str]]:
@@ -161,7 +182,12 @@ class Flow:
         graph = self.state.graph
         stale = graph.stale(self.state.key_now)
         rows, total = [], 0.0
+        jobs = {job.name: job for job in self.state.background.jobs.values() if job.live or job.state == "cancelled"}
         for node in sorted(graph.nodes.values(), key=lambda each: each.position):
+            job = jobs.get(node.name)
+            if job is not None and job.live:
+                continue
+            jobs.pop(node.name, None)
             state = "failed" if node.state == "failed" else "stale" if node.name in stale else node.state
             rows.append(
                 (
@@ -174,6 +200,9 @@ class Flow:
                 )
             )
             total += node.saved_s
+        for job in jobs.values():
+            node_runs = graph.nodes[job.name].runs if job.name in graph.nodes else 0
+            rows.append((job.name, job.label, job.state, _lasting(job), "", str(node_runs)))
         for name, tally in self._tasks().items():
             call = tally.last
             age = call.session.clock.monotonic() - (call.ended or 0.0)
@@ -262,6 +291,26 @@ class Flow:
         """Return the task of that name as the notebook defines it now, or None."""
         return next((each for each in list(self.state.shell.user_ns.values()) if _is_task(each, call.spec.name)), None)
 
+    def history(self, words: list[str]) -> PastRuns:
+        """Return how tasks and cells of this notebook ran over time, those of these names or all."""
+        limit, names = HISTORY_LIMIT, list(words)
+        if "--limit" in names:
+            place = names.index("--limit")
+            number = names[place + 1] if place + 1 < len(names) else ""
+            if not (number.isdecimal() and int(number)):
+                raise _usage(f"%flow history --limit {number}: how many runs of each to show? Give a whole number ≥ 1.")
+            limit = int(number)
+            del names[place : place + 2]
+        if wrong := [word for word in names if word.startswith("-")]:
+            raise _usage(f"%flow history {wrong[0]}: there is no such option; use --limit N.")
+        collector = session_or_default().collector
+        if collector is None:
+            raise _usage("%flow history: nothing is recorded, as the setting history is off; set NBFLOW_HISTORY=auto.")
+        found = past_runs(collector.history, collector.notebook, names, limit)
+        if names and (unknown := set(names) - {runs[0].task for runs in found.series}):
+            raise _usage(f"%flow history: no run of {min(unknown)!r} is on record.")
+        return found
+
     # -- doing
 
     def clear(self, name: str) -> str:
@@ -287,18 +336,6 @@ class Flow:
             return "Stale cells stay as they are until they are run: %flow run, or %flow auto on."
         return "After each cell, the cells that it made stale run again. %flow auto off ends that."
 
-    def cancel(self, words: list[str]) -> str:
-        """Cancel what runs in the background: calls and maps of these names, or all of them."""
-        session = session_or_default()
-        live = [*session.live_maps(), *session.live_calls()]
-        names = {found.spec.name for found in live}
-        unknown = [name for name in words if name not in names]
-        if unknown:
-            running = f"running: {', '.join(sorted(names))}" if names else "nothing is running"
-            raise _usage(f"%flow cancel {unknown[0]}: nothing of that name runs now; {running}.")
-        stopped = [found.spec.name for found in live if not words or found.spec.name in words if found.cancel("%flow")]
-        return f"Cancelled {', '.join(dict.fromkeys(stopped))}." if stopped else "Nothing is running."
-
     def export(self, words: list[str]) -> str:
         """Write the cells that ran well, in their order, as a script, and say where."""
         if len(words) != 1 or not words[0].endswith(".py"):
@@ -311,16 +348,6 @@ class Flow:
         except (OSError, DefinitionError) as error:
             raise _usage(f"%flow export {words[0]}: {error}") from None
         return f"Wrote {len(cells)} cell{'' if len(cells) == 1 else 's'} to {path}."
-
-    def run(self, words: list[str]) -> None:
-        """Run stale cells again, in dependency order, and show what they show."""
-        __tracebackhide__ = True
-        for node, force in self._to_run(words):
-            run, noted = self.state.rerun(node, force=force)
-            self._announce(node)
-            with noted:
-                value = run.run()
-            self._show(value)
 
     def run_automatically(self) -> None:
         """Run the stale cells that can run now, in dependency order; cells that failed wait for their owner.
@@ -338,52 +365,16 @@ class Flow:
             else:
                 names.append(name)
         if names:
-            self.run(names)
+            without_loop(rerun(self.state, names, waiting=False))
 
-    async def run_async(self, line: str) -> None:
-        """The same where some cells await."""
+    async def do_async(self, line: str) -> None:
+        """`%flow run` and `%flow wait` where some cells await."""
         __tracebackhide__ = True
-        _, words = self._read(line)
-        for node, force in self._to_run(words):
-            run, noted = self.state.rerun(node, force=force)
-            self._announce(node)
-            with noted:
-                value = await run.run_async() if node.cell.is_async else run.run()
-            self._show(value)
-
-    def _to_run(self, words: list[str]) -> Iterable[tuple[CellNode, bool]]:
-        graph = self.state.graph
-        force = any(word in ("-f", "--force") for word in words)
-        names = [word for word in words if word not in ("-f", "--force")]
-        wrong = [word for word in names if word.startswith("-")]
-        if wrong:
-            raise _usage(f"%flow run {wrong[0]}: there is no such option; use -f or --force.")
-        unknown = [name for name in names if name not in graph.nodes]
-        if unknown:
-            raise _usage(
-                f"%flow run: no task cell is called {unknown[0]!r}; known: {', '.join(sorted(graph.nodes)) or 'none'}."
-            )
-        stale = graph.stale(self.state.key_now)
-        wanted = [name for name in (names or graph.nodes) if force or name in stale]
-        if not wanted:
-            print("Nothing is stale.")
-            return
-        nodes, for_others = graph.plan(wanted)
-        for node in nodes:
-            if node.name in for_others:
-                yield node, False
-            # Asked again at its turn: a cell whose sources came out as before need not run.
-            elif force or graph.reason(node, self.state.key_now) is not None:
-                yield node, force
-
-    def _announce(self, node: CellNode) -> None:
-        print(f"— {node.name} ({node.label})")
-
-    def _show(self, value: Any) -> None:
-        if value is not None:
-            from IPython.display import display
-
-            display(value)  # type: ignore[no-untyped-call]
+        command, rest = self._read(line)
+        if command == "run":
+            await rerun(self.state, rest, on_loop=True)
+        else:
+            print(await wait(self.state, rest, on_loop=True))
 
 
 def _usage(message: str) -> Exception:
@@ -399,6 +390,11 @@ def _is_task(value: Any, name: str) -> bool:
 def _place(call: Call) -> str:
     code = getattr(call.spec.func, "__code__", None)
     return where_of(code.co_filename) if code is not None else ""
+
+
+def _lasting(job: Job) -> str:
+    took = format_duration(job.elapsed_s())
+    return f"for {took}" if job.live else f"after {took}"
 
 
 def _ago(seconds: float) -> str:

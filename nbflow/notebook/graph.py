@@ -8,7 +8,7 @@ when a cell that it reads from is stale. The graph holds no values: keys as of n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ class CellNode:
         key: The key of the last run, None where none was made.
         after: Digests that inputs had after the cell itself changed them.
         reason: Why the body ran, or why it could not be stored, in words.
+        unsteady: An input that is another one each time it is looked at, such as a generator.
+        draws: Whether it drew from a random generator that all cells share.
     """
 
     name: str
@@ -51,6 +53,8 @@ class CellNode:
     key: CacheKey | None = None
     after: dict[str, str | None] = field(default_factory=dict)
     reason: str | None = None
+    unsteady: str | None = None
+    draws: bool = False
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -76,17 +80,27 @@ class Graph:
         self.writers: dict[str, str] = {}
         self._positions = 0
 
-    def ran(self, node: CellNode) -> None:
-        """Note that `node` was executed (or restored) just now; it takes the place of its older self."""
-        older = [each for each in self.nodes.values() if each.name == node.name or _same_id(each, node)]
-        for each in older:
-            del self.nodes[each.name]
+    def begins(self, node: CellNode) -> None:
+        """Note that `node` begins: its place is that of its older self, else behind all that have begun before."""
         self._positions += 1
-        node.position = min((each.position for each in older), default=self._positions)
+        older = [each.position for each in self.nodes.values() if each.name == node.name or _same_id(each, node)]
+        node.position = min(older, default=self._positions)
+
+    def ran(self, node: CellNode, *, left: Collection[str] = ()) -> None:
+        """Note that `node` has been executed (or restored); it takes the place of its older self.
+
+        Args:
+            node: The cell.
+            left: Names that it did not bind, as others have bound them meanwhile.
+        """
+        if not node.position:
+            self.begins(node)
+        for each in [each for each in self.nodes.values() if each.name == node.name or _same_id(each, node)]:
+            del self.nodes[each.name]
         self.nodes[node.name] = node
         sources = {name: self.source(node, name) for name in node.reads}
         node.seen = {name: _key_of(source) for name, source in sources.items() if source is not None}
-        self.wrote(node.label, node.writes)
+        self.wrote(node.label, [name for name in node.writes if name not in left])
 
     def wrote(self, label: str, names: Iterable[str]) -> None:
         """Note that the cell of that label bound or changed `names`."""
@@ -201,7 +215,9 @@ class Graph:
         data = {part.name for part in node.key.parts if part.kind == "input"}
         own = (name for name in node.cell.effects.outputs if name not in data)  # code that the cell itself made anew
         changes = describe_changes(
-            node.key.parts, now.parts, dict.fromkeys(own) | node.after | dict.fromkeys(overtaken)
+            node.key.parts,
+            now.parts,
+            dict.fromkeys(own) | node.after | dict.fromkeys([*overtaken, node.unsteady or ""]),
         )
         return Reasons(changes) if changes else None
 

@@ -119,6 +119,10 @@ class Heap:
             if key in self._before and not _same(self._before[key], content_of(value))
         ]
 
+    def identities(self) -> set[int]:
+        """Return the ids of all objects, and of those that own the memory of arrays."""
+        return {*self.objects, *self._owners}
+
     def forget(self, value: Any) -> None:
         """Take an object out that cannot be changed in place; what holds it has to be given its later self."""
         del self.ways[id(value)]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import signal
 import threading
 import types
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["Interrupts"]
+__all__ = ["Interrupts", "interruptible"]
 
 
 class Interrupts:
@@ -70,3 +70,15 @@ class Interrupts:
                 sent, error = (yield wanted), None
             except BaseException as raised:
                 sent, error = None, raised
+
+
+async def interruptible(function: Callable[[], Any]) -> Any:
+    """Call a function that does not await from a cell that does, such that an interrupt reaches it."""
+    __tracebackhide__ = True
+
+    async def call() -> Any:
+        __tracebackhide__ = True
+        return function()
+
+    with Interrupts() as interrupts:
+        return await interrupts.drive(call())

@@ -15,26 +15,31 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.displayhook import DisplayHook
 
-from nbflow._util import one_line
+from nbflow._util import lazy, one_line
 from nbflow.cache import guard, trace
 from nbflow.cache.parts import CacheKey
 from nbflow.cache.places import set_where
 from nbflow.errors import SessionError
-from nbflow.notebook import report
+from nbflow.history import Collector, History
+from nbflow.notebook import hints, report
+from nbflow.notebook.background import Background, cancel_all, label_here, names_read
 from nbflow.notebook.cellkey import CellKeyer
 from nbflow.notebook.cells import SEEDS, Cell, CellOptions, compile_body, read_cell
 from nbflow.notebook.changes import Changes
 from nbflow.notebook.flow import Flow
 from nbflow.notebook.graph import CellNode, Graph, name_for
+from nbflow.notebook.interrupts import interruptible
 from nbflow.notebook.magics import NbflowMagics, completion_matcher, parse_task_line
 from nbflow.notebook.names import find_effects
 from nbflow.notebook.output import Taps
 from nbflow.notebook.panel import PanelController
+from nbflow.notebook.past import is_cell, notebook_path
 from nbflow.notebook.runner import CellRun, tidy_error
+from nbflow.notebook.shown import Shown
 from nbflow.runtime.current import ambient
 from nbflow.runtime.loop import start_beat
 from nbflow.sessions import (
@@ -46,11 +51,17 @@ from nbflow.sessions import (
     session_or_default,
 )
 
+if TYPE_CHECKING:
+    from nbflow.notebook import browser, explore
+else:
+    browser, explore = lazy("nbflow.notebook.browser"), lazy("nbflow.notebook.explore")  # few notebooks need them
+
 __all__ = ["ShellState", "load", "unload"]
 
 _TASK_CALL = re.compile(r"\s*get_ipython\(\)\.run_cell_magic\('task',")
-_FLOW_CALL = re.compile(r"\s*get_ipython\(\)\.run_line_magic\('flow', *'run\b")
+_FLOW_CALL = re.compile(r"\s*get_ipython\(\)\.run_line_magic\('flow', *'(?:run|wait)\b")
 _KEPT_CELLS = 500
+_Run = TypeVar("_Run", bound=CellRun)
 
 
 class ShellState:
@@ -63,7 +74,7 @@ class ShellState:
         changes: Values that were changed in place.
         label: The cell that runs now, or ran last ("cell 4").
         seeded: Whether some cell has set a random seed.
-        auto: Whether stale cells run again after each cell.
+        magics: The magics, whose traits `%config` sets.
         ran: Text of the cells that ran well, by the front end's id, else by number; in the order of their first runs.
     """
 
@@ -73,12 +84,13 @@ class ShellState:
         self.changes = Changes(shell.user_ns)
         self.label: str | None = None
         self.seeded = False
-        self.auto = False
         self.ran: dict[str | int, str] = dict(enumerate(shell.history_manager.input_hist_raw))  # before we came
+        self.magics = NbflowMagics(shell, self)
         self.session: SessionContext | None = None
         self.panel: Any = None
         self._number = len(shell.history_manager.input_hist_parsed) - 1
         self._raw: str | None = None
+        self._hinted: set[str] = set()
         self._info: Any = None
         self._cell_id: str | None = None
         self.session_options: dict[str, Any] = {}
@@ -86,7 +98,9 @@ class ShellState:
         self._stop_beat: Callable[[], None] = lambda: None
         self._source: tuple[str, tuple[str, bool | None]] | None = None
         self._cells: dict[tuple[Any, ...], Cell] = {}
+        self.shown = Shown(lambda: (self._cell_id, self._number))
         self.complete = completion_matcher(self)
+        self.background = Background(self)
 
     # -- the session
 
@@ -94,30 +108,48 @@ class ShellState:
         """Open the notebook's session in place of an older one; options are those of `nbflow.session`."""
         session = open_notebook_session(**options)
         self.session_options = options
-        session.label = lambda: self.label
-        if self.panel is not None:
-            self.panel.close()
+        session.label = lambda: label_here() or self.label
+        if session.settings.history != "off":
+            session.collector = Collector(History.open(session.home), notebook_path(self.shell), is_cell)
         self.session = session
-        self.panel = PanelController(session, shell=self.shell)
-        if self._raw is not None:
-            self.panel.cell_started(self.label)
+        self.open_panel()
         report.install(session)
         return session
 
+    def open_panel(self) -> None:
+        """Put a panel in place of an older one, with the face that `%config` or else the settings name."""
+        if self.panel is not None:
+            self.panel.close()
+        if self.session is not None:
+            self.panel = PanelController(self.session, self.magics.progress, shell=self.shell)
+            if self._raw is not None:
+                self.panel.cell_started(self.label)
+
     def close_session(self) -> None:
-        """Close the notebook's session, if there is one."""
+        """Close the notebook's session, if there is one; what runs in the background is cancelled."""
+        cancel_all(self.background.live(), "the session ended")
+        self.shown.close()
         if self.panel is not None:
             self.panel.close()
         self.panel = self.session = None
         close_notebook_session()
 
-    def show_panel(self, on: bool) -> None:
-        """Show the panel again, or switch it off; what `nbflow.panel` does here."""
+    @property
+    def auto(self) -> bool:
+        """Whether stale cells run again after each cell."""
+        return bool(self.magics.auto)
+
+    @auto.setter
+    def auto(self, on: bool) -> None:
+        self.magics.auto = on
+
+    def show_panel(self, on: bool) -> Any:
+        """Show the panel again, or switch it off; what `nbflow.panel` does here and returns."""
         if self.panel is None:
             raise SessionError(
                 "The notebook's session is closed, so there is no panel; open one with %session --backend …"
             )
-        self.panel.show(on)
+        return self.panel.show(on)
 
     # -- events of the shell
 
@@ -151,11 +183,14 @@ class ShellState:
         if session.settings.mutation_guard:
             is_task = any(node.label == self.label for node in self.graph.nodes.values())
             self.changes.after_cell(session, self.label, meant=is_task or (raw or "").lstrip().startswith("%flow"))
+        hints.after_cell(result, self.shell.user_ns, self._hinted)
         self._stop_beat()
         self._raw = None
         if self.panel is not None:
             self.panel.cell_finished()
         if self.session is not None:
+            if self.session.collector is not None:
+                self.session.collector.collect(self.session)
             self.session.flush()  # what a cell has made survives a kernel that is killed right after it
 
     def _note_plain_cell(self, raw: str) -> None:
@@ -187,29 +222,40 @@ class ShellState:
     # -- running cells
 
     def run_task(self, options: CellOptions, body: str) -> Any:
-        """Run the body of a `%%task` cell and return its last value."""
+        """Run the body of a `%%task` cell and return its last value; in the background, start it."""
         __tracebackhide__ = True
-        run = self._new_run(options, body)
-        if run.cell.is_async:
+        cell = self._read(body)
+        if cell.is_async:
             from IPython.core.error import UsageError
 
             raise UsageError("await in a task cell needs %%task to be the first line of the cell.")
-        with self._noted(run):
+        if not options.background:
+            self.background.wait_for(names_read(cell, options))
+        run = self._new_run(cell, options)
+        if run is None:
+            return None
+        with self.noted(run):
             return run.run()
 
     async def run_task_async(self, line: str, body: str) -> Any:
-        """Run the body of a `%%task` cell that awaits; what such a cell is rewritten to."""
+        """Run the body of a `%%task` cell that awaits, or that waits for one; what such a cell is rewritten to."""
         __tracebackhide__ = True
-        run = self._new_run(parse_task_line(self.shell.var_expand(line)), body)
-        with self._noted(run):
-            return await run.run_async()
+        options = parse_task_line(self.shell.var_expand(line), self.magics.cell_defaults())
+        cell = self._read(body)
+        if not options.background:
+            await self.background.wait_for_async(names_read(cell, options))
+        run = self._new_run(cell, options)
+        if run is None:
+            return None
+        with self.noted(run):
+            return await run.run_async() if cell.is_async else await interruptible(run.run)
 
     def rerun(self, node: CellNode, *, force: bool) -> tuple[CellRun, AbstractContextManager[None]]:
         """Return a run of a cell that was executed before, and what to have around it."""
-        run = self._run_of(node.cell, node.name, replace(node.options, force=force))
-        return run, self._noted(run, node)
+        run = self.run_of(CellRun, node.cell, node.name, replace(node.options, force=force, background=False))
+        return run, self.noted(run, node)
 
-    def _new_run(self, options: CellOptions, body: str) -> CellRun:
+    def _read(self, body: str) -> Cell:
         shell, raw, number = self.shell, self._raw, self._number
         place = (body, raw, shell.compile.flags, shell.ast_node_interactivity)
         cell = self._cells.get(place)
@@ -220,11 +266,26 @@ class ShellState:
         if len(self._cells) >= _KEPT_CELLS:
             self._cells.clear()
         self._cells[place] = cell
-        return self._run_of(cell, name_for(cell, options, self._cell_id, self.graph.nodes), options)
+        return cell
 
-    def _run_of(self, cell: Cell, name: str, options: CellOptions) -> CellRun:
+    def _new_run(self, cell: Cell, options: CellOptions) -> CellRun | None:
+        """Return a run of the cell; None where it has been started in the background."""
+        name = name_for(cell, options, self._cell_id, self.graph.nodes)
+        if options.background:
+            return self.background.start(cell, name, options)
+        return self.run_of(CellRun, cell, name, options)
+
+    def run_of(self, kind: type[_Run], cell: Cell, name: str, options: CellOptions) -> _Run:
+        """Return a run of a cell as it is now.
+
+        Args:
+            kind: `CellRun`, or a class of it.
+            cell: The cell.
+            name: The name it is kept under.
+            options: Those of the magic.
+        """
         session = session_or_default()
-        return CellRun(
+        return kind(
             self.shell, session, cell, name, options, where=self.where_written, seeded=self.seeded, panel=self.panel
         )
 
@@ -234,17 +295,26 @@ class ShellState:
             self._source = (body, compile_body(self.shell, body))
         return self._source[1]
 
-    @contextmanager
-    def _noted(self, run: CellRun, again: CellNode | None = None) -> Iterator[None]:
-        """Around a run: note in the graph how it ended, and say what the options ask for."""
-        __tracebackhide__ = True
-        began = time.perf_counter()
-        old = self.graph.nodes.get(run.name)
+    def noted(self, run: CellRun, again: CellNode | None = None) -> AbstractContextManager[None]:
+        """Return what to have around a run: the graph learns how it ended, and people what the options ask for.
+
+        Args:
+            run: The run.
+            again: The cell as it was executed before, where it is not the cell that runs now.
+        """
         node = CellNode(run.name, run.cell.label, run.cell, run.options, self._cell_id)
         if again is not None:
             node.cell_id, node.options = again.cell_id, again.options
+        self.graph.begins(node)
+        return self._noting(run, node)
+
+    @contextmanager
+    def _noting(self, run: CellRun, node: CellNode) -> Iterator[None]:
+        __tracebackhide__ = True
+        began = time.perf_counter()
+        old = self.graph.nodes.get(run.name)
         if old is not None:
-            node.saved_s, node.runs = old.saved_s, old.runs
+            node.saved_s, node.runs, node.draws = old.saved_s, old.runs, old.draws
         try:
             yield
         except BaseException as error:
@@ -252,8 +322,10 @@ class ShellState:
             tidy_error(self.shell, run.cell, run.name, error)
             raise
         else:
-            node.state, node.reason = run.state, run.reason
-            node.after = run.record.digests if run.record is not None else {}
+            node.state, node.reason, node.unsteady = run.state, run.reason, run.unsteady
+            if run.record is not None:
+                node.after = run.record.digests
+                node.draws = node.draws or bool(run.record.random)
             if run.session.settings.mutation_guard:
                 self.changes.made(node.writes, f"`{node.name}`", node.label)
             run.say_how_it_went()
@@ -264,11 +336,17 @@ class ShellState:
             node.duration_s = time.perf_counter() - began
             node.last_run = time.time()
             node.runs += 1
-            self.graph.ran(node)
+            if run.counts:
+                self.graph.ran(node, left=run.overtaken)
             run.release()
 
     def key_now(self, node: CellNode) -> CacheKey | None:
-        """Return the key that a cell would have if it ran now, with the files that it read last time."""
+        """Return the key that a cell would have if it ran now, with the files that it read last time.
+
+        While cells in the background make what it reads, nobody knows; that is None.
+        """
+        if self.background.needs(node.reads):
+            return None
         key = CellKeyer(node.cell, node.name, self.shell.user_ns, node.options, self.where_written).key({})
         return key if node.key is None else trace.with_files(key, trace.states(node.key))
 
@@ -284,14 +362,19 @@ class ShellState:
             source, awaits = self._source_of(call[2])
             if awaits is None:  # no valid Python: as a plain cell it gets the error of a plain cell
                 return ["\n", *source.splitlines(keepends=True)]
+            awaits = awaits or any(job.awaits for job in self.background.live())
             if awaits and self._raw is None:  # else it is below another magic, which cannot await
                 end = ";" if _is_silenced(call[2]) else ""
                 return [f"await get_ipython().nbflow_state.run_task_async({call[1]!r}, {call[2]!r}){end}\n"]
-        elif _FLOW_CALL.match(text) and any(node.cell.is_async for node in self.graph.nodes.values()):
+        elif _FLOW_CALL.match(text) and self._may_await():
             call = _constant_call(text)
             if call is not None:
-                return [f"await get_ipython().nbflow_state.flow.run_async({call[1]!r})\n"]
+                return [f"await get_ipython().nbflow_state.flow.do_async({call[1]!r})\n"]
         return lines
+
+    def _may_await(self) -> bool:
+        live = any(job.awaits for job in self.background.live())
+        return live or any(node.cell.is_async for node in self.graph.nodes.values())
 
     # -- life
 
@@ -301,7 +384,7 @@ class ShellState:
         self.taps = Taps(shell)
         self.flow = Flow(self)
         shell.nbflow_state = self
-        shell.register_magics(NbflowMagics(shell, self))
+        shell.register_magics(self.magics)
         shell.input_transformers_post.append(self.rewrite)
         shell.events.register("pre_run_cell", self.before_cell)
         shell.events.register("post_run_cell", self.after_cell)
@@ -309,6 +392,8 @@ class ShellState:
         set_where(self.where_of_file)
         self.open_session()
         ambient.why, ambient.panel = self.flow.why, self.show_panel
+        ambient.browse = lambda datasets: browser.show(self, datasets)
+        ambient.explore = lambda subject, ranges, **options: explore.make_explorer(self, subject, ranges, **options)
         atexit.register(self.close_session)
 
     def remove(self) -> None:
@@ -316,7 +401,7 @@ class ShellState:
         shell = self.shell
         atexit.unregister(self.close_session)
         self.close_session()
-        ambient.why = ambient.panel = None
+        ambient.browse = ambient.explore = ambient.why = ambient.panel = None
         set_where(None)
         self.taps.remove()
         guard.forget()
@@ -328,6 +413,7 @@ class ShellState:
         for kind, name in (("cell", "task"), ("line", "flow"), ("line", "session")):
             shell.magics_manager.magics[kind].pop(name, None)
         shell.magics_manager.registry.pop("NbflowMagics", None)
+        shell.configurables[:] = [each for each in shell.configurables if each is not self.magics]
         del shell.nbflow_state
 
 

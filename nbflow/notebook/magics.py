@@ -18,21 +18,24 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, output_can_be_silenced
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
+from nbflow._util import perhaps
 from nbflow.errors import NbflowError
 from nbflow.notebook.cells import CellOptions
+from nbflow.notebook.defaults import CellDefaults, Configured, parse_duration
 from nbflow.notebook.flow import SUBCOMMANDS
 from nbflow.settings import load_settings
 
 if TYPE_CHECKING:
     from nbflow.notebook.kernel import ShellState
 
-__all__ = ["NbflowMagics", "completion_matcher", "parse_duration", "parse_task_line"]
+__all__ = ["NbflowMagics", "completion_matcher", "parse_task_line"]
 
-_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "": 1.0}
+
+_PLAIN = CellDefaults()
 
 
 @magics_class
-class NbflowMagics(Magics):
+class NbflowMagics(Configured, Magics):
     """`%%task`, `%flow` and `%session`.
 
     Args:
@@ -43,6 +46,7 @@ class NbflowMagics(Magics):
     def __init__(self, shell: Any, state: ShellState) -> None:
         super().__init__(shell)
         self.state = state
+        self.observe(lambda change: state.open_panel(), "progress")
 
     @output_can_be_silenced
     @magic_arguments()
@@ -71,6 +75,7 @@ class NbflowMagics(Magics):
     )
     @argument("-v", "--verbose", action="store_true", help="Say what was done and why.")
     @argument("--no-replay", action="store_true", help="On a hit restore the names, but do not print and show again.")
+    @argument("--bg", action="store_true", help="Give the prompt back at once; the cell runs on a thread meanwhile.")
     @cell_magic
     def task(self, line: str, cell: str) -> Any:
         """Run this cell as a task: if its code and inputs are as before, restore its names and show its output again.
@@ -79,7 +84,7 @@ class NbflowMagics(Magics):
         value is the value of the cell; `;` silences it.
         """
         __tracebackhide__ = True
-        return self.state.run_task(parse_task_line(line), cell)
+        return self.state.run_task(parse_task_line(line, self.cell_defaults()), cell)
 
     @line_magic
     def flow(self, line: str) -> Any:
@@ -89,11 +94,14 @@ class NbflowMagics(Magics):
         %flow why NAME [--dry]      why NAME ran last time, or is stale; with --dry what it would do now
         %flow stale                 what would run again, and why
         %flow run [NAMES] [-f]      run stale cells again, in dependency order; with -f/--force all of them, or NAMES
+        %flow run [NAMES] -j N      the same, up to N cells that do not depend on each other at a time
         %flow clear [NAME]          forget the cached results of NAME, or all of them
         %flow graph                 draw which cell feeds which, stale ones marked
         %flow timeline              draw what ran when
+        %flow history [NAMES]       how runs went over time, restarts included; --limit N for the last N of each
         %flow auto [on|off]         after each cell, run the cells that it made stale
-        %flow cancel [NAMES]        cancel what runs in the background
+        %flow wait [NAMES]          wait for cells in the background; with --timeout S for at most S seconds
+        %flow cancel [NAMES]        cancel what runs in the background: NAMES, or --all
         %flow export FILE.py        write the cells that ran as a script that needs no Jupyter
         """
         __tracebackhide__ = True
@@ -152,14 +160,18 @@ def describe_session(session: Any, options: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
 
 
-def parse_task_line(line: str) -> CellOptions:
+def parse_task_line(line: str, defaults: CellDefaults = _PLAIN) -> CellOptions:
     """Return the options of a `%%task` line.
+
+    Args:
+        line: What follows `%%task`.
+        defaults: What counts where the line says nothing.
 
     Raises:
         UsageError: Some option is wrong; the message says which.
     """
     given = _parse(NbflowMagics.task, line)
-    cache = given.cache or ("off" if given.no_cache else "disk")
+    cache = given.cache or ("off" if given.no_cache else defaults.cache)
     if cache not in ("disk", "session", "off"):
         raise UsageError(f"--cache {cache}: use disk, session or off.")
     if given.no_cache and cache != "off":
@@ -182,30 +194,17 @@ def parse_task_line(line: str) -> CellOptions:
         outputs=_names("--outputs", given.outputs),
         force=given.force,
         cache=cache,
-        ttl=parse_duration("--ttl", given.ttl),
+        ttl=parse_duration("--ttl", given.ttl) if given.ttl or cache == "off" else defaults.ttl,
         version=given.version,
         ignore=frozenset(_names("--ignore", given.ignore) or ()),
         depends=_names("--depends", given.depends) or (),
         retries=given.retries,
         timeout=timeout,
-        quiet=given.quiet,
-        verbose=given.verbose,
-        replay=not given.no_replay,
+        quiet=given.quiet or (defaults.quiet and not given.verbose),
+        verbose=given.verbose or (defaults.verbose and not (given.quiet or defaults.quiet)),
+        replay=defaults.replay and not given.no_replay,
+        background=given.bg,
     )
-
-
-def parse_duration(option: str, text: str | None) -> float | None:
-    """Return seconds for `90`, `90s`, `10min`, `2h`, `1d` or `1w`; None for None.
-
-    Raises:
-        UsageError: The text is no duration.
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|m|min|h|d|w|)", text.strip("'\""))
-    if found is None:
-        raise UsageError(f"{option} {text}: use seconds, or a number with s, min, h, d or w, such as 90s or 1d.")
-    return float(found[1]) * _UNITS[found[2]]
 
 
 def _parse(magic: Any, line: str) -> Any:
@@ -213,6 +212,10 @@ def _parse(magic: Any, line: str) -> Any:
         return parse_argstring(magic, line)
     except ValueError as error:  # quotes that do not close
         raise UsageError(f"{error}: {line}") from None
+    except UsageError as error:
+        known = [option for action in magic.parser._actions for option in action.option_strings]
+        wrong = re.search(r"unrecognized arguments: (-[^\s=]+)", str(error))
+        raise UsageError(f"{error}{perhaps(wrong[1], known)}" if wrong else str(error)) from None
 
 
 def _names(option: str, text: str | None) -> tuple[str, ...] | None:
@@ -261,6 +264,12 @@ def _candidates(state: ShellState, magic: str, before: list[str], token: str) ->
         return list(SUBCOMMANDS)
     if words[0] == "auto":
         return ["off", "on"]
-    names = state.flow.names() if words[0] in ("why", "run", "clear", "cancel") else []
-    options = {"run": ["--force"], "why": ["--dry"]}
+    names = state.flow.names() if words[0] in ("why", "run", "clear", "cancel", "history", "wait") else []
+    options = {
+        "run": ["--force", "-j"],
+        "wait": ["--timeout"],
+        "cancel": ["--all"],
+        "why": ["--dry"],
+        "history": ["--limit"],
+    }
     return [*names, *options.get(words[0], [])]

@@ -15,7 +15,29 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-__all__ = ["DisplayTap", "Mute", "Sink", "StreamTap", "Taps", "flush_figures", "recording", "refusing_input"]
+from nbflow.notebook.address import address_here
+from nbflow.runtime.current import Call, frame
+
+__all__ = [
+    "DisplayTap",
+    "Mute",
+    "Sink",
+    "StreamTap",
+    "Taps",
+    "flush_figures",
+    "recording",
+    "refusing_input",
+    "take_lines",
+]
+
+_MOST_LINES = 256
+_lines: dict[int, str] = {}
+"""What each running call (or the items of a map) printed last, until somebody takes it; of a bounded number."""
+
+
+def take_lines() -> dict[int, str]:
+    """Return what was printed last since this was called before, by the ids of calls and maps; safe from any thread."""
+    return {number: _lines.pop(number, "") for number in list(_lines)}
 
 
 class Sink(Protocol):
@@ -52,6 +74,28 @@ class Mute:
         """Ignore it; the output belongs to others."""
 
 
+class _Both:
+    """A sink inside another: the outer one is told of what the inner one lets through."""
+
+    def __init__(self, inner: Sink, outer: Sink) -> None:
+        self._inner = inner
+        self._outer = outer
+
+    def stream(self, name: str, text: str) -> bool:
+        """Tell both."""
+        return self._inner.stream(name, text) and self._outer.stream(name, text)
+
+    def display(self, data: dict[str, Any], metadata: dict[str, Any], transient: dict[str, Any], update: bool) -> bool:
+        """Tell both."""
+        shown = self._inner.display(data, metadata, transient, update)
+        return shown and self._outer.display(data, metadata, transient, update)
+
+    def clear(self, wait: bool) -> None:
+        """Tell both."""
+        self._inner.clear(wait)
+        self._outer.clear(wait)
+
+
 class StreamTap:
     """A text stream in front of another: passes everything on and tells the sink of the context what was written."""
 
@@ -61,6 +105,11 @@ class StreamTap:
 
     def write(self, text: str) -> Any:
         """Write `text`; safe from any thread, if the stream behind is."""
+        found = frame()
+        if type(found) is Call and text and not text.isspace():
+            number = found.id if found.map is None else found.map.id
+            if number in _lines or len(_lines) < _MOST_LINES:
+                _lines[number] = text
         sink = _sink.get()
         if sink is None or sink.stream(self._name, text):
             return self._stream.write(text)
@@ -107,6 +156,10 @@ class DisplayTap:
         """Tell the sink, then show as the publisher does, unless the sink keeps it."""
         sink = _sink.get()
         if sink is None or sink.display(data, metadata or {}, transient or {}, update):
+            address = address_here()
+            if address is not None:
+                address.display(data, metadata, transient, update)
+                return
             self._publish(data, metadata, *args, transient=transient, update=update, **options)
 
     def clear_output(self, wait: bool = False) -> None:
@@ -145,7 +198,7 @@ class Taps:
 
 @contextmanager
 def recording(sink: Sink, shell: Any) -> Iterator[None]:
-    """Make `sink` the recorder of what this context puts out.
+    """Make `sink` the recorder of what this context puts out; one that is there already goes on hearing of it.
 
     Args:
         sink: Who is told.
@@ -160,7 +213,8 @@ def recording(sink: Sink, shell: Any) -> Iterator[None]:
                 tap = StreamTap(stream, name)
                 setattr(sys, name, tap)
                 stack.callback(_put_back, name, tap)
-        token = _sink.set(sink)
+        outer = _sink.get()
+        token = _sink.set(sink if outer is None else _Both(sink, outer))
         try:
             yield
         finally:

@@ -48,6 +48,8 @@ def cell_before(
         return Explanation(f"{head} would run", ["caching is off for it"])
     if node.options.force:
         return Explanation(f"{head} would run", ["recomputing is forced (--force)"])
+    if node.unsteady is not None and node.reason:
+        return Explanation(f"{head} would run", [node.reason])
     stale = graph.stale(key_now)
     waiting = [f"reads from stale `{each.name}` ({each.label})" for each in graph.sources(node) if each.name in stale]
     if waiting:

@@ -89,6 +89,7 @@ class Record:
         digests: Digests after the run of the outputs that are inputs as well (None: cannot be digested).
         conditions: What is to hold of names that turned out to matter only while the cell ran.
         deleted: Names that the cell took away.
+        attributes: What methods had changed of classes, by `Class.attribute`, once it was restored.
         refused: Why the record cannot be stored, once that was tried.
     """
 
@@ -103,6 +104,7 @@ class Record:
     value: Any = None
     live: Callable[[Record], LiveOutputs] | None = None
     packed: Packed | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
 
     def pack(self) -> None:
         """Pickle the outputs; does nothing the second time.
@@ -156,10 +158,17 @@ class Record:
             refill(known[number], content)
         for number, later in wholes:
             _change_in_place(known[number], later)
-        namespace.update((name, value) for name, value in outputs.items() if name not in keep)
+        self.attributes = {name: value for name, value in outputs.items() if "." in name}
+        namespace.update((name, value) for name, value in outputs.items() if name not in keep and "." not in name)
         for name in self.deleted:
             namespace.pop(name, None)
         return self.value
+
+    def set_class_state(self, namespace: Mapping[str, Any]) -> None:
+        """Give classes what their methods had changed of them; once they and the data are there."""
+        for name, value in self.attributes.items():
+            owner, _, attribute = name.rpartition(".")
+            setattr(namespace[owner], attribute, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.pack()

@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from contextvars import copy_context
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from nbflow.core import events
@@ -24,6 +24,7 @@ __all__ = ["COMM_TARGET", "ENVIRONMENT_SWITCH", "Reporter", "Tally", "TaskRow", 
 COMM_TARGET = "nbflow.report"
 ENVIRONMENT_SWITCH = "NBFLOW_REPORT"
 _INTERVAL_S = 0.1
+_BARS = 100
 
 
 @dataclass(slots=True)
@@ -34,14 +35,15 @@ class TaskRow:
         id: Position of the row, in order of first start.
         task: Name of the task.
         cell: Label of the cell that called it, such as "cell 4"; None outside cells.
-        nested: Whether it was called by another task (whose time then includes it).
+        nested: Whether it was called by another task (whose time then includes it); `caller` is its name, if known.
         maps: How many maps of it were started.
         total: Calls and items of maps; `ran`, `cached`, `failed`, `cancelled` and `running` of them are in that state.
         time_s: Seconds of calls and maps that have ended.
         saved_s: Seconds that cached results had cost when they were computed.
         since: Wall-clock time (seconds since the epoch) of the oldest start that has not ended; None when idle.
         why: Why the cache missed, in words.
-        error: The last error, in one line.
+        error: The last error, in one line; `traceback` is all of it, without our frames.
+        bars: Begin, end (seconds since the epoch) and state of calls and maps that have ended; late ones share one.
     """
 
     id: int
@@ -60,6 +62,9 @@ class TaskRow:
     since: float | None = None
     why: str | None = None
     error: str | None = None
+    traceback: str | None = None
+    caller: str | None = None
+    bars: list[tuple[float, float, str]] = field(default_factory=list)
 
 
 class _Counts(Protocol):
@@ -130,6 +135,8 @@ class Tally:
         key = (cell, task, bool(parent_id))
         if (row := self._index.get(key)) is None:
             row = self._index[key] = TaskRow(len(self._rows), task, cell, bool(parent_id))
+            if parent_id in self._calls:
+                row.caller = self._calls[parent_id].task
             self._rows.append(row)
         return row
 
@@ -139,8 +146,12 @@ class Tally:
         self._open[row.id] += 1
         self._changed[row.id] = row
 
-    def _end(self, row: TaskRow, duration_s: float) -> None:
-        row.time_s += duration_s
+    def _end(self, row: TaskRow, event: events.Terminal | events.MapEnded, state: str) -> None:
+        row.time_s += event.duration_s
+        began = event.time - event.duration_s
+        if len(row.bars) == _BARS:
+            began = row.bars.pop()[0]
+        row.bars.append((began, event.time, state))
         self._open[row.id] -= 1
         if not self._open[row.id]:
             row.since = None
@@ -156,16 +167,20 @@ class Tally:
         if (row := self._calls.pop(event.call_id, None)) is None:
             return
         row.running -= 1
+        state = "fresh"
         if isinstance(event, events.TaskCompleted):
             row.cached += event.cached
             row.ran += not event.cached
             row.saved_s += event.saved_s
+            state = "cached" if event.cached else state
         elif isinstance(event, events.TaskCancelled):
             row.cancelled += 1
+            state = "cancelled"
         else:
             row.failed += 1
+            state = "failed"
             self._note_error(row, event)
-        self._end(row, event.duration_s)
+        self._end(row, event, state)
 
     def _map_started(self, event: events.MapStarted) -> None:
         row = self._row(event.cell, event.name, event.parent_id)
@@ -177,11 +192,12 @@ class Tally:
     def _map_ended(self, event: events.MapEnded) -> None:
         self._count(event.call_id, event, running=0)
         if (live := self._maps.pop(event.call_id, None)) is not None:
-            self._end(live.row, event.duration_s)
+            words = {"failed": event.failed, "cancelled": event.cancelled, "fresh": event.completed - event.cached}
+            self._end(live.row, event, next((word for word, count in words.items() if count), "cached"))
 
     def _note_error(self, row: TaskRow, event: events.Terminal) -> None:
         if isinstance(event, events.TaskFailed):
-            row.error = event.error
+            row.error, row.traceback = event.error, event.traceback
         elif isinstance(event, events.TaskTimedOut):
             row.error = f"timed out after {event.timeout_s:g} s"
         else:

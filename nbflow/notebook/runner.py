@@ -17,29 +17,30 @@ from typing import Any
 
 from nbflow._util import format_duration
 from nbflow.cache.explain import Reasons
-from nbflow.cache.key import CacheKey, KeyBuilder
+from nbflow.cache.key import CacheKey
+from nbflow.cache.trace import FILE
 from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.notebook import output
-from nbflow.notebook.cellkey import CellKeyer
+from nbflow.notebook.cellkey import CellKeyer, digest_or_none
 from nbflow.notebook.cells import Cell, CellOptions
 from nbflow.notebook.interrupts import Interrupts
 from nbflow.notebook.names import BRANCH
+from nbflow.notebook.opened import following
 from nbflow.notebook.recorder import Recorder, badge, replay
 from nbflow.notebook.replay import LiveOutputs, Record, Unstorable, drawn, random_states, set_random_states
 from nbflow.runtime import current
-from nbflow.runtime.drivers import run_async, run_sync
+from nbflow.runtime.drivers import drive_async, drive_sync
 from nbflow.runtime.loop import bridged, heartbeat
 from nbflow.status import reasons_of
 
-__all__ = ["CellRun", "ForcedKeyer", "digest_or_none", "tidy_error"]
+__all__ = ["CellRun", "ForcedKeyer", "tidy_error"]
 
 _SCALARS = (int, float, complex, str, bytes, bool, type(None), range, frozenset)
 _NO_INPUT = (
     "input() in a cached cell would not be asked again on the next run. "
     "Put the question into a cell of its own, or use %%task --no-cache."
 )
-_SIGNATURE = inspect.Signature()
 _UNSEEN = frozenset({"eval", "exec", "globals", "locals"})
 
 
@@ -61,6 +62,8 @@ class CellRun:
         record: What the cell left behind, once it has ended well.
         restored: Whether that came from the cache.
         refused: Why this cell takes no part in caching although it should.
+        unsteady: An input for which the result will never be found again; see `CellKeyer.unsteady`.
+        overtaken: Names that it did not bind, as others had bound them while it ran.
     """
 
     def __init__(
@@ -82,20 +85,34 @@ class CellRun:
         self.options = options
         self.seeded = seeded
         self.panel = panel
-        self.keyer = CellKeyer(cell, name, shell.user_ns, options, where)
+        self.namespace: dict[str, Any] = self._own_namespace()
+        self.keyer = CellKeyer(cell, name, self.namespace, options, where)
         self.call: Any = None
         self.record: Record | None = None
         self.restored = False
-        self.refused: str | None = None
-        if options.cache != "off" and (name_drawn := self.keyer.drawing_on()) is not None:
-            self.refused = f"it draws on `{name_drawn}`, which has no content to compare"
-        unseen = _UNSEEN.intersection(cell.effects.builtin_reads).difference(shell.user_ns)
-        if options.cache != "off" and unseen:
-            self.refused = f"it uses {min(unseen)}(), and what that reads and writes cannot be seen"
+        self.overtaken: frozenset[str] = frozenset()
+        self.refused = self._find_refusal()
+        self.unsteady: str | None = None
         self._force = options.force
         self._before: dict[str, Any] = {}
         self._random: dict[str, Any] = {}
         self._idle_loops: frozenset[int] = frozenset()
+
+    def _own_namespace(self) -> dict[str, Any]:
+        """Return the namespace that the body runs in."""
+        namespace: dict[str, Any] = self.shell.user_ns
+        return namespace
+
+    def _find_refusal(self) -> str | None:
+        """Say why this run takes no part in caching, if it is to take part and does not."""
+        if self.options.cache == "off":
+            return None
+        unseen = _UNSEEN.intersection(self.cell.effects.builtin_reads).difference(self.namespace)
+        if unseen:
+            return f"it uses {min(unseen)}(), and what that reads and writes cannot be seen"
+        if (drawn_on := self.keyer.drawing_on()) is not None:
+            return f"it draws on `{drawn_on}`, which has no content to compare"
+        return None
 
     # -- running
 
@@ -103,7 +120,7 @@ class CellRun:
         """Run or restore a cell without top-level `await` and return its last value."""
         __tracebackhide__ = True
         while True:
-            record = run_sync(self._spec(self._body, TaskKind.SYNC), self.session, current.current_call(), (), {})
+            record = drive_sync(self._next_call())
             if self._take(record):
                 return record.value
 
@@ -112,23 +129,30 @@ class CellRun:
         __tracebackhide__ = True
         async with heartbeat():
             while True:
-                spec = self._spec(self._body_async, TaskKind.ASYNC)
-                record = await run_async(spec, self.session, current.current_call(), (), {})
+                record = await drive_async(self._next_call())
                 if self._take(record):
                     return record.value
+
+    @property
+    def counts(self) -> bool:
+        """Whether what came of it is to be remembered."""
+        return True
 
     @property
     def caching(self) -> bool:
         """Whether this run takes part in caching."""
         return self.options.cache != "off" and self.refused is None and self.session.cache_store is not None
 
-    def _spec(self, body: Callable[[], Any], kind: TaskKind) -> TaskSpec:
+    def _next_call(self) -> current.Call:
+        """Return the call that is to be driven next."""
+        return current.Call(self._spec(), self.session, current.current_call(), (), {})
+
+    def _spec(self) -> TaskSpec:
         options = self.options
         return TaskSpec(
-            func=body,
+            func=self._body_async if self.cell.is_async else self._body,
             name=self.name,
-            kind=kind,
-            signature=_SIGNATURE,
+            kind=TaskKind.ASYNC if self.cell.is_async else TaskKind.SYNC,
             bind=self._inputs,
             policy=Policy(retries=options.retries, timeout_s=options.timeout),
             cache=options.cache if self.caching else False,
@@ -139,8 +163,7 @@ class CellRun:
 
     def _inputs(self) -> dict[str, Any]:
         """Return what the cell reads, by name: the arguments of the call that it is."""
-        namespace = self.shell.user_ns
-        return {name: namespace[name] for name in self.keyer.input_names() if name in namespace}
+        return {name: self.namespace[name] for name in self.keyer.input_names() if name in self.namespace}
 
     @property
     def key(self) -> CacheKey | None:
@@ -171,13 +194,13 @@ class CellRun:
 
     def _execute(self) -> Any:
         __tracebackhide__ = True
-        namespace = self.shell.user_ns
+        namespace = self.namespace
         exec(self.cell.main, namespace)
         return None if self.cell.last is None else eval(self.cell.last, namespace)
 
     async def _execute_async(self) -> Any:
         __tracebackhide__ = True
-        namespace = self.shell.user_ns
+        namespace = self.namespace
         value = None
         for code in (self.cell.main, self.cell.last):
             if code is not None:
@@ -189,7 +212,7 @@ class CellRun:
     @contextmanager
     def _recording(self) -> Iterator[Recorder]:
         self.call = current.frame()
-        namespace = self.shell.user_ns
+        namespace = self.namespace
         names = {*self.cell.effects.outputs, *self.cell.effects.inputs, *self._input_digests()}
         self._before = {name: namespace[name] for name in names if name in namespace}
         recorder = Recorder()
@@ -197,12 +220,18 @@ class CellRun:
             stack.callback(self._forget_marks)
             if self.caching:
                 self._random = random_states()
+                if self.options.inputs is None:  # else it is said what counts
+                    stack.enter_context(following(self.call, str(self.session.home), *self._cache_folders()))
                 stack.enter_context(output.refusing_input(_NO_INPUT))
                 stack.enter_context(output.recording(recorder, self.shell))
             yield recorder
 
+    def _cache_folders(self) -> list[str]:
+        location = getattr(self.session.cache_store, "location", None)
+        return [str(location)] if location else []
+
     def _forget_marks(self) -> None:
-        self._idle_loops = self.cell.loops_not_entered(self.shell.user_ns)
+        self._idle_loops = self.cell.loops_not_entered(self.namespace)
 
     def _flush(self, recorder: Recorder) -> None:
         """Take the figures that are open now; they are shown after the last value, as in a plain cell."""
@@ -219,7 +248,7 @@ class CellRun:
         if not self.cell.seeds:
             record.random_before = {name: self._random[name] for name in record.random if name in self._random}
         for name, lines in self.cell.effects.doubtful.items():
-            unbound = BRANCH in lines and self.shell.user_ns.get(name) is self._before.get(name)
+            unbound = BRANCH in lines and self.namespace.get(name) is self._before.get(name)
             if name in self._before and (unbound or not lines.isdisjoint(self._idle_loops)):
                 record.conditions[name] = condition_of(self._before, name)
         record.live = self._outputs
@@ -231,7 +260,7 @@ class CellRun:
 
     def _outputs(self, record: Record) -> LiveOutputs:
         """Decide which names to store; called when the cache saves the record, after the body has ended."""
-        cell, namespace, before = self.cell, self.shell.user_ns, self._before
+        cell, namespace, before = self.cell, self.namespace, self._before
         if cell.configured:
             raise Unstorable(f"it sets something in the module `{min(cell.configured)}`, which cannot be brought back")
         parts = self._input_digests()
@@ -253,16 +282,23 @@ class CellRun:
                     values[name] = value
                 else:
                     record.conditions[name] = condition_of(before, name)
+        try:
+            values |= self.keyer.class_state_made(parts)
+        except LookupError as error:
+            raise Unstorable(str(error)) from None
         heap = self.keyer.heap
         stirred = self._stirred(parts)
         touched = [name for name in parts if name in values]
         if stirred or heap.changed():
-            touched = [name for name in parts if name in namespace]
-        after = {name: digest_or_none(namespace[name]) for name in touched}
+            touched = [name for name in parts if name in namespace or "." in name]
+        after = {name: digest_or_none(self.keyer.value_of(name)) for name in touched}
         record.digests = {name: digest for name, digest in after.items() if digest is None or digest != parts[name]}
         record.deleted = tuple(
             name for name in wanted if name not in namespace and (name in before or name in cell.effects.deleted)
         )
+        for name in record.deleted:
+            if name in before:  # where it is missing, `del` is an error
+                record.conditions.setdefault(name, PRESENT)
         return LiveOutputs(values, heap, stirred, namespace)
 
     def _stirred(self, parts: dict[str, str]) -> list[Any]:
@@ -284,6 +320,7 @@ class CellRun:
         if self.keyer.call is not None:
             self.call = self.keyer.call
         if not self.call.cached:
+            self.unsteady = self.keyer.unsteady() if self.caching else None
             self._show_held(record)
             return True
         if record.packed is not None and self._conditions_hold(record):
@@ -298,9 +335,12 @@ class CellRun:
         return False
 
     def _conditions_hold(self, record: Record) -> bool:
-        namespace = self.shell.user_ns
+        namespace = self.namespace
         for name, wanted in record.conditions.items():
-            if wanted == UNKNOWN or wanted != condition_of(namespace, name):
+            if wanted == PRESENT:
+                if name not in namespace:
+                    return False
+            elif wanted == UNKNOWN or wanted != condition_of(namespace, name):
                 return False
         if self.seeded and record.random_before:
             states = random_states()
@@ -308,17 +348,28 @@ class CellRun:
         return True
 
     def _restore(self, record: Record) -> None:
+        states = random_states()
+        self._bring_back(record)
+        set_random_states(states | record.random)  # running definitions again must not count as drawing
+        self._replay(record)
+
+    def _bring_back(self, record: Record, kept: frozenset[str] = frozenset()) -> None:
+        """Bind in the notebook what the record has, and make definitions anew; names in `kept` stay as they are."""
         cell, namespace = self.cell, self.shell.user_ns
         early, late = cell.definition_codes()
-        states = random_states()
         known = record.find_known(namespace)  # before any name is bound anew
+        newer = {name: namespace[name] for name in kept if name in namespace}
         with output.recording(output.Mute(), self.shell):
             for code in early:
                 exec(code, namespace)
-            record.restore(namespace, cell.defined, known)
+            record.restore(namespace, cell.defined | kept, known)
             for code in late:
                 exec(code, namespace)
-        set_random_states(states | record.random)  # running definitions again must not count as drawing
+            record.set_class_state(namespace)
+        namespace.update(newer)
+
+    def _replay(self, record: Record) -> None:
+        """Put out again what the record has, below the badge."""
         if not self.options.quiet:
             badge(self.shell, self.call.saved_s)
             if self.panel is not None:
@@ -346,12 +397,17 @@ class CellRun:
         """How the run ended: fresh, cached or uncached."""
         if self.restored:
             return "cached"
-        return "fresh" if self.caching and self.record is not None and self.record.packed is not None else "uncached"
+        kept = self.caching and self.unsteady is None and self.record is not None and self.record.packed is not None
+        return "fresh" if kept else "uncached"
 
     @property
     def unstored(self) -> str | None:
         """Why the result could not be stored, or None."""
-        return self.refused or (self.record.refused if self.record is not None else None)
+        found = self.refused or (self.record.refused if self.record is not None else None)
+        if found is None and self.unsteady is not None:
+            kind = type(self.namespace.get(self.unsteady)).__name__
+            return f"input `{self.unsteady}` ({kind}) cannot be compared with what it was, so it runs each time"
+        return found
 
     @property
     def reason(self) -> str | None:
@@ -382,9 +438,12 @@ class CellRun:
         if self.restored:
             self._tell(f"restored, saved {format_duration(call.saved_s)}")
         else:
-            self._tell(f"computed in {format_duration(call.duration_s)}" + (f" ({self.reason})" if self.reason else ""))
-        for note in (*call.remarks, *call.notes):
+            why = f" ({self.reason})" if self.reason and self.reason != self.unstored else ""
+            self._tell(f"computed in {format_duration(call.duration_s)}{why}")
+        for note in (*call.remarks, *(call.notes if self.unsteady is None else ())):
             self._tell(note)
+        if files := [part.name for part in key.parts if part.kind == FILE] if (key := self.key) is not None else []:
+            self._tell(f"made from the content of {', '.join(files)}, which it opened")
         reads, writes = self.keyer.input_names(), effects.outputs
         self._tell(f"reads {', '.join(reads) or 'nothing'}; writes {', '.join(writes) or 'nothing'}")
 
@@ -431,18 +490,14 @@ def tidy_error(shell: Any, cell: Cell, name: str, error: BaseException) -> None:
         error._render_traceback_ = render  # type: ignore[attr-defined]
 
 
-def digest_or_none(value: Any) -> str | None:
-    """Return the digest that a value would have as a part of a key, or None if it can have none."""
-    builder = KeyBuilder("")
-    builder.add("input", "", value)
-    key = builder.build()
-    return None if key.notes else key.parts[0].digest
-
-
 MISSING = "missing"
 UNKNOWN = "unknown"
+PRESENT = "present"
 
 
 def condition_of(namespace: Mapping[str, Any], name: str) -> str:
-    """Return what a record's condition says of a name: its digest, `MISSING`, or `UNKNOWN` (which no state meets)."""
+    """Return what a record's condition says of a name: its digest, `MISSING`, or `UNKNOWN` (which no state meets).
+
+    A record may also ask for no more than that there is something, by `PRESENT`.
+    """
     return (digest_or_none(namespace[name]) or UNKNOWN) if name in namespace else MISSING

@@ -99,6 +99,7 @@ class Kernel:
         }
         self._env = {**os.environ, **own, **(env or {})}
         self._load = load
+        self._results: dict[str, Result] = {}
         self.manager = KernelManager(kernel_name="python3")
         self.manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         self.manager.start_kernel(cwd=str(folder), env=self._env)
@@ -136,13 +137,14 @@ class Kernel:
             message["metadata"]["cellId"] = cell_id
         self.client.shell_channel.send(message)
         wanted = message["header"]["msg_id"]
-        result = Result()
+        result = self._results[wanted] = Result()
         deadline = time.monotonic() + _LIMIT_S
         while True:
             reply = self.client.get_iopub_msg(timeout=max(deadline - time.monotonic(), 0.1))
-            if reply["parent_header"].get("msg_id") != wanted:
-                continue
             kind, body = reply["msg_type"], reply["content"]
+            if reply["parent_header"].get("msg_id") != wanted:
+                self._collect_late(reply)
+                continue
             if kind == "status" and body["execution_state"] == "idle":
                 break
             self._collect(result, kind, body)
@@ -156,6 +158,18 @@ class Kernel:
         result.status = answer["content"]["status"]
         result.execution_count = answer["content"].get("execution_count")
         return result
+
+    def _collect_late(self, reply: dict[str, Any]) -> None:
+        """Add what a cell puts out after it has ended to its result."""
+        result = self._results.get(reply["parent_header"].get("msg_id", ""))
+        if result is not None and reply["msg_type"] != "status":
+            self._collect(result, reply["msg_type"], reply["content"])
+
+    def wait(self, met: Callable[[], bool]) -> None:
+        """Take in what cells put out after they have ended, until a condition on their results is met."""
+        deadline = time.monotonic() + _LIMIT_S
+        while not met():
+            self._collect_late(self.client.get_iopub_msg(timeout=max(deadline - time.monotonic(), 0.1)))
 
     @staticmethod
     def _collect(result: Result, kind: str, body: dict[str, Any]) -> None:

@@ -109,6 +109,22 @@ def test_a_notebook_of_tasks_shows_what_the_plain_one_shows(start_kernel: Any) -
     assert second_kernel.ok("%flow stale").result == "Nothing is stale."
 
 
+def test_the_same_in_the_background(kernel: Any) -> None:
+    """Run with `--bg`, each waited for, the cells leave the same variables; the second time they are restored."""
+    figures = ("subplots", "axes", "plt.")
+    cells = [cell for cell in ANALYSIS if not any(word in cell for word in figures)]
+    cells.insert(0, "\n".join(line for line in ANALYSIS[0].splitlines() if "plt" not in line))
+    expected = shown(kernel, cells)[-1]
+    plain_restarted(kernel)
+    for _ in range(2):
+        for cell in cells:
+            kernel.ok(f"%%task --bg\n{cell}")
+            kernel.ok("%flow wait")
+        assert shown(kernel, [])[-1] == expected
+    drawing = sum("rand" in cell for cell in cells)
+    assert (kernel.ok("%flow").result or "").count("⚡ cached") == len(cells) - drawing
+
+
 def plain_restarted(kernel: Any) -> Any:
     kernel.restart()
     return kernel

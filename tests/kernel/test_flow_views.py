@@ -110,3 +110,29 @@ def test_export_writes_what_ran(kernel: Any) -> None:
     assert text.index("x = 5") < text.index("y = x + 1")
     assert "x = 1\n" not in text
     assert "1 / 0" not in text
+
+
+def test_history_is_known_over_restarts(kernel: Any) -> None:
+    """Each task and cell has a row with its runs, a chart and its typical time; names and `--limit` choose."""
+    assert "No runs of this notebook" in (kernel.ok("%flow history").result or "")
+    define = "from nbflow import task, map_tasks\n@task(cache=True)\ndef double(x): return 2 * x"
+    for _ in range(2):
+        kernel.ok(define)
+        kernel.ok("_ = map_tasks(double, range(3))")
+        kernel.ok("%%task made\nmade = 1")
+        kernel.ok("%%task made\nmade = 1")
+        kernel.run("%%task bad\n1 / 0")
+        kernel.restart()
+    shown = kernel.ok("%flow history")
+    rows = {line.split("  ")[0].strip(): line.split() for line in (shown.result or "").splitlines()[1:]}
+    assert set(rows) == {"double (map)", "made", "bad"}
+    assert rows["made"][1] == "4"
+    assert "cached" in rows["made"]
+    assert "failed" in rows["bad"]
+    assert html(shown).count("<svg") == 3
+    assert html(shown).count("<rect") == 8
+    few = kernel.ok("%flow history made --limit 2")
+    assert html(few).count("<rect") == 2
+    assert "how many runs" in kernel.run("%flow history --limit x").stderr
+    assert "no run of 'nobody' is on record" in kernel.run("%flow history nobody").stderr
+    assert "no such option" in kernel.run("%flow history --all").stderr

@@ -128,7 +128,7 @@ def test_wrong_options_of_task(shared: Any, line: str, message: str) -> None:
         ("%flow why", "which cell or task?"),
         ("%flow why nobody", "nothing called 'nobody' has run"),
         ("%flow run nobody", "no task cell is called 'nobody'"),
-        ("%flow run -j", "there is no such option"),
+        ("%flow run --fast", "there is no such option"),
         ("%flow stale now", "takes nothing more"),
         ("%flow clear nobody", "nothing of that name is cached"),
         ("%session --backend nowhere", "nowhere"),
@@ -148,9 +148,8 @@ def test_usage_is_printed(shared: Any) -> None:
     shared.ok("import io, contextlib\nhelp_text = get_ipython().find_cell_magic('task').__doc__")
     text = shared.value("help_text")
     for option in ("--inputs", "--outputs", "--force", "--no-cache", "--cache", "--ttl", "--version", "--ignore",
-                   "--depends", "--retries", "--timeout", "--quiet", "--verbose", "--no-replay"):  # fmt: skip
+                   "--depends", "--retries", "--timeout", "--quiet", "--verbose", "--no-replay", "--bg"):  # fmt: skip
         assert option in text
-    assert "--bg" not in text
 
 
 def test_completion(shared: Any) -> None:
@@ -286,3 +285,54 @@ def test_session_with_a_shared_cache(kernel: Any) -> None:
     kernel.ok("%%task far\nfar = [7] * 3")
     assert "cached" in {line.split()[0]: line for line in str(kernel.ok("%flow").result).splitlines()[1:-1]}["far"]
     assert "nothing" in kernel.ok("%session --cache three --shared off --show").stdout
+
+
+def test_config_sets_what_cells_do(kernel: Any) -> None:
+    """Each trait of `%config NbflowMagics` does something, a cell's own option counts for more, all are listed."""
+    listed = kernel.ok("%config NbflowMagics").stdout
+    for trait in ("auto", "cache", "progress", "quiet", "replay", "ttl", "verbose"):
+        assert f"NbflowMagics.{trait}=" in listed
+    cell = "%%task spoken {}\nprint('aloud')\nspoken = 1"
+    kernel.ok("%config NbflowMagics.verbose = True")
+    assert "computed in" in kernel.ok(cell.format("")).stderr
+    assert kernel.ok(cell.format("-q")).stderr == ""
+    kernel.ok("%config NbflowMagics.replay = False")
+    assert kernel.ok(cell.format("")).stdout == ""
+    kernel.ok("%config NbflowMagics.verbose = False\n%config NbflowMagics.quiet = True")
+    assert kernel.ok(cell.format("")).badges == []
+    assert "restored" in kernel.ok(cell.format("-v")).stderr
+    kernel.ok("%config NbflowMagics.ttl = '0s'")
+    assert bump(kernel, "", "aged = 2")
+    assert bump(kernel, "", "aged = 2")
+    assert not bump(kernel, "--ttl 1d", "aged = 2")
+    kernel.ok("%config NbflowMagics.ttl = ''\n%config NbflowMagics.cache = 'off'")
+    assert bump(kernel, "--cache disk", "aged = 3")
+    assert bump(kernel, "", "aged = 3")
+    assert not bump(kernel, "--cache disk", "aged = 3")
+    kernel.ok("%config NbflowMagics.auto = True")
+    assert "run again" in kernel.ok("%flow auto").stdout
+    kernel.ok("%flow auto off")
+    assert kernel.ok("%config NbflowMagics.auto").result == "False"
+    kernel.ok("%config NbflowMagics.progress = 'text'\n%config NbflowMagics.cache = 'disk'")
+    kernel.ok("from nbflow import task, map_tasks\n@task\ndef f(x): raise ValueError(x)")
+    shown = kernel.ok("map_tasks(f, [1, 2], on_error='collect')")
+    assert "all failed" in shown.stdout + shown.stderr
+    kernel.ok("%config NbflowMagics.progress = 'off'")
+    assert "all failed" not in (quiet := kernel.ok("map_tasks(f, [1, 2], on_error='collect')")).stdout + quiet.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("%config NbflowMagics.progress = 'loud'", "expected any of"),
+        ("%config NbflowMagics.cache = 'cloud'", "expected any of"),
+        ("%config NbflowMagics.replay = 'maybe'", "expected a boolean"),
+        ("%config NbflowMagics.ttl = 'soon'", "NbflowMagics.ttl soon: use seconds"),
+        ("%config NbflowMagics.bogus = 1", "not recognized by `NbflowMagics`"),
+    ],
+)
+def test_wrong_config_says_so(shared: Any, line: str, message: str) -> None:
+    """A bad value is told, and leaves everything as it was."""
+    before = shared.ok("%config NbflowMagics").stdout
+    assert message in shared.run(line).stderr
+    assert shared.ok("%config NbflowMagics").stdout == before

@@ -26,3 +26,19 @@ def test_a_cell_whose_output_cannot_be_stored_says_so_once(start_kernel: Any) ->
     result = kernel.ok("%%task locked\nimport threading\nheld = threading.Lock()\nnumber = 5")
     assert "output `held` (lock) cannot be stored" in result.stderr
     assert [each["type"] for each in result.outputs] == ["stderr"]
+
+
+@pytest.mark.kernel
+def test_a_cell_that_reads_a_generator_is_uncached_not_stale(start_kernel: Any) -> None:
+    """What can be read only once makes its reader run each time: `%flow`, `why` and the cell say so, and why."""
+    kernel = start_kernel()
+    kernel.ok("numbers = (n for n in range(4))")
+    said = kernel.ok("%%task total\ntotal = sum(numbers)").stderr
+    assert "not cached: input `numbers` (generator) cannot be compared with what it was, so it runs each time" in said
+    status = kernel.ok("%flow").result or ""
+    assert "uncached" in status
+    assert "0 stale" in status
+    for line in ("%flow why total", "%flow why total --dry"):
+        assert "input `numbers` (generator)" in kernel.ok(line).displays[-1]
+    kernel.ok("%%task scaled\nfactor = 3\nscaled = sum(numbers) * factor")
+    assert "Nothing is stale" in kernel.ok("%flow stale").result

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 from IPython.core.displayhook import DisplayHook
 from IPython.core.interactiveshell import InteractiveShell
@@ -73,6 +73,8 @@ h()
 {x} = C.kind
 C.kind = {i}
 {x} = isinstance({y}, C)
+{x} = {y}.bump()
+C().bump()
 {x} = random.random()
 random.seed({i})
 import math as {x}
@@ -101,6 +103,8 @@ BLOCKS = [
     "def f(v, w={x}):\n    return (v, w)",
     "class C:\n    kind = {i}\n    def __init__(self, v=None):\n        self.v = v",
     "class C:\n    kind = {x}",
+    "class C:\n    kind = {i}\n    def bump(self):\n        C.kind = C.kind + 1\n        return C.kind",
+    "class C:\n    kind = []\n    def bump(self):\n        self.kind.append({i})\n        return self.kind",
     "for {x} in range({i}):\n    {y} = {x}",
     "for {x} in {y}:\n    {z} = {x}",
     "if {x}:\n    {y} = {i}",
@@ -117,6 +121,7 @@ BLOCKS = [
 TEMPLATES = [*SIMPLE.splitlines(), *BLOCKS]
 LAST = ["", "", "{x}", "{x}, {y}", "{x} is {y}", "len({x})", "{x};", "f({y})"]
 HEADER = "import contextlib, math, random\nimport numpy as np\nrandom.seed(7)"
+DELETE = (2, "d = [1]\ndel c")  # an error where the name is missing, whatever the cache has
 
 
 @st.composite
@@ -334,6 +339,7 @@ def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(schedule=schedules())
+@example(schedule=[(0, HEADER), (1, "c = 1"), DELETE, DELETE, (1, "c = 1"), DELETE])
 def test_any_program_behaves_as_without_tasks(folders: Path, schedule: list[tuple[int, str] | None]) -> None:
     """Output, last value, error and everything that is left behind are the same after every step."""
     set_global_settings(load_settings(home=str(folders / os.urandom(6).hex()), progress="off"))

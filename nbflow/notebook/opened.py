@@ -1,0 +1,130 @@
+"""Files that a cell opens by their plain name: noticed while it runs, and followed as a `File` is.
+
+Python tells of every file that it opens (PEP 578), so nothing is patched: one hook, set when the first cell runs that
+is to be cached, looks on while such a cell runs. Only what looks like data of the user counts: files of Python and its
+packages, of the system, hidden and temporary ones, and what the cell itself writes or has written are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import sysconfig
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from nbflow.cache.filestate import expand, state_of
+from nbflow.runtime.current import current_call
+
+if TYPE_CHECKING:
+    from nbflow.runtime.current import Call
+
+__all__ = ["following"]
+
+_CODE = (".py", ".pyc", ".pyi", ".pyd", ".so", ".dll", ".dylib", ".pth", ".ipynb")
+_SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/bin", "/opt", "/System", "/Library")
+
+
+class _Watch:
+    """What one run of a cell opens."""
+
+    def __init__(self, call: Call, own: tuple[str, ...]) -> None:
+        self.call = call
+        self.own = own
+        self.began_ns = call.session.clock.wall() * 1e9
+        self.written: set[str] = set()
+        self.read: dict[str, str] = {}  # absolute path: as it was written
+
+    def opened(self, path: str, writes: bool) -> None:
+        reads = self.call.reads
+        place = expand(path)
+        if writes:
+            self.written.add(place)
+        elif reads is None or place in self.read or place in self.written:
+            return
+        elif not place.startswith(self.own) and _is_data(place, os.getcwd()) and self._was_there(place):
+            self.read[place] = path
+            if all(expand(known) != place for known in reads):
+                reads[path] = state_of(path)
+
+    def _was_there(self, place: str) -> bool:
+        """Whether it is a file that was like this before the cell ran, and not one that it has had written; or none."""
+        try:
+            status = os.stat(place)
+        except OSError:  # that there is no such file may be what the result depends on
+            return True
+        return stat.S_ISREG(status.st_mode) and status.st_mtime_ns < self.began_ns
+
+    def end(self) -> None:
+        """Leave out what the cell has both read and written: what it was made from is gone."""
+        for place in self.written & self.read.keys():
+            if self.call.reads is not None:
+                self.call.reads.pop(self.read[place], None)
+
+
+_watches: dict[int, _Watch] = {}  # by id of the call
+_here = threading.local()
+_hooked = False
+
+
+@contextmanager
+def following(call: Call, *own: str) -> Iterator[None]:
+    """Note the files that are read by `call` and by what it calls, in any thread that knows of it.
+
+    Args:
+        call: The call of a cell that runs now.
+        own: Folders whose files are nobody's data: the caches.
+    """
+    global _hooked
+    if not _hooked:
+        _hooked = True
+        sys.addaudithook(_hook)
+    folders = tuple(os.path.join(os.path.abspath(folder), "") for folder in own)
+    watch = _watches[call.id] = _Watch(call, folders)
+    try:
+        yield
+    finally:
+        del _watches[call.id]
+        watch.end()
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    if event != "open" or not _watches or getattr(_here, "busy", False):
+        return
+    path, mode, flags = args
+    if not isinstance(path, (str, bytes)):  # a file that is open already
+        return
+    _here.busy = True  # looking at the file opens it
+    try:
+        call = current_call()
+        while call is not None and call.id not in _watches:
+            call = call.parent
+        if call is not None:
+            writes = any(letter in mode for letter in "wax+") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
+            _watches[call.id].opened(os.fsdecode(path), writes)
+    except Exception:  # whatever it was: opening the file must not fail by it
+        pass
+    finally:
+        _here.busy = False
+
+
+@lru_cache(maxsize=4096)
+def _is_data(place: str, folder: str) -> bool:
+    """Whether a file may be data of the user, who works in `folder`."""
+    inside = place.startswith(os.path.join(folder, ""))
+    seen = os.path.relpath(place, folder) if inside else place
+    if place.endswith(_CODE) or any(part.startswith(".") for part in seen.split(os.sep)):
+        return False
+    return inside or not place.startswith(_foreign())
+
+
+@lru_cache(maxsize=1)
+def _foreign() -> tuple[str, ...]:
+    """Return the folders of the system, of Python and its packages, and of temporary files."""
+    python = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values(), tempfile.gettempdir()}
+    return tuple(os.path.join(folder, "") for folder in (*map(os.path.realpath, python), *python, *_SYSTEM))
