@@ -59,14 +59,13 @@ def page(found: dict[str, Any]) -> str:
     """
     facts = " · ".join(f"{name} {value}" for name, value in found["machine"].items() if name != "seed")
     goals = [goal for result in found["results"] for goal in result["goals"]]
-    met = sum(bool(goal["passed"]) for goal in goals)
-    near = sum(_near(goal) for goal in goals)
+    words = [_word(goal) for goal in goals]
+    counts = ", ".join(f"{words.count(word)} {word}" for word in ("reached", "near", "missed", "not measured"))
     lines = [
         *_HEAD,
         f"> {facts}",
         "",
-        f"Of {len(goals)} goals {met} were reached, {near} were missed by less than a tenth, "
-        f"{len(goals) - met - near} by more.",
+        f"Of {len(goals)} goals: {counts}. (Near: missed by less than a tenth.)",
     ]
     for result in found["results"]:
         lines += ["", *_section(result)]
@@ -97,14 +96,15 @@ def _section(result: dict[str, Any]) -> list[str]:
 def _goal(goal: dict[str, Any], unit: str) -> str:
     against = f"× {goal['peer']}" if goal["peer"] is not None else unit
     wanted = f"{goal['who']} ≤ {goal['limit']:g} {against}"
+    measured = "" if goal["reached"] is None else f", measured {_short(goal['reached'])}"
+    return f"{_word(goal)}: {wanted}{measured}"
+
+
+def _word(goal: dict[str, Any]) -> str:
     if goal["reached"] is None:
-        return f"not measured: {wanted}"
-    word = "reached" if goal["passed"] else "near" if _near(goal) else "missed"
-    return f"{word}: {wanted}, measured {_short(goal['reached'])}"
-
-
-def _near(goal: dict[str, Any]) -> bool:
-    return goal["passed"] is False and goal["reached"] <= goal["limit"] * _MISSED_BY
+        return "not measured"
+    near = goal["reached"] <= goal["limit"] * _MISSED_BY
+    return "reached" if goal["passed"] else "near" if near else "missed"
 
 
 def plot(result: dict[str, Any]) -> str:

@@ -29,6 +29,24 @@ class _DataclassFields:
         return made
 
 
+class _Signature:
+    """What `inspect.signature` looks for, and with it whoever shows or completes a call; made when it looks."""
+
+    def __get__(self, instance: object, owner: type[Frozen]) -> Any:
+        from inspect import Parameter, Signature
+
+        given = [
+            Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                default=owner._defaults.get(name, Parameter.empty),
+                annotation=owner.__annotations__[name],
+            )
+            for name in owner._names
+        ]
+        return Signature(sorted(given, key=lambda one: one.default is not Parameter.empty))
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Frozen:
     """Base of immutable descriptions; the annotations of a subclass are its fields, given by keyword.
@@ -41,6 +59,7 @@ class Frozen:
         __dataclass_fields__: ClassVar[dict[str, Any]]
     else:
         __dataclass_fields__ = _DataclassFields()
+        __signature__ = _Signature()
 
     _names: ClassVar[tuple[str, ...]] = ()
     _defaults: ClassVar[dict[str, Any]] = {}

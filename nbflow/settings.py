@@ -132,6 +132,9 @@ class _Setting:
         self.parse = parse
         self.beside = beside
 
+    def __repr__(self) -> str:
+        return repr(self.default)  # as signatures show it
+
 
 def _setting(default: Any, parse: Callable[[Any], Any], *, beside: str = "") -> Any:
     return _Setting(default, parse, beside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 import typing
 
@@ -11,6 +12,7 @@ import pytest
 
 from nbflow import _typing
 from nbflow._frozen import Frozen
+from nbflow.settings import Settings
 
 
 class Place(Frozen):
@@ -44,6 +46,12 @@ class Real(typing.NamedTuple):
 
     x: int
     y: int = 2
+
+
+def test_frozen_has_a_signature() -> None:
+    """What shows or completes a call sees the fields with their types and defaults."""
+    assert str(inspect.signature(Place)) == "(*, name: 'str', size: 'int' = 3)"
+    assert inspect.signature(Settings).parameters["backend"].default.__repr__() == repr(Settings().backend)
 
 
 def test_frozen_is_a_dataclass_to_everybody() -> None:
