@@ -28,6 +28,12 @@ def _harness() -> ModuleType:
     return sys.modules[name]
 
 
+@pytest.fixture(scope="session")
+def harness() -> ModuleType:
+    """Return the module with `Lab` and `Page`, for tests that need a server of their own."""
+    return _harness()
+
+
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Return the server that all browser tests share, with its browser."""
