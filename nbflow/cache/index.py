@@ -102,7 +102,10 @@ class Index(Database):
         with self._lock:
             if self._connection is not None and self._uses and not self.readonly:
                 uses, self._uses = self._uses, {}
-                self._others.add({number_of(key): used for key, used in uses.items()})
+                try:
+                    self._others.add({number_of(key): used for key, used in uses.items()})
+                except OSError:  # the disk is full, or somebody deleted the folder: they only weigh in eviction
+                    pass
             self.abandon()
 
     def abandon(self) -> None:

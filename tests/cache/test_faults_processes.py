@@ -119,8 +119,8 @@ with nbflow.session(cache_store={place!r}) as context:
     print("ready", flush=True)
     sys.stdin.readline()
     began = time.monotonic()
-    while time.monotonic() - began < until:
-        version = int((time.monotonic() - began) / until * {versions})
+    while calls < 300 or time.monotonic() - began < until:  # a busy machine may take longer
+        version = min(int((time.monotonic() - began) / until * {versions}), {versions} - 1)
         n = (calls * 7 + int(sys.argv[1]) * 3) % 50
         value = work(n, version)
         if value["n"] != n or value["version"] != version or set(value["data"]) != {{n}}: wrong.append((n, value))
@@ -155,7 +155,7 @@ def test_processes_hammer_the_same_keys(tmp_path: Path) -> None:
         child.stdin.write("go\n")
         child.stdin.flush()
     for child in children:
-        said.append(child.communicate(timeout=seconds * 4 + 60)[0].strip())
+        said.append(child.communicate(timeout=seconds * 4 + 240)[0].strip())
         assert child.returncode == 0
     ran = log.read_text().split()
     assert sorted(set(ran)) == sorted(ran), "computed more than once"

@@ -130,3 +130,20 @@ def test_a_read_does_not_wait_for_a_write(folder: Path) -> None:
         done.set()
         thread.join()
     store.close()
+
+
+@pytest.mark.usefixtures("_lasting")
+def test_a_call_that_computes_asks_once_at_most(folder: Path, reads: list[str]) -> None:
+    """Of a hundred calls that find nothing, only the first few ask the index; each of them is there afterwards."""
+    import nbflow
+
+    @nbflow.task(cache=True)
+    def double(n: int) -> int:
+        return 2 * n
+
+    with nbflow.session(cache_store=str(folder)):
+        assert [double(n) for n in range(100)] == [2 * n for n in range(100)]
+        assert len(reads) < 10
+    with nbflow.session(cache_store=str(folder)) as session:
+        assert [double(n) for n in range(100)] == [2 * n for n in range(100)]
+        assert all(call.cached for call in session.records)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
+
+import pytest
 
 from nbflow.cache import CacheStore
 from nbflow.cache.uses import Uses
@@ -60,3 +64,15 @@ def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
     assert uses.take() == {7: (3, 10.0), 8: (1, 11.0)}
     assert uses.take() == {}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="open files cannot be deleted there")
+def test_a_folder_that_is_gone_is_no_trouble(folder: Path) -> None:
+    """A store whose folder was deleted meanwhile can be closed."""
+    store = CacheStore(folder)
+    store.put(KEY, "value")
+    store.close()
+    store = CacheStore(folder)
+    assert store.get(KEY) == "value"
+    shutil.rmtree(folder)
+    store.close()

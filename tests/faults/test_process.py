@@ -6,6 +6,7 @@ import ctypes
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 
 from nbflow.backends.process import ProcessBackend, nursery
+from nbflow.backends.process import worker as worker_module
+from nbflow.backends.process.worker import TOKEN
 from nbflow.backends.remote import tell
 from nbflow.errors import WorkerLostError
 from nbflow.sessions import session
@@ -307,6 +310,7 @@ def test_copy_of_the_kernel_is_told(single: ProcessBackend) -> None:
 _KERNEL = """
 import os, sys, threading, time
 from nbflow.backends.process import ProcessBackend
+from nbflow.backends.process.worker import TOKEN
 from nbflow.backends.remote import tell
 def sleep(size):
     import subprocess
@@ -485,3 +489,17 @@ def test_what_waits_behind_a_long_call_goes_to_the_worker_that_replaces_a_lost_o
         assert pool.dispatch(abs, (-5,)).result(30) == 5
     go_on.touch()
     assert long.result(30) == "went on"
+
+
+def test_a_call_that_was_taken_back_costs_no_other_its_token() -> None:
+    """A worker that finds such a call leaves the token of the next one alone, which may still be taken back, too."""
+    ours, theirs = socket.socketpair()
+    connection, other = socket.socketpair()
+    with ours, theirs, connection, other:
+        theirs.setblocking(False)
+        worker = worker_module._Worker("process-1", connection, theirs)
+        assert not worker._may(1), "nothing was laid down"
+        ours.send(TOKEN.pack(3))
+        assert not worker._may(2)
+        assert worker._may(3)
+        assert not worker._may(3)
