@@ -2,7 +2,7 @@
 
 Importing `dataclasses` (and with it `inspect`) and generating the methods of a few classes takes longer than a hit in
 the cache, so the descriptions that every process needs derive from this class instead. To everybody else they are
-dataclasses: `dataclasses.fields`, `replace`, `asdict` and `is_dataclass` know them.
+dataclasses: `dataclasses.fields`, `replace`, `asdict` and `is_dataclass` know them, and so does `inspect.signature`.
 """
 
 from __future__ import annotations
@@ -10,41 +10,47 @@ from __future__ import annotations
 from nbflow._typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from inspect import Signature
     from typing import Self
 
 __all__ = ["Frozen"]
 
 
-class _DataclassFields:
-    """What `dataclasses` looks for, made when it looks."""
+class _WhenAsked:
+    """An attribute of the class that is made when somebody looks at it."""
 
-    def __get__(self, instance: object, owner: type[Frozen]) -> dict[str, Any]:
-        from dataclasses import MISSING, field, make_dataclass
-
-        fields: list[Any] = [
-            (name, owner.__annotations__[name], field(default=owner._defaults.get(name, MISSING)))
-            for name in owner._names
-        ]
-        made: dict[str, Any] = vars(make_dataclass(owner.__name__, fields, kw_only=True))["__dataclass_fields__"]
-        return made
-
-
-class _Signature:
-    """What `inspect.signature` looks for, and with it whoever shows or completes a call; made when it looks."""
+    def __init__(self, make: Callable[[type[Frozen]], object]) -> None:
+        self._make = make
 
     def __get__(self, instance: object, owner: type[Frozen]) -> Any:
-        from inspect import Parameter, Signature
+        return self._make(owner)
 
-        given = [
+
+def _dataclass_fields(cls: type[Frozen]) -> dict[str, Any]:
+    from dataclasses import MISSING, field, make_dataclass
+
+    fields: list[Any] = [
+        (name, cls.__annotations__[name], field(default=cls._defaults.get(name, MISSING))) for name in cls._names
+    ]
+    made: dict[str, Any] = vars(make_dataclass(cls.__name__, fields, kw_only=True))["__dataclass_fields__"]
+    return made
+
+
+def _signature(cls: type[Frozen]) -> Signature:
+    from inspect import Parameter, Signature
+
+    return Signature(
+        [
             Parameter(
                 name,
                 Parameter.KEYWORD_ONLY,
-                default=owner._defaults.get(name, Parameter.empty),
-                annotation=owner.__annotations__[name],
+                default=cls._defaults.get(name, Parameter.empty),
+                annotation=cls.__annotations__[name],
             )
-            for name in owner._names
+            for name in cls._names
         ]
-        return Signature(sorted(given, key=lambda one: one.default is not Parameter.empty))
+    )
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -58,8 +64,8 @@ class Frozen:
     if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[dict[str, Any]]
     else:
-        __dataclass_fields__ = _DataclassFields()
-        __signature__ = _Signature()
+        __dataclass_fields__ = _WhenAsked(_dataclass_fields)
+        __signature__ = _WhenAsked(_signature)
 
     _names: ClassVar[tuple[str, ...]] = ()
     _defaults: ClassVar[dict[str, Any]] = {}

@@ -120,7 +120,7 @@ def _beside(file: str, value: Any, *, name: bool) -> Any:
 
 
 class _Setting:
-    """The default of a field, how its values are read, and what they are in `pyproject.toml`.
+    """The default of a field (or what makes it), how its values are read, and what they are in `pyproject.toml`.
 
     There a "path", or a "name" or path, is relative to that file.
     """
@@ -132,8 +132,12 @@ class _Setting:
         self.parse = parse
         self.beside = beside
 
-    def __repr__(self) -> str:
-        return repr(self.default)  # as signatures show it
+    def initial(self) -> Any:
+        """Return the value where nobody says anything."""
+        return self.default() if callable(self.default) else self.default
+
+    def __repr__(self) -> str:  # as signatures show it
+        return "<factory>" if callable(self.default) else repr(self.default)
 
 
 def _setting(default: Any, parse: Callable[[Any], Any], *, beside: str = "") -> Any:
@@ -170,7 +174,7 @@ class Settings(Frozen):
         wrap_errors: Raise `TaskError` from the user's exception instead of the exception itself.
         force: Recompute every task and overwrite its cached result.
         max_records: Finished calls that a session remembers.
-        history: Whether runs are noted in the home, so that times are known over restarts: auto (in notebooks), on, off.
+        history: Whether runs are noted in the home, so that times are known over restarts: auto (notebooks), on, off.
         event_log: File to which sessions write their events, as lines of JSON; None for none.
         load_plugins: Whether sessions get the hooks that installed packages bring (entry points `nbflow.hooks`).
         mutation_guard: Tell when a value that nbflow handed out was changed in place.
@@ -183,8 +187,8 @@ class Settings(Frozen):
     """
 
     backend: str = _setting("inline", _word)
-    max_backend_threads: int = _setting(min(32, (os.cpu_count() or 1) + 4), _whole(1))
-    max_parallel_processes: int = _setting(os.cpu_count() or 1, _whole(1))
+    max_backend_threads: int = _setting(lambda: min(32, (os.cpu_count() or 1) + 4), _whole(1))
+    max_parallel_processes: int = _setting(lambda: os.cpu_count() or 1, _whole(1))
     dask_address: str | None = _setting(None, _optional(_word))
     home: str | None = _setting(None, _optional(_place))
     cache_store: Any = _setting(None, _optional(_place))
@@ -218,7 +222,7 @@ class Settings(Frozen):
         values = vars(self)
         for name, setting in _known.items():
             value = values[name]
-            values[name] = setting.default if value is setting else _parse(setting, name, value, f"argument {name}")
+            values[name] = setting.initial() if value is setting else _parse(setting, name, value, f"argument {name}")
 
     @property
     def home_path(self) -> Path:
