@@ -8,7 +8,7 @@ items itself, so nesting never deadlocks.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from nbflow._typing import OnError
 from nbflow._util import lazy
@@ -22,8 +22,9 @@ from nbflow.sessions import SessionContext, session_or_default
 from nbflow.tasks import Task, as_task
 
 if TYPE_CHECKING:
-    from nbflow.runtime import ranges, remote
+    from nbflow.runtime import gathering, ranges, remote
 else:
+    gathering = lazy("nbflow.runtime.gathering")  # it needs asyncio
     ranges, remote = lazy("nbflow.runtime.ranges"), lazy("nbflow.runtime.remote")  # only other processes need them
 
 __all__ = ["gather_tasks", "load_dataset", "map_tasks", "save_dataset"]
@@ -310,81 +311,21 @@ async def _one(spec: Any, state: MapState, index: int) -> Any:
 async def _gather(plan: _Plan, session: SessionContext, backend: str) -> list[Any]:
     """Run all items on the running loop, at most `concurrency` at a time."""
     __tracebackhide__ = True
-    import asyncio
-
-    state = plan.state(session, backend)
-    here = asyncio.get_running_loop()
-    state.begin()
-    indices = iter(range(state.total))
-    tasks: list[Any] = []
-
-    def stop() -> None:
-        here.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
-
-    def drop(index: int) -> None:
-        def cancel() -> None:
-            if plain and index in running:  # else its call ends itself
-                running[index].cancel()
-
-        here.call_soon_threadsafe(cancel)
-
-    running: dict[int, asyncio.Task[Any]] = {}
-    state.on_stop, state.on_drop = stop, drop
-
-    async def work() -> None:
-        for index in indices:
-            if state.cancel_reason is not None:
-                return
-            await item(index)
-
-    spec, slots, results = plan.task.spec, state.slots, state.results
-    clock = session.clock.monotonic
+    state, spec = plan.state(session, backend), plan.task.spec
+    items, kwargs = state.items, state.kwargs
     quiet = session.hooks is None and not session.fanout.wants_items
-    plain = spec.plain and spec.kind is TaskKind.ASYNC and quiet
+    state.untracked = spec.plain and spec.kind is TaskKind.ASYNC and quiet
+    if state.untracked:
 
-    async def item(index: int) -> None:
-        if index in state.dropped:
-            state.drop(index)
-            return
-        slots[index] = [index, clock(), "loop"]
-        running[index] = me = cast("asyncio.Task[Any]", asyncio.current_task())
-        try:
-            if plain:
-                args = state.items[index]
-                results[index] = await lanes.run_plain_async(
-                    spec, session, state.parent, args, state.kwargs, index, state
-                )
-            else:
-                results[index] = await _one(spec, state, index)
-        except asyncio.CancelledError:
-            if state.cancel_reason is None:
-                raise
-        except Exception as error:
-            state.keep(index, error)
-            if plain and index in state.dropped:  # only this item was cancelled, not the task that runs others after it
-                me.uncancel()
-        finally:
-            del slots[index], running[index]
+        def one(index: int) -> Any:
+            return lanes.run_plain_async(spec, session, state.parent, items[index], kwargs, index, state)
 
-    limit = plan.concurrency
-    try:
-        if limit is not None and limit < state.total:
-            tasks.extend(here.create_task(work()) for _ in range(limit))
-        else:
-            tasks.extend(here.create_task(item(index)) for index in range(state.total))
-        async with loop.heartbeat():
-            await asyncio.gather(*tasks)
-    except BaseException as error:
-        state.stop("interrupt" if isinstance(error, KeyboardInterrupt) else type(error).__name__, error)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    finally:
-        state.end()
-    try:
-        return state.outcome()
-    finally:
-        state.forget()
+    else:
+
+        def one(index: int) -> Any:
+            return _one(spec, state, index)
+
+    return await gathering.gather(state, one, limit=plan.concurrency)
 
 
 def save_dataset(

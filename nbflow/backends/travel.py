@@ -55,8 +55,9 @@ def flatten(value: Any, beside: int | None = None) -> tuple[bytes, list[memoryvi
         buffers.append(view)
         return False
 
-    by_value = sys.modules.get("cloudpickle")
-    if by_value is None or not by_value.list_registry_pickle_by_value():
+    # Another thread may be importing it at this moment, and then nobody has registered anything.
+    registered = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", tuple)
+    if not registered():
         try:
             head = _dumps(value, keep)
             if b"__main__" not in head:  # which would mean another module over there

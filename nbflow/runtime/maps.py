@@ -72,10 +72,10 @@ class MapState:
         self.cancel_reason: str | None = None
         self.error: BaseException | None = None
         self.over = threading.Event()
-        self.on_stop: Callable[[], None] | None = None
+        self.on_stop: Callable[[], object] | None = None
         self.index_of: Callable[[int], int | None] | None = None  # by the ids of calls, where these are known before
         self.dropped: dict[int, str] = {}  # items that were cancelled one by one, and by whom
-        self.on_drop: Callable[[int], None] | None = None
+        self.on_drop: Callable[[int], object] | None = None
         self.away = False  # whether items run outside this process, which threads of it only wait for
         self.untracked = False  # whether items take the short lane, where no call can be found while it runs
         self.slots: dict[int, list[Any]] = {}

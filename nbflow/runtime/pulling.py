@@ -351,6 +351,8 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
                 error = future.exception()
                 if error is None:
                     state.results[index] = future.result()
+                elif isinstance(error, Stopped) and index in state.dropped:  # before it had begun
+                    state.drop(index)
                 else:
                     state.keep(index, error)
         finally:
@@ -383,6 +385,18 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
                 changed.wait(WAKE_S)
     except BaseException as error:
         stopped_while_waiting(state, error)
+    _end_submitted(state, backend, pending, regions, workers, changed)
+
+
+def _end_submitted(
+    state: MapState,
+    backend: Any,
+    pending: dict[int, Any],
+    regions: dict[int, Region],
+    workers: dict[int, str],
+    changed: threading.Event,
+) -> None:
+    """Withdraw what waits, stop what runs, and leave behind what does not end in time."""
     running = [index for index, future in list(pending.items()) if not future.cancel() and not future.done()]
     for index in running:
         if (region := regions.get(index)) is not None:

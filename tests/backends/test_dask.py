@@ -24,10 +24,11 @@ from nbflow.backends.dask import link as link_module  # noqa: E402
 from nbflow.backends.dask import worker as worker_module  # noqa: E402
 from nbflow.backends.dask.shared import DaskShared, Shelf  # noqa: E402
 from nbflow.backends.parcels import Parcel  # noqa: E402
-from nbflow.backends.remote import inside_worker, tell  # noqa: E402
+from nbflow.backends.remote import RemoteBackend, inside_worker, tell  # noqa: E402
 from nbflow.errors import BackendError, DefinitionError, TransferError, WorkerLostError  # noqa: E402
 from nbflow.settings import load_settings  # noqa: E402
-from nbflow.testing.backends import RemoteBackendContract  # noqa: E402
+from nbflow.testing.backends import BackendContract, RemoteBackendContract  # noqa: E402
+from nbflow.testing.links import FaultyRemoteBackend  # noqa: E402
 
 _LIMIT_S = 60.0
 
@@ -146,6 +147,28 @@ class TestContract(RemoteBackendContract):
                 super().__init__(address=address)
 
         return ByAddress
+
+
+class TestSlowLink:
+    """Promises that depend on the order of things, again where messages and outcomes come late."""
+
+    @pytest.fixture
+    def backend(self, address: str) -> Iterator[RemoteBackend]:
+        class Slow(FaultyRemoteBackend):
+            delay_s = 0.01
+
+            def make_inner(self) -> RemoteBackend:
+                return DaskBackend(address=address)
+
+        backend = Slow()
+        backend.start()
+        yield backend
+        backend.stop()
+
+    test_relays_messages_in_order = RemoteBackendContract.test_relays_messages_in_order
+    test_relays_while_it_runs = RemoteBackendContract.test_relays_while_it_runs
+    test_stops_what_waits = RemoteBackendContract.test_stops_what_waits
+    test_stops = BackendContract.test_stops
 
 
 def test_functions_and_classes_travel_by_value(own: DaskBackend) -> None:

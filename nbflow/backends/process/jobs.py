@@ -118,11 +118,23 @@ class Worker:
             job.worker = self.name
         return wire.frame(kind, job.number, job.body or b"")
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether it may be given a call to wait behind the one that it runs; there is never more than one token."""
+        if not self.ready or len(self.jobs) != 1:
+            return False
+        try:
+            return not self._theirs.recv(TOKEN.size, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:  # closed
+            return False
+
     def take_back(self, job: ProcessJob) -> bool:
         """Take the token of a job; False if the worker, or somebody else, has done so before."""
         with self._taking:
             try:
-                # Only the worker could take it between these two, and tokens are laid down under the same lock.
+                # Only the worker could take it between these two, and then there is none.
                 if self._theirs.recv(TOKEN.size, socket.MSG_PEEK) != TOKEN.pack(job.number):
                     return False
                 return len(self._theirs.recv(TOKEN.size)) == TOKEN.size

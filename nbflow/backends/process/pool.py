@@ -196,7 +196,7 @@ class Pool:
             return next((worker for worker in idle if worker.ready), idle[0])
         if len(self._workers) < self._size:
             return self._start()
-        return next((worker for worker in self._workers.values() if worker.ready and len(worker.jobs) == 1), None)
+        return next((worker for worker in self._workers.values() if worker.takes_more), None)
 
     def _start(self) -> Worker:
         name = next(name for number in count(1) if (name := f"process-{number}") not in self._workers)

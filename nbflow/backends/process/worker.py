@@ -104,7 +104,6 @@ class _Worker:
         self._name = name
         self._connection = connection
         self._tokens = tokens
-        self._mine: set[int] = set()
         self._sending = threading.Lock()
         self._job = 0
         self._pid = os.getpid()
@@ -133,16 +132,13 @@ class _Worker:
 
     def _may(self, job: int) -> bool:
         """Whether the call is still ours; from now on nobody can take it back."""
-        if job not in self._mine:
-            try:
-                # Tokens come in the order of the calls: if this one's was taken back, it is that of the next call.
-                self._mine.add(*TOKEN.unpack(self._tokens.recv(TOKEN.size)))
-            except BlockingIOError:
-                pass
-        if job not in self._mine:
+        try:
+            # There is never more than one: if this call's was taken back, it is that of a later call, and stays there.
+            if self._tokens.recv(TOKEN.size, socket.MSG_PEEK) != TOKEN.pack(job):
+                return False
+            return len(self._tokens.recv(TOKEN.size)) == TOKEN.size
+        except BlockingIOError:
             return False
-        self._mine.remove(job)
-        return True
 
     def _serve(self, job: int, body: bytes) -> None:
         if self._modules.changed():
