@@ -50,7 +50,7 @@ QUIET = {
 # What a stock server writes to the console, which says nothing about a notebook.
 NOISE = re.compile(
     r"favicon|status of 404|Failed to load resource|ResizeObserver loop|React DevTools|lsp|GPU stall"
-    r"|was preloaded using link preload|reading 'schema'"
+    r"|was preloaded using link preload|reading 'schema'|Command '[^']+' not registered"
 )
 # What a front end says about a widget that it cannot show.
 DEAD_WIDGET = re.compile(
@@ -283,12 +283,16 @@ class Page:
         self.page = page
         self.console: list[str] = []
         page.on("console", self._on_console)
-        page.on("pageerror", lambda error: self.console.append(f"pageerror: {error}"))
+        page.on("pageerror", self._on_error)
         page.goto(lab.url(name), timeout=start_s * 1000)
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=start_s * 1000)
         page.evaluate(_PANEL)
         if kernel:
             self.wait_idle(start_s)
+
+    def _on_error(self, error: Any) -> None:
+        if not NOISE.search(str(error)):
+            self.console.append(f"pageerror: {error}")
 
     def _on_console(self, message: Any) -> None:
         if message.type == "error" and not NOISE.search(message.text):

@@ -46,6 +46,7 @@ def fit(depth):
 @task
 def report(tables):
     print("writing page 3 of 12")
+    Path("writing").touch()
     for page in progress(range(12), label="pages"):
         if page == 3:
             hold("first")
@@ -130,6 +131,8 @@ def test_map_moves_while_the_cell_blocks_and_ends_static(lab: Any, request: pyte
     cell = (
         "for table in ('flights', 'weather'): load(table)\n"
         "done = submit(report, submit(load, 'planes'))\n"
+        "while not Path('writing').exists():\n"  # else the map takes all threads
+        "    time.sleep(0.02)\n"
         "results = map_tasks(fit, range(60), backend='thread', on_error='collect'); len(results)"
     )
     page = lab.open([SETUP, cell])
@@ -148,7 +151,7 @@ def test_map_moves_while_the_cell_blocks_and_ends_static(lab: Any, request: pyte
     page.click("Hide")
     deep.unlink()
     page.click("Retry")
-    page.wait_text("1 retry")
+    page.wait_text("queued\nfit[4]")  # all threads are busy
     page.page.locator(".nbflow-tabname:visible").first.focus()
     page.page.keyboard.press("ArrowRight")
     page.page.wait_for_selector(".nbflow-call:visible")
@@ -168,6 +171,7 @@ def test_map_moves_while_the_cell_blocks_and_ends_static(lab: Any, request: pyte
     bundles = [output["data"] for output in page.outputs(1) if "data" in output]
     assert not any(WIDGET in bundle for bundle in bundles)
     assert any("1 failed" in "".join(bundle["text/plain"]) for bundle in bundles)
+    assert "1 retry" in page.texts()[1]
     assert page.errors() == []
 
 
@@ -259,11 +263,11 @@ def test_submitted_work_keeps_its_panel_and_survives_a_reload(lab: Any) -> None:
     page.reload()
     page.wait_idle()
     page.run_cell(3)
-    page.wait_text("wait_for")
+    page.wait(lambda: "Cancel" in page.texts()[3], 30, "not shown again")
     first.unlink()
-    page.wait(lambda: "done" in page.texts()[1] and "Cancel" not in page.texts()[1], 30, "it did not end")
-    assert not any(WIDGET in output.get("data", {}) for output in page.outputs(1))
-    assert [text for text in page.texts() if "Loading widget" in text] == []
+    page.wait(lambda: "done" in page.texts()[3] and "Cancel" not in page.texts()[3], 30, "it did not end")
+    assert not any(WIDGET in output.get("data", {}) for output in page.outputs(3))
+    assert not any(word in text for text in page.texts() for word in ("Loading widget", "Error displaying widget"))
 
 
 def test_saved_notebook_shows_the_summary_without_a_kernel(lab: Any) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextvars import copy_context
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
 from nbflow._clock import SYSTEM_CLOCK, Clock
@@ -150,7 +151,8 @@ class PanelController:
     def show(self, on: bool = True) -> Retries:
         """Show the newest panel once more, and switch panels on; or switch them off.
 
-        A run that is over comes back to life: its tabs and buttons work until another panel is shown.
+        What still runs comes first. A run that is over comes back to life: its tabs and buttons work until another
+        panel is shown.
         """
         with self._lock:
             if not on:
@@ -163,14 +165,16 @@ class PanelController:
                 self._listen()
             self._drain()
             self._end_kept()
-            run = self._current or self._last
+            live = [run for run in self._runs if run.live]
+            run = self._current or (live[-1] if live else self._last)
             if run is None:
                 return self.retries
             if run not in self._runs:
                 run.face, run.context, run.kept = self._face(), copy_context(), True
                 self._runs.append(run)
             run.shown = True
-            self._guard(run, lambda: run.face.show(run.model, self._clock.wall(), over=not run.live))
+            draw = partial(run.face.show, run.model, self._clock.wall(), over=not run.live)
+            self._guard(run, draw, copy_context())  # here, not in the cell of the run
         return self.retries
 
     def close(self) -> None:
@@ -274,8 +278,9 @@ class PanelController:
             now = self._clock.wall()
             self._hear(now)
             for run in tuple(self._runs):
-                run.look(now)
-                self._advance(run, now)
+                if run in self._runs:  # else the end of another one has ended it
+                    run.look(now)
+                    self._advance(run, now)
             live = [run for run in self._runs if run.live]
             # Something may have begun between the last look at the inbox and now, and saw no need to wake us.
             self._idle = 0 if live or heard or self._inbox else self._idle + 1
@@ -294,7 +299,9 @@ class PanelController:
         if run.over and not run.busy and not run.kept:
             self._finish(run)
         elif run.shown or run.is_due(now):
-            run.shown = True
+            if not run.shown:
+                self._end_kept()
+                run.shown = True
             self._recall(run.model)
             self._guard(run, lambda: run.face.frame(run.model, now))
 
@@ -331,7 +338,8 @@ class PanelController:
         run.model.close()
         run.look(run.model.latest or 0.0)
         if run.shown or not run.is_trivial():
-            self._end_kept()
+            if not run.shown:
+                self._end_kept()
             sums = run.model.totals()
             brief = is_all_cached(run.model) or not (run.shown or sums.failed or run.has_notes())
             self._guard(run, lambda: run.face.finish(run.model, brief=brief))
@@ -350,10 +358,10 @@ class PanelController:
         for run in tuple(self._runs):
             self._finish(run)
 
-    def _guard(self, run: Run, draw: Callable[[], None]) -> None:
+    def _guard(self, run: Run, draw: Callable[[], None], context: Context | None = None) -> None:
         """Draw; a face that fails never touches the run: it is told once, and a simpler one takes its place."""
         try:
-            run.context.copy().run(draw)
+            (context or run.context.copy()).run(draw)
         except Exception as error:
             simpler = HtmlFace(self._screen()) if isinstance(run.face, WidgetFace) else NoFace()
             failed, run.face = run.face, simpler

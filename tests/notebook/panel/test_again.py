@@ -118,3 +118,22 @@ def test_inputs_are_let_go_when_the_panel_closes(scene: Any) -> None:
     assert retries.failed == ()
     nbflow.map_tasks(scene.fit, [4], on_error="collect")
     assert retries.failed == ()
+
+
+def test_work_in_the_background_comes_first_and_ends_beside_what_was_shown_again(scene: Any) -> None:
+    """A run that ends by itself leaves the one that was shown again alive; `panel()` prefers what still runs."""
+    go = threading.Event()
+    scene.panel.show()
+    scene.panel.cell_started()
+    handle = nbflow.submit(nbflow.task(lambda: go.wait(10)))
+    scene.panel.cell_finished()
+    assert len(scene.panel._runs) == 2
+    scene.panel.show()
+    (run,) = scene.panel._runs
+    assert not run.kept
+    assert run.live
+    go.set()
+    handle.get()
+    settle(scene)
+    assert scene.panel._runs == []
+    assert not any(MIME in bundle for bundle in scene.shell.bundles)

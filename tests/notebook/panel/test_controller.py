@@ -451,3 +451,24 @@ def test_output_goes_to_the_cell_that_ran_the_task(make_stage: Any) -> None:
     stage.after(0.2)
     cell.reset(token)
     assert where == ["first", "first"]
+
+
+def test_shown_again_it_appears_where_it_was_asked_for(make_stage: Any) -> None:
+    """The second view of a run that goes on belongs to the cell that asks for it, what follows to both."""
+    cell: ContextVar[str] = ContextVar("cell")
+    stage = make_stage("html")
+    where: list[tuple[str, bool]] = []
+    stage.shell.display_pub.publish = lambda **bundle: where.append((cell.get(), bundle["update"]))
+    token = cell.set("first")
+    stage.panel.cell_started()
+    stage.do.start(1)
+    stage.after(0.5)
+    stage.panel.cell_finished()
+    cell.set("second")
+    stage.panel.cell_started()
+    stage.panel.show()
+    assert where == [("first", False), ("second", False)]
+    stage.do.finish(1)
+    stage.after(0.5)
+    cell.reset(token)
+    assert where[2:] == [("first", True), ("first", True)]
