@@ -7,12 +7,13 @@ contract as tests: whoever writes a driver runs it on theirs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from dataclasses import dataclass
 
 __all__ = ["Driver", "FileFacts"]
 
 
-class FileFacts(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FileFacts:
     """What is known of stored bytes without reading them.
 
     Args:

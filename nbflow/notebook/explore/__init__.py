@@ -34,7 +34,10 @@ MARKED_STEPS = 200
 MARK_S = 0.3
 PREFETCH = ("off", "neighbours")
 
+REMEMBERED = 100
+
 Positions = tuple[Position, ...]
+_shown: dict[str, list[Part]] = {}  # by cache key, the latest last
 
 
 def make_explorer(state: Any, subject: Any, ranges: Mapping[str, Any], *, prefetch: str = "off") -> Explorer:
@@ -313,12 +316,14 @@ class Explorer:
         with self._lock:
             ahead = ahead and self._latest.ahead  # asked for meanwhile?
         parts: list[Part] = []
-        if not ahead and not isinstance(error, TaskCancelledError):
+        call = next((each for each in reversed(self._session.records) if each.id == handle.task_id), None)
+        if not isinstance(error, TaskCancelledError):
             try:
                 parts = parts_of(self._shell.display_formatter.format, value, recorder.items(), figures)
             except Exception as wrong:
                 parts = error_parts(wrong)
-        call = next((each for each in reversed(self._session.records) if each.id == handle.task_id), None)
+        if call is not None:
+            parts = _remembered(call, self.subject.key(self._session, self.fixed | self._values(positions)), parts)
         self._finish(positions, value, error, parts, call=call, ahead=ahead)
 
     def _finish(
@@ -404,6 +409,19 @@ class Explorer:
                 self._view.tell({"kind": "progress", "done": event.done, "total": event.total})
             except Exception as error:
                 report(f"Progress could not be shown: {one_line(error)}.")
+
+
+def _remembered(call: Any, key: Any, parts: list[Part]) -> list[Part]:
+    """Return what a call showed when it was computed: on a hit nothing is printed and drawn again."""
+    if key is None:
+        return parts
+    if call.cached:
+        return _shown.get(key.digest, parts)
+    if call.error is None:
+        _shown[key.digest] = parts
+        if len(_shown) > REMEMBERED:
+            _shown.pop(next(iter(_shown)))
+    return parts
 
 
 def _words(call: Any, cached: bool) -> str:

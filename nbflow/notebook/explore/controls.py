@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, TypeAlias
 
@@ -152,8 +152,7 @@ def read_ranges(ranges: Mapping[str, Any], starts: Mapping[str, Any]) -> tuple[l
             continue
         if name in starts and control.kind not in ("text", "check"):
             try:
-                start = control.position(starts[name])
-                control = Control(**{field: getattr(control, field) for field in Control.__slots__} | {"start": start})
+                control = replace(control, start=control.position(starts[name]))
             except DefinitionError:
                 pass  # a default outside of the range is nobody's fault
         controls.append(control)

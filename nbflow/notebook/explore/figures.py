@@ -76,13 +76,27 @@ class _Guard:
     """Keeps the figures of calls out of what the end of a cell shows."""
 
     def __init__(self, shell: Any) -> None:
+        self._events = shell.events
         self._callbacks: list[Any] = shell.events.callbacks["post_execute"]
         self._hidden: dict[Any, Any] = {}
         self.users = 0
-        self._callbacks.insert(0, self.hide)  # before the inline backend's
+        if "matplotlib.pyplot" in sys.modules:
+            sys.modules["matplotlib"].get_backend()  # chosen here: in another thread it would miss the end of this cell
+        self._events.register("pre_execute", self.arrange)
+        self.arrange()
+
+    def arrange(self) -> None:
+        """Be the first and the last at the end of a cell: the inline backend may have come meanwhile."""
+        self._take_out()
+        self._callbacks.insert(0, self.hide)
         self._callbacks.append(self.show)
 
     def remove(self) -> None:
+        """Leave the shell as it was found."""
+        self._events.unregister("pre_execute", self.arrange)
+        self._take_out()
+
+    def _take_out(self) -> None:
         for callback in (self.hide, self.show):
             if callback in self._callbacks:
                 self._callbacks.remove(callback)

@@ -11,7 +11,7 @@ import ast
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.cache.state import prepare
@@ -50,19 +50,22 @@ class Subject:
         self.starts = dict(starts)
         self.text = text
 
+    def key(self, session: Any, setting: Mapping[str, Any]) -> CacheKey | None:
+        """Return the cache key of a setting; None where there is no cache, or the call itself will tell why not."""
+        spec = self.task.spec
+        store = session.cache_store_for(spec)
+        try:
+            prepare(spec.keyer, store)
+            return cast("CacheKey", spec.keyer.key(spec.bind(**setting), (), dict(setting)))
+        except Exception:
+            return None
+
     def is_cached(self, session: Any, setting: Mapping[str, Any]) -> bool:
         """Return whether the result for a setting is in the cache of `session`; False where nobody can say."""
         spec = self.task.spec
-        store = session.cache_store_for(spec)
-        if store is None:
-            return False
-        try:
-            prepare(spec.keyer, store)
-            key = spec.keyer.key(spec.bind(**setting), (), dict(setting))
-            ttl = spec.cache_ttl if spec.cache_ttl is not None else session.settings.cache_ttl
-            return bool(store.knows(key, ttl=ttl))
-        except Exception:  # a value that cannot be bound or digested: the call itself will tell
-            return False
+        store, key = session.cache_store_for(spec), self.key(session, setting)
+        ttl = spec.cache_ttl if spec.cache_ttl is not None else session.settings.cache_ttl
+        return store is not None and key is not None and bool(store.knows(key, ttl=ttl))
 
 
 def task_subject(task: Any, ranges: Mapping[str, Any], namespace: Mapping[str, Any]) -> Subject:
