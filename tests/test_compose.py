@@ -947,7 +947,7 @@ def test_datasets_of_a_task(tmp_path: Path) -> None:
 
     with session(dataset_store=tmp_path / "session"):
         assert item(3) == "text"
-    assert sorted(file.name for file in (tmp_path / "own").iterdir()) == ["own_3.pkl", "side_3.txt"]
+    assert sorted(file.name for file in (tmp_path / "own").glob("[!.]*")) == ["own_3.pkl", "side_3.txt"]
 
 
 @pytest.mark.parametrize(

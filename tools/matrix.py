@@ -101,6 +101,7 @@ def run_tests(python: Path, tests: list[str], folder: Path) -> dict[str, Any]:
         "python": versions[0],
         "ipykernel": versions[1],
         "ipython": versions[2],
+        "files": len(tests),
         "passed": len(cases) - len(bad) - len(skipped),
         "skipped": len(skipped),
         "failed": [f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}" for case in bad],
@@ -122,13 +123,14 @@ def write_page(outcomes: dict[str, dict[str, Any]]) -> None:
         "",
         "Outcomes of the tests in real kernels, each in an environment of its own, as `tools/matrix.py` found them.",
         "",
-        "| Python | ipykernel | IPython | passed | skipped | failed | system | date |",
-        "|---|---|---|---|---|---|---|---|",
+        "| Python | ipykernel | IPython | test files | passed | skipped | failed | system | date |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     order = sorted(outcomes.values(), key=lambda row: (_numbers(row["python"]), _numbers(row["ipykernel"])))
     for row in order:
-        cells = [row["python"], row["ipykernel"], row["ipython"], row["passed"], row["skipped"], len(row["failed"])]
-        lines.append(f"| {' | '.join(map(str, [*cells, row['system'], row['date']]))} |")
+        counts = [row["files"], row["passed"], row["skipped"], len(row["failed"])]
+        cells = [row["python"], row["ipykernel"], row["ipython"], *counts, row["system"], row["date"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     for row in order:
         if row["failed"]:
             lines += ["", f"Failed under Python {row['python']} with ipykernel {row['ipykernel']}:", ""]

@@ -188,7 +188,7 @@ class AsideRun(CellRun):
 
     def _restore(self, record: Record) -> None:
         self.overtaken = self.settle()
-        self._bring_back(record, self.overtaken)
+        self.own = self._bring_back(record, self.overtaken)
         self._replay(record)
 
     def _show_held(self, record: Record) -> None:
@@ -234,7 +234,7 @@ class AsideRun(CellRun):
             moved = {way[0] for way, _ in record.packed.ways} & self.overtaken
             if moved:
                 raise LookupError(f"`{min(moved)}` was bound anew meanwhile")
-            self._bring_back(record, self.overtaken)
+            self.own |= self._bring_back(record, self.overtaken)
         finally:
             record.refused = refused or record.refused
         stored = self.cell.effects.outputs if self.options.outputs is None else self.options.outputs

@@ -17,9 +17,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar, copy_context
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from nbflow._util import format_duration, one_line
@@ -60,7 +61,9 @@ class Job:
     Attributes:
         name, label: The cell, as a name and as a place ("cell 4").
         state: waiting, running, done, failed or cancelled.
-        over: Ends when the job has ended, in whatever way; it never fails.
+        over: Ends when the job has ended, in whatever way. It is for event loops: an interrupt may leave the lock of a
+            future locked, so who blocks the main thread goes by `live` and `listeners`.
+        listeners: Called with the job when it has ended.
         error: What it failed with; `untold` while nobody has waited for it since.
     """
 
@@ -73,6 +76,8 @@ class Job:
         self.state = "waiting" if needs else "running"
         self.over: concurrent.futures.Future[None] = concurrent.futures.Future()
         self.over.set_running_or_notify_cancel()  # who waits for it cannot cancel it
+        self.listeners: list[Callable[[Job], object]] = []
+        self._ended = False
         self.error: BaseException | None = None
         self.untold = False
         self.began = time.monotonic()
@@ -92,7 +97,7 @@ class Job:
     @property
     def live(self) -> bool:
         """Whether it has not ended."""
-        return not self.over.done()
+        return not self._ended
 
     @property
     def awaits(self) -> bool:
@@ -153,7 +158,7 @@ class Job:
         try:
             for needed in dict.fromkeys(self.needs.values()):
                 while needed.live:
-                    concurrent.futures.wait([needed.over], WAKE_S / 2)
+                    wait_all([needed], WAKE_S / 2)
                     self._check()
             self._begin()
             with self._noted:
@@ -220,18 +225,27 @@ class Job:
                 self._names[name] = before
         return frozenset(overtaken)
 
-    def _end(self, value: Any) -> None:
-        run = self.run
-        overtaken = run.overtaken
-        for name in overtaken:
+    def _hand_down(self, values: Mapping[str, Any]) -> None:
+        """Tell later jobs that are to bind the same names what these held before them."""
+        for name, placeholder in self._pending.items():
             newer = maker_of(self._names.get(name))
-            if isinstance(newer, Job) and name in run.own:  # a later job is to bind it: this is what it had before
-                newer._before[name] = run.own[name]
-        self._show(value)
-        if overtaken and not run.options.quiet:
-            names = ", ".join(f"`{name}`" for name in sorted(overtaken))
-            sys.stderr.write(f"nbflow: {self.name}: bound anew meanwhile, and left as it is: {names}.\n")
-        self._finish("done")
+            while isinstance(newer, Job):
+                before = newer._before.get(name)
+                if before is placeholder:
+                    newer._before[name] = values.get(name, _NOTHING)
+                    break
+                newer = maker_of(before)
+
+    def _end(self, value: Any) -> None:
+        overtaken, options = self.run.overtaken, self.run.options
+        self._hand_down(self.run.own)
+        try:
+            self._show(value)
+            if overtaken and not options.quiet:
+                names = ", ".join(f"`{name}`" for name in sorted(overtaken))
+                sys.stderr.write(f"nbflow: {self.name}: bound anew meanwhile, and left as it is: {names}.\n")
+        finally:
+            self._finish("done")
 
     def _show(self, value: Any) -> None:
         if value is not None:
@@ -250,16 +264,20 @@ class Job:
         if self.call.started is None:
             self._tell_end(error)
         self.error, self.untold = error, True
-        self._show_error(error)
-        self._finish("failed")
+        self._hand_down(self._before)
+        try:
+            self._show_error(error)
+        finally:
+            self._finish("failed")
 
     def _show_error(self, error: BaseException) -> None:
         show_error(self.run.shell, error)
 
     def _cancelled(self) -> None:
+        self._hand_down(self._before)
         if self.call.started is None:
             self._tell_end(self._cancellation())
-        if not self.run.options.quiet:
+        if not self.run.options.quiet and self.call.cancel_reason != "panel":  # which says so itself
             sys.stderr.write(f"nbflow: {self.name}: cancelled ({self.call.cancel_reason or 'stopped'}).\n")
         self._finish("cancelled")
 
@@ -276,7 +294,10 @@ class Job:
         self.seconds = time.monotonic() - self.began
         self.state = state
         self._pending, self._before, self.needs = {}, {}, {}
+        self._ended = True
         self.over.set_result(None)
+        for listener in tuple(self.listeners):
+            listener(self)
 
     def cancel(self, reason: str, grace_s: float = GRACE_S) -> bool:
         """End it now; code that does not end when it is told to is left behind, and what it makes is dropped.
@@ -293,7 +314,7 @@ class Job:
                 return False
             self.call.cancel(reason)
         if not self.awaits:  # else it can only end when this cell has
-            concurrent.futures.wait([self.over], grace_s)
+            wait_all([self], grace_s)
         self._leave()
         return True
 
@@ -392,7 +413,7 @@ def cancel_all(jobs: Sequence[Job], reason: str) -> list[Job]:
     live = [job for job in jobs if job.live]
     for job in live:
         job.call.cancel(reason)
-    concurrent.futures.wait([job.over for job in live if not job.awaits], GRACE_S)
+    wait_all([job for job in live if not job.awaits], GRACE_S)
     return [job for job in live if job.cancel(reason, 0.0) or job.state == "cancelled"]
 
 
@@ -405,23 +426,31 @@ def _check_all(needs: dict[str, Job]) -> None:
 
 def wait_all(jobs: Iterable[Job], timeout_s: float | None = None, *, first: bool = False) -> None:
     """Wait for jobs, open to interrupts, at most so many seconds; with `first` for the first of them to end."""
-    overs = [job.over for job in jobs]
+    waited = list(jobs)
+    ended: SimpleQueue[Job] = SimpleQueue()
+    tell = ended.put
+    for job in waited:
+        job.listeners.append(tell)
     deadline = time.monotonic() + (timeout_s if timeout_s is not None else float("inf"))
-    until = concurrent.futures.FIRST_COMPLETED if first else concurrent.futures.ALL_COMPLETED
-    while (left := deadline - time.monotonic()) > 0:
-        done, waiting = concurrent.futures.wait(overs, min(WAKE_S, left), until)
-        if not waiting or (first and done):
-            return
+    enough = any if first else all
+    try:
+        while waited and not enough(not job.live for job in waited) and (left := deadline - time.monotonic()) > 0:
+            with suppress(Empty):
+                ended.get(timeout=min(WAKE_S, left))
+    finally:
+        for job in waited:
+            job.listeners.remove(tell)
 
 
 async def wait_all_async(jobs: Iterable[Job], timeout_s: float | None = None, *, first: bool = False) -> None:
     """The same without blocking the running loop."""
     import asyncio
 
-    left = [asyncio.wrap_future(job.over) for job in jobs if job.live]
-    if left:
+    waited = list(jobs)
+    live = [asyncio.wrap_future(job.over) for job in waited if job.live]
+    if live and not (first and len(live) < len(waited)):
         until = asyncio.FIRST_COMPLETED if first else asyncio.ALL_COMPLETED
-        await asyncio.wait(left, timeout=timeout_s, return_when=until)
+        await asyncio.wait(live, timeout=timeout_s, return_when=until)
 
 
 def names_read(cell: Cell, options: CellOptions) -> list[str]:

@@ -161,9 +161,9 @@ class CellKeyer:
 
     def _add_class_state(self, builder: KeyBuilder) -> None:
         """Add what methods change of their own classes: no part of such a class's code, but an input of the cell."""
-        kinds = {type(value) for value in self.heap.objects.values()}
-        for kind in kinds:
-            if kind.__module__ == "__main__":
+        kinds = {id(type(value)): type(value) for value in self.heap.objects.values()}
+        for kind in kinds.values():
+            if kind.__module__ == "__main__" and type(kind).__hash__ is not None:
                 self._class_state |= _snapshot_of(kind).class_state
         for (owner, attribute), kind in sorted(self._class_state.items(), key=lambda item: item[0]):
             value = self._class_values[f"{owner}.{attribute}"] = vars(kind).get(attribute, _MISSING)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -24,6 +24,7 @@ from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.notebook import output
 from nbflow.notebook.cellkey import CellKeyer, digest_or_none
 from nbflow.notebook.cells import Cell, CellOptions
+from nbflow.notebook.conditions import PRESENT, condition_of, hold
 from nbflow.notebook.interrupts import Interrupts
 from nbflow.notebook.names import BRANCH
 from nbflow.notebook.opened import following
@@ -335,13 +336,8 @@ class CellRun:
         return False
 
     def _conditions_hold(self, record: Record) -> bool:
-        namespace = self.namespace
-        for name, wanted in record.conditions.items():
-            if wanted == PRESENT:
-                if name not in namespace:
-                    return False
-            elif wanted == UNKNOWN or wanted != condition_of(namespace, name):
-                return False
+        if not hold(record.conditions, self.namespace):
+            return False
         if self.seeded and record.random_before:
             states = random_states()
             return all(states.get(name) == state for name, state in record.random_before.items())
@@ -353,8 +349,12 @@ class CellRun:
         set_random_states(states | record.random)  # running definitions again must not count as drawing
         self._replay(record)
 
-    def _bring_back(self, record: Record, kept: frozenset[str] = frozenset()) -> None:
-        """Bind in the notebook what the record has, and make definitions anew; names in `kept` stay as they are."""
+    def _bring_back(self, record: Record, kept: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Bind in the notebook what the record has, and make definitions anew.
+
+        Returns:
+            What was made for the names in `kept`, which stay as they are.
+        """
         cell, namespace = self.cell, self.shell.user_ns
         early, late = cell.definition_codes()
         known = record.find_known(namespace)  # before any name is bound anew
@@ -362,11 +362,13 @@ class CellRun:
         with output.recording(output.Mute(), self.shell):
             for code in early:
                 exec(code, namespace)
-            record.restore(namespace, cell.defined | kept, known)
+            record.restore(namespace, cell.defined, known)
             for code in late:
                 exec(code, namespace)
             record.set_class_state(namespace)
+        found = {name: namespace.pop(name) for name in kept if name in namespace}
         namespace.update(newer)
+        return {name: value for name, value in found.items() if value is not newer.get(name, found)}
 
     def _replay(self, record: Record) -> None:
         """Put out again what the record has, below the badge."""
@@ -488,16 +490,3 @@ def tidy_error(shell: Any, cell: Cell, name: str, error: BaseException) -> None:
 
     with suppress(AttributeError, TypeError):  # an exception type that allows no attributes is shown with all frames
         error._render_traceback_ = render  # type: ignore[attr-defined]
-
-
-MISSING = "missing"
-UNKNOWN = "unknown"
-PRESENT = "present"
-
-
-def condition_of(namespace: Mapping[str, Any], name: str) -> str:
-    """Return what a record's condition says of a name: its digest, `MISSING`, or `UNKNOWN` (which no state meets).
-
-    A record may also ask for no more than that there is something, by `PRESENT`.
-    """
-    return (digest_or_none(namespace[name]) or UNKNOWN) if name in namespace else MISSING

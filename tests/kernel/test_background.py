@@ -190,6 +190,24 @@ def test_two_cells_that_bind_one_name_end_as_if_one_after_the_other(shell: Any) 
     assert shell.value("both") == "fifth"
 
 
+def test_a_chain_that_makes_and_changes_one_name(shell: Any) -> None:
+    """A cell that changes what an earlier one is still making gets that, also from the cache; failures undo all."""
+    shell.ok("chain = 'old'")
+    for gate, expected in (("c1", [1, 2, 3]), ("c2", [1, 2, 3])):
+        shell.ok(f"%%task gate --bg\nhold('{gate}')\ngate = 1")
+        shell.ok("%%task chain1 --bg\nchain = [gate]")
+        shell.ok("%%task chain2 --bg\nchain.append(2)")
+        shell.ok("%%task chain3 --bg\nchain.append(3)")
+        release(shell, gate)
+        shell.ok("%flow wait")
+        assert shell.value("chain") == expected
+    shell.ok("%%task chain1 --bg\nhold('c3')\nchain = [0]\n1 / 0")
+    shell.ok("%%task chain2 --bg\nchain.append(2)")
+    release(shell, "c3")
+    assert shell.run("%flow wait").status == "error"
+    assert shell.value("chain") == [1, 2, 3]
+
+
 def test_timeout_and_retries_count_in_the_background_too(shell: Any) -> None:
     """The options of a cell hold for it in the background as well."""
     slow = shell.ok("%%task slow --bg --timeout 0.2\ntime.sleep(30)")

@@ -95,7 +95,7 @@ def test_cancel_stops_what_runs_in_the_background(kernel: Any) -> None:
     assert "nothing of that name runs now; running: waits" in wrong.stderr
     assert kernel.ok("%flow cancel waits").stdout == "Cancelled waits.\n"
     kernel.ok("try:\n    one.get(30)\nexcept TaskCancelledError as error:\n    why = error.reason")
-    assert kernel.value("why") == "%flow"
+    assert kernel.value("why") == "%flow cancel"
 
 
 def test_export_writes_what_ran(kernel: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbflow.notebook.drawing import Bar, Box, Picture, draw_graph, draw_timeline
+from nbflow.notebook.drawing import COLOURS, Bar, Box, Picture, draw_graph, draw_timeline
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -68,8 +68,28 @@ def test_a_circle_is_drawn_dashed_and_ends() -> None:
     ]
 
 
+def test_the_stale_part_stands_out() -> None:
+    """Stale boxes are dashed, and so drawn in their colour are the edges that lead from stale to stale, no others."""
+    nodes = [Box("a", "", "fresh"), Box("b", "", "stale"), Box("c", "", "stale")]
+    picture = draw_graph(nodes, {("a", "b"): ["a"], ("b", "c"): ["b"]})
+    edges = [each for each in parsed(picture).iter(f"{SVG}path") if each.find(f"{SVG}title") is not None]
+    assert [each.get("stroke") for each in edges] == ["currentColor", COLOURS["stale"]]
+    dashed = [each for each in parsed(picture).iter(f"{SVG}rect") if each.get("stroke-dasharray")]
+    assert len(dashed) == 2
+
+
+def test_cells_without_edges_stand_in_rows_below() -> None:
+    """They do not make the columns of the others higher."""
+    nodes, edges = chain(3)
+    found = boxes(draw_graph([*nodes, *(Box(f"lone{number}", "", "fresh") for number in range(8))], edges))
+    alone = {place for name, place in found.items() if name.startswith("lone")}
+    assert len(alone) == 8
+    assert min(y for _, y in alone) > max(found[f"n{number}"][1] for number in range(3))
+    assert len({y for _, y in alone}) == 2
+
+
 def test_two_hundred_cells_stay_legible() -> None:
-    """Boxes keep their size and do not overlap; the drawing grows and scrolls instead."""
+    """Boxes are single lines of one size and do not overlap; the drawing scrolls, and says what its icons mean."""
     nodes, edges = chain(200)
     for number in range(0, 190, 3):
         edges[f"n{number}", f"n{number + 7}"] = ["x"]
@@ -77,6 +97,9 @@ def test_two_hundred_cells_stay_legible() -> None:
     found = boxes(picture)
     assert len(found) == 200
     assert len(set(found.values())) == 200
+    rows = {y for _, y in found.values()}
+    assert min(one - other for one in rows for other in rows if one > other) >= 6
+    assert repr(picture).endswith("✓ fresh")
     assert "overflow:auto" in picture._repr_html_()
 
 
@@ -108,6 +131,16 @@ def test_a_map_of_many_items_is_a_small_drawing() -> None:
     assert len(picture.svg) < 10_000
     assert "fit: 10000 ran, 10.0 s in all" in picture.svg
     assert "10,001 calls" in repr(picture)
+
+
+def test_a_timeline_of_two_hundred_rows_is_whole() -> None:
+    """All rows are there, lower than those of a few, below the scale; and a legend says what the colours mean."""
+    picture = draw_timeline([Bar(f"t{number}", number, number + 1.0, "fresh") for number in range(200)])
+    bars = list(parsed(picture).iter(f"{SVG}rect"))
+    assert len({each.get("y") for each in bars}) == 200
+    assert "more rows" not in repr(picture) + picture.svg
+    texts = ["".join(each.itertext()) for each in parsed(picture).iter(f"{SVG}text")]
+    assert any("✓ fresh" in text for text in texts)
 
 
 def test_the_timeline_keeps_order_and_lengths() -> None:

@@ -29,6 +29,7 @@ def outcome(python: str, kernel: str, *failed: str) -> dict[str, Any]:
         "python": python,
         "ipykernel": kernel,
         "ipython": "9.0.0",
+        "files": 4,
         "passed": 14,
         "skipped": 1,
         "failed": list(failed),
