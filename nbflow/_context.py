@@ -86,7 +86,9 @@ class SessionContext:
         self._dataset_option = dataset_store
         self._lock = threading.RLock()
         self._cache: Any = None
-        self._handles: Any = None
+        self._root: SessionContext = self if parent is None else parent._root
+        self._submitted: Any = None  # of the root only: what was submitted in it or in a session inside, in order
+        self._submissions = 0
         self._telemetry: list[Any] = []  # closed with the session, after its last event
         self._stores: dict[Any, Any] = {}
         self._manager: Any = None
@@ -343,12 +345,23 @@ class SessionContext:
 
     def end_with(self, handle: Any) -> None:
         """Cancel `handle` when this session closes, unless it has ended (or is forgotten) by then."""
-        with self._lock:
-            if self._handles is None:
-                from weakref import WeakSet
+        root = self._root
+        with root._lock:
+            if root._submitted is None:
+                from weakref import WeakValueDictionary
 
-                self._handles = WeakSet()
-            self._handles.add(handle)
+                root._submitted = WeakValueDictionary()
+            root._submissions += 1
+            root._submitted[root._submissions, self.session_id] = handle
+
+    def _handles(self, session_id: str | None = None) -> list[Any]:
+        """Return what was submitted in one session, or in all of this tree, the newest first.
+
+        What is to be cancelled is cancelled in this order: a worker that is freed must not find one that waits.
+        """
+        with self._root._lock:
+            found = list(self._root._submitted.items()) if self._root._submitted is not None else []
+        return [handle for (_, owner), handle in reversed(found) if session_id in (None, owner)]
 
     def live_maps(self) -> list[Any]:
         """Return the maps that run now, oldest first."""
@@ -359,7 +372,7 @@ class SessionContext:
         return [found for found in list(self.active.values()) if isinstance(found, Call)]
 
     def cancel(self, call_id: int, reason: str = "panel", *, index: int | None = None) -> bool:
-        """Cancel a running call or map by id, or one item of a map, whose others run on.
+        """Cancel a call (running or waiting) or a map by id, or one item of a map, whose others run on.
 
         Args:
             call_id: The id, as in events.
@@ -367,18 +380,23 @@ class SessionContext:
             index: With the id of a map: only its item at that position.
 
         Returns:
-            False if nothing of that id runs.
+            False if nothing of that id runs or waits.
         """
         found = self.active.get(call_id)
         if isinstance(found, Call):
             return bool(found.cancel(reason) if found.map is None else found.map.cancel_item(found.index, reason))
         if found is not None:
             return bool(found.cancel(reason) if index is None else found.cancel_item(index, reason))
-        return any(state.cancel_call(call_id, reason) for state in self.live_maps())
+        if any(state.cancel_call(call_id, reason) for state in self.live_maps()):
+            return True
+        return any(each.cancel(reason) for each in self._handles() if getattr(each, "task_id", None) == call_id)
 
     def cancel_all(self, reason: str = "panel") -> int:
-        """Cancel everything that runs and return how many calls and maps that were; outermost first."""
-        return sum(found.cancel(reason) for found in list(self.active.values()))
+        """Cancel everything that runs or waits, and return how many calls and maps that were."""
+        handles = [each for each in self._handles() if hasattr(each, "task_id")]  # explorers are not what runs
+        ended = {each.task_id for each in handles if each.cancel(reason)}
+        running = [found for found in list(self.active.values()) if found.id not in ended]
+        return len(ended) + sum(bool(found.cancel(reason)) for found in running)
 
     def plan(self) -> Plan:
         """Return what would run, and what is cached: the calls of this session's dry runs (`backend="noop"`), in order.
@@ -418,10 +436,10 @@ class SessionContext:
             self.closed = True
             if ambient.session is self:
                 ambient.session = self.parent
-            handles, self._handles = list(self._handles or ()), None
             manager, self._manager = self._manager, None
             stores, self._stores, self._cache = list(self._stores.values()), {}, None
-        for running in (*handles, *[found for found in list(self.active.values()) if found.session is self]):
+        own = [found for found in list(self.active.values()) if found.session is self]
+        for running in (*self._handles(self.session_id), *own):
             running.cancel("the session ended")
         for end in (
             manager.stop if manager is not None else None,

@@ -37,9 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out browser tests where there is no browser, unless that is said to be an error."""
     if os.environ.get("NBFLOW_REQUIRE_BROWSER"):
         return
-    if find_spec("playwright") is not None and (shutil.which("chromium") or shutil.which("chromium-browser")):
+    if find_spec("playwright") is None or not (shutil.which("chromium") or shutil.which("chromium-browser")):
+        reason = "needs playwright and Chromium"
+    elif "PYTEST_XDIST_WORKER" in os.environ:  # playwright keeps a loop running in the thread of the tests
+        reason = "needs a process without other tests: python -m pytest tests/browser"
+    else:
         return
-    skip = pytest.mark.skip(reason="needs playwright and Chromium")
+    skip = pytest.mark.skip(reason=reason)
     for item in items:
         if item.get_closest_marker("browser"):
             item.add_marker(skip)

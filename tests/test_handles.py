@@ -429,6 +429,36 @@ def test_closing_the_session_withdraws_what_waits(recorder: EventRecorder) -> No
     recorder.check()
 
 
+def test_all_that_runs_or_waits_is_cancelled_at_once(recorder: EventRecorder) -> None:
+    """Nothing that waits gets the worker of what was stopped, also where it was submitted in a session inside."""
+    gate = Gate()
+    with session(observers=[recorder], settings=one_thread()) as context:
+        handles = [submit(gate.task)]
+        assert gate.begun.wait(_LIMIT_S)
+        with session(backend="thread"):
+            handles += [submit(gate.task) for _ in range(5)]
+            assert context.cancel_all("enough") == 6
+            for handle in handles:
+                with pytest.raises(TaskCancelledError, match="enough"):
+                    handle.get(_LIMIT_S)
+    assert gate.runs == 1
+    recorder.check()
+
+
+def test_what_waits_is_cancelled_by_its_id() -> None:
+    """The id of an event names a call also before it has a worker."""
+    gate = Gate()
+    with session(settings=one_thread()) as context:
+        running, waiting = submit(gate.task), submit(double, 1)
+        assert gate.begun.wait(_LIMIT_S)
+        assert context.cancel(waiting.task_id)
+        assert waiting.cancelled()
+        assert not context.cancel(waiting.task_id)
+        assert not running.done()
+        gate.free.set()
+        assert running.get(_LIMIT_S) == "through"
+
+
 # -- handles as arguments ---------------------------------------------------------------------------------------------
 
 

@@ -830,7 +830,7 @@ def test_dataset_of_items(tmp_path: Path) -> None:
 
     with session(dataset_store=tmp_path):
         map_tasks(item, [5, 6, 7], backend="thread")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["part_0.pkl", "part_1.pkl", "part_2.pkl"]
+    assert sorted(file.name for file in tmp_path.glob("*.pkl")) == ["part_0.pkl", "part_1.pkl", "part_2.pkl"]
 
 
 def test_dataset_of_streams(tmp_path: Path) -> None:

@@ -378,7 +378,7 @@ def test_code_on_a_foreign_cluster_is_left_behind(
 
     def sleep(path: str) -> None:
         try:
-            time.sleep(1)
+            time.sleep(3)
         finally:
             Path(path).touch()
 

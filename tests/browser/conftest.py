@@ -53,8 +53,8 @@ def lab(server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     server.clear()
 
 
-@pytest.fixture(params=["lab", "notebook"])
-def front(server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Return JupyterLab, then Notebook 7, with an empty folder."""
-    yield server.fresh(front=request.param)
+@pytest.fixture
+def notebook7(server: Any) -> Iterator[Any]:
+    """Return a Notebook 7 with an empty folder, with the same methods."""
+    yield server.fresh(front="notebook")
     server.clear()

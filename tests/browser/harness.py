@@ -75,6 +75,38 @@ _RUN = """command => {
     app.commands.execute(command).finally(() => { window.running -= 1; });
 }"""
 
+# Contrast of every visible text of a part with what is behind it (WCAG 2.1, 1.4.3), the lowest first.
+_CONTRASTS = """selector => {
+    const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+    const rgba = colour => {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+        return [r, g, b, a / 255];
+    };
+    const over = (top, below) => top.slice(0, 3).map((c, i) => c * top[3] + below[i] * (1 - top[3]));
+    const behind = node => {
+        const layers = [];
+        for (let at = node; at; at = at.parentElement) layers.push(rgba(getComputedStyle(at).backgroundColor));
+        return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255]);
+    };
+    const light = colour => {
+        const [r, g, b] = colour.map(c => c / 255).map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const found = [];
+    for (const node of document.querySelectorAll(`${selector} *`)) {
+        const own = [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim());
+        const idle = node.matches('option, .nbflow-status, .nbflow-small, :disabled');
+        if (!own || idle || !node.checkVisibility()) continue;
+        const below = behind(node);
+        const [a, b] = [light(over(rgba(getComputedStyle(node).color), below)), light(below)];
+        found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.className + ': ' + node.textContent]);
+    }
+    return found.sort((a, b) => a[0] - b[0]);
+}"""
+
 
 class Lab:
     """A running server for both front ends; use it as a context manager, and `fresh` before each test.
@@ -208,6 +240,7 @@ class Lab:
         }
         env = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         env |= {name: str(self._folder / folder) for name, folder in folders.items()}
+        env.pop("NBFLOW_HOME", None)  # each scene has a home of its own, in its folder: no cache, no times of others
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
         options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
         options += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={self.root}"]
@@ -322,6 +355,13 @@ class Page:
         """Write a picture of the panel that was shown last."""
         self.page.locator(".nbflow-panel").last.screenshot(path=str(path))
 
+    def theme(self, name: str) -> None:
+        """Change to the theme "Light" or "Dark" while the page is open."""
+        change = "theme => (window.jupyterapp || window.jupyterlab).commands.execute('apputils:change-theme', { theme })"
+        self.page.evaluate(change, f"JupyterLab {name}")
+        light = "light => document.body.dataset.jpThemeLight === light"
+        self.page.wait_for_function(light, arg=str(name == "Light").lower())
+
     def reload(self) -> None:
         """Load the page anew, as F5 does, and wait for the notebook; the kernel stays."""
         self.page.reload()
@@ -380,6 +420,10 @@ class Page:
         """Return the outputs of a cell as the front end holds them, in nbformat."""
         text = self.page.evaluate("() => JSON.stringify(window.currentNotebook().content.model.toJSON())")
         return json.loads(text)["cells"][cell].get("outputs", [])
+
+    def contrasts(self, selector: str = ".nbflow-panel") -> list[tuple[float, str]]:
+        """Return the contrast of each text in these parts with what is behind it, the lowest first, with the text."""
+        return [(ratio, text) for ratio, text in self.page.evaluate(_CONTRASTS, selector)]
 
     def errors(self) -> list[str]:
         """Return everything that looks broken: console errors, dead widgets, and what was wanted from the network."""

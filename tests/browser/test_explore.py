@@ -63,30 +63,36 @@ DRAG = """() => {
 
 
 def shoot(page: Any, selector: str, name: str) -> None:
-    """Keep a picture, if asked to."""
-    if SHOTS:
-        page.page.locator(selector).first.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
+    """Keep a picture in a light and in a dark theme, if asked to; in both, everything can be read."""
+    for theme in ("Dark", "Light"):
+        page.theme(theme)
+        lowest = page.contrasts(selector)[:3]
+        assert lowest[0][0] >= 4.5, (theme, lowest)
+        if SHOTS:
+            page.page.locator(selector).first.screenshot(path=str(Path(SHOTS) / f"{name}-{theme.lower()}.png"))
 
 
-def themed(name: str) -> Any:
-    return pytest.param({"@jupyterlab/apputils-extension:themes": {"theme": f"JupyterLab {name}"}}, id=name.lower())
-
-
-@pytest.mark.parametrize("lab", [themed("Light"), themed("Dark")], indirect=True)
-def test_explore(lab: Any, request: pytest.FixtureRequest) -> None:
-    """Fifty movements in a second run at most three calls and end with the last; keys move, and text can be kept."""
-    theme = request.node.callspec.id
-    page = lab.open([EXPLORE])
-    view = page.page
-    page.run_all()
+def test_sliders_and_datasets(lab: Any) -> None:
+    """A task is moved by mouse and keys, and what was saved is browsed by keys, in one notebook."""
+    page = lab.open([EXPLORE, DATA])
+    page.run_cell(0)
     page.wait_idle()
+    move_sliders(page, lab.root)
+    page.run_cell(1)
+    browse_datasets(page, lab.root)
+    assert page.errors() == []
+
+
+def move_sliders(page: Any, folder: Path) -> None:
+    """Fifty movements in a second run at most three calls and end with the last; keys move, and text can be kept."""
+    view = page.page
     page.wait_text("depth is 1")
-    (lab.root / "ran").unlink()
+    (folder / "ran").unlink()
     view.evaluate(DRAG)
     page.wait(lambda: "depth is 9" in page.texts()[0], 20, "the last movement is not shown")
     view.wait_for_timeout(700)  # nothing may follow
     assert "depth is 9" in page.texts()[0]
-    ran = (lab.root / "ran").read_text().split()
+    ran = (folder / "ran").read_text().split()
     assert len(ran) <= 3
     assert ran[-1] == "9"
     assert view.evaluate("window.seen.at(-1)").startswith("depth is 9")
@@ -96,23 +102,20 @@ def test_explore(lab: Any, request: pytest.FixtureRequest) -> None:
     page.wait_text("depth is 10")
     page.click("Keep")
     page.wait(lambda: view.locator(".nbflow-kept textarea").count() == 1, 10, "nothing to keep")
-    assert view.locator(".nbflow-kept textarea").input_value() == ("fit(depth=10, noise=0.2, kind='sine', points=True)")
+    assert view.locator(".nbflow-kept textarea").input_value() == "fit(depth=10, noise=0.2, kind='sine', points=True)"
     view.locator('.nbflow-kept button[aria-label="Close"]').click()
-    shoot(page, ".nbflow-explore", f"explore-{theme}")
+    shoot(page, ".nbflow-explore", "explore")
     slider.press("Home")
     page.wait(lambda: "cached" in view.locator(".nbflow-explore .nbflow-status").inner_text(), 10, "was computed again")
-    assert page.errors() == []
+    assert "depth is 1" in page.texts()[0]
 
 
-@pytest.mark.parametrize("lab", [themed("Light"), themed("Dark")], indirect=True)
-def test_datasets(lab: Any, request: pytest.FixtureRequest) -> None:
+def browse_datasets(page: Any, folder: Path) -> None:
     """By keys alone: down, open, page, compare; a dataset only goes after a second question."""
-    theme = request.node.callspec.id
-    page = lab.open([EXPLORE.partition("@task")[0], DATA])
     view = page.page
-    page.run_all()
-    page.wait_idle()
     page.wait_text("results/summary.json")
+    head = view.locator(".nbflow-datasets .nbflow-base")
+    assert (head.inner_text(), head.get_attribute("title")) == ("./", str(folder))
     rows = view.locator(".nbflow-list tbody tr")
     rows.first.focus()
     view.keyboard.press("Enter")
@@ -127,12 +130,11 @@ def test_datasets(lab: Any, request: pytest.FixtureRequest) -> None:
     page.wait_text("page 2 of 10")
     page.click("Compare")
     page.wait_text("- columns: carrier")
-    shoot(page, ".nbflow-datasets", f"datasets-{theme}")
+    shoot(page, ".nbflow-datasets", "datasets")
     rows.nth(1).focus()
     view.keyboard.press("Delete")
     page.wait_text("This cannot be undone")
-    assert (lab.root / "notes.txt").exists()
+    assert (folder / "notes.txt").exists()
     page.click("Delete")
-    page.wait(lambda: not (lab.root / "notes.txt").exists(), 10, "not deleted")
+    page.wait(lambda: not (folder / "notes.txt").exists(), 10, "not deleted")
     page.wait(lambda: rows.count() == 2, 10, "still listed")
-    assert page.errors() == []

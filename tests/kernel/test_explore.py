@@ -148,6 +148,25 @@ def test_failures_and_wrong_use(live: Any) -> None:
         assert says in live.run(code).traceback, code
 
 
+def test_what_was_printed_is_shown_again_while_it_is_known(live: Any) -> None:
+    """A hit shows what its call showed here; of one that ran elsewhere there is only the value, and that is said."""
+    shown = live.ok(
+        "@task(cache=True)\n"
+        "def says(n):\n"
+        "    print('said', n)\n"
+        "says(2)\n"
+        "explore(says, n=(1, 3))"
+    )
+    front = Front(live, shown)
+    assert front.first()["parts"] == [["text", "said 1\n"]]
+    front.send(kind="set", positions=[1])
+    assert "not: return what is to be seen" in front.result(1)["parts"][0][1]
+    front.send(kind="set", positions=[0])
+    again = front.result(0)
+    assert again["words"].startswith("cached")
+    assert again["parts"] == [["text", "said 1\n"]]
+
+
 def test_reruns_and_figures_leave_nothing_behind(live: Any) -> None:
     """A cell that runs again closes what it showed before; figures stay in their result."""
     live.ok("import matplotlib.pyplot as plt\ndef draw(n):\n    plt.plot([0, n])\n    return 'drawn'")
@@ -161,6 +180,7 @@ def test_reruns_and_figures_leave_nothing_behind(live: Any) -> None:
     assert live.value("plt.get_fignums()") == []
     closed = live.ok("current_session().close()")
     assert closed.stderr == ""
+    live.ok("%reload_ext nbflow")
 
 
 def test_neighbours_are_computed_ahead(start_kernel: Callable[..., Any]) -> None:

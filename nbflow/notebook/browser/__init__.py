@@ -67,7 +67,7 @@ class Browser:
     def show(self) -> None:
         """Display it: as a widget where somebody can use it, else as a table."""
         if is_live(self._shell, self._datasets.session.settings.progress):
-            self._widget = _widget_class()(head={"base": self._datasets.store.base_path})
+            self._widget = _widget_class()(head=_head(self._datasets.store.base_path))
             self._widget.on_msg(lambda widget, content, buffers: self.heard(content))
         self._display = self._screen.new(self._bundle())
 
@@ -121,7 +121,7 @@ class Browser:
         if column in _ORDERS:
             every.sort(key=_ORDERS[column], reverse=backwards)
         rows = [_row(each, now, self._datasets.prefix) for each in every[:LISTED]]
-        return {"rows": rows, "total": len(every), "base": self._datasets.store.base_path}
+        return {"rows": rows, "total": len(every), **_head(self._datasets.store.base_path)}
 
     def _preview(self, content: Mapping[str, Any]) -> dict[str, Any]:
         key, version = str(content["key"]), content.get("version")
@@ -180,6 +180,14 @@ _ORDERS: dict[str, Any] = {
     "versions": lambda info: (info.versions, info.key),
     "key": lambda info: info.key,
 }
+
+
+def _head(base: str) -> dict[str, str]:
+    """Return where datasets lie: `base` as people read it, from the working directory where it is inside, and `path`."""
+    if "://" in base or not Path(base).is_relative_to(Path.cwd()):
+        return {"base": base, "path": base}
+    inside = Path(base).relative_to(Path.cwd()).as_posix()
+    return {"base": "./" if inside == "." else f"{inside}/", "path": base}
 
 
 def _haystack(info: DatasetInfo) -> str:

@@ -49,7 +49,8 @@ class Browser {
     });
     const head = element("div", "nbflow-head");
     this.title = element("span", "nbflow-title", {}, "Datasets");
-    this.base = element("span", "nbflow-base", {}, model.get("head").base);
+    this.base = element("span", "nbflow-base");
+    this.place(model.get("head"));
     this.search = element("input", "", { type: "search", placeholder: "Filter", "aria-label": "Filter datasets" });
     head.append(this.title, this.base, this.search, button("Refresh", () => this.list()));
     this.search.addEventListener("input", () => {
@@ -101,10 +102,15 @@ class Browser {
     this.note.hidden = !text;
   }
 
+  place({ base, path }) {
+    this.base.textContent = base;
+    this.base.title = path;
+  }
+
   list() {
     this.ask("list", { filter: this.search.value, sort: this.sort.column, backwards: this.sort.backwards }, (answer) => {
       this.rows = answer.rows;
-      this.base.textContent = answer.base;
+      this.place(answer);
       const hidden = answer.total - answer.rows.length;
       this.say(!answer.total ? (this.search.value ? "No dataset fits." : "No datasets yet.") : hidden ? `… ${hidden} more; filter to see them` : "");
       this.draw();

@@ -22,7 +22,7 @@ from nbflow.notebook import output
 from nbflow.notebook.explore.controls import Control, Position, read_ranges
 from nbflow.notebook.explore.figures import Figures, guard, unguard
 from nbflow.notebook.explore.latest import Latest
-from nbflow.notebook.explore.results import Part, Quiet, Shown, error_parts, parts_of, text_of
+from nbflow.notebook.explore.results import NOTHING, Part, Quiet, Shown, error_parts, parts_of, text_of
 from nbflow.notebook.explore.subjects import Subject, cell_subject, task_subject
 from nbflow.notebook.explore.view import View
 from nbflow.runtime import current
@@ -33,8 +33,8 @@ __all__ = ["Explorer", "make_explorer"]
 MARKED_STEPS = 200
 MARK_S = 0.3
 PREFETCH = ("off", "neighbours")
-
 REMEMBERED = 100
+FORGOTTEN: Part = ("text", "(cached, but what it printed and drew is not: return what is to be seen)")
 
 Positions = tuple[Position, ...]
 _shown: dict[str, list[Part]] = {}  # by cache key, the latest last
@@ -416,7 +416,7 @@ def _remembered(call: Any, key: Any, parts: list[Part]) -> list[Part]:
     if key is None:
         return parts
     if call.cached:
-        return _shown.get(key.digest, parts)
+        return _shown.get(key.digest, [FORGOTTEN] if parts == [NOTHING] else parts)
     if call.error is None:
         _shown[key.digest] = parts
         if len(_shown) > REMEMBERED:

@@ -15,10 +15,11 @@ from nbflow._util import trim_traceback
 from nbflow.notebook.explore.figures import Figures
 from nbflow.notebook.recorder import Item, Recorder
 
-__all__ = ["Part", "Quiet", "Shown", "error_parts", "html_of", "parts_of", "text_of"]
+__all__ = ["NOTHING", "Part", "Quiet", "Shown", "error_parts", "html_of", "parts_of", "text_of"]
 
 Part: TypeAlias = tuple[str, str]
 MAX_BYTES = 4_000_000
+NOTHING: Part = ("text", "(nothing to show)")
 _KINDS = (
     ("image/svg+xml", "svg"),
     ("image/png", "png"),
@@ -68,7 +69,7 @@ def parts_of(
     found: list[Part] = []
     for item in items:
         if item[0] == "stream":
-            found.append(("text", str(item[1 + 1])))
+            found.append(("text", str(item[2])))
         else:
             found.append(_part(item[1]))
     drawn, others = figures.take(value) if figures is not None else (None, [])
@@ -79,7 +80,7 @@ def parts_of(
     elif value is not None:
         found.append(_part(formatter(value)[0]))
     found += [("png", each) for each in others]
-    return found or [("text", "(nothing to show)")]
+    return found or [NOTHING]
 
 
 def error_parts(error: BaseException) -> list[Part]:
