@@ -147,7 +147,7 @@ def _setting(default: Any, parse: Callable[[Any], Any], *, beside: str = "") -> 
 class Settings(Frozen):
     """What a session falls back to.
 
-    Args:
+    Attributes:
         backend: Backend of maps and submits that name none.
         max_backend_threads: Workers of the thread backend.
         max_parallel_processes: Workers of the process backend.

@@ -35,7 +35,7 @@ _RECENT = 3  # results of a task that are remembered for comparison
 class Found(NamedTuple):
     """A hit.
 
-    Args:
+    Attributes:
         value: The result.
         saved_s: Seconds that computing it had taken.
         created: When it was computed, seconds since the epoch.

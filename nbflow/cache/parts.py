@@ -64,7 +64,7 @@ class Undigestable(NbflowError, TypeError):
 class KeyPart(NamedTuple):
     """One thing that a key depends on.
 
-    Args:
+    Attributes:
         kind: "code", "closure", "default", "global", "helper", "class", "module", "argument", "input", "version",
             "depends" or "format".
         name: Name that the user knows it by.
@@ -87,7 +87,7 @@ LEAD = KeyPart("reads", "", "")
 class CacheKey(NamedTuple):
     """The key of one call.
 
-    Args:
+    Attributes:
         digest: 32 lower-case hex digits.
         task: Name of the task (template unfilled) or cell.
         scope: "disk", or "session" where the entry may only live in the memory of this session.

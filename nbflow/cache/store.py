@@ -39,7 +39,7 @@ _MEMORY_COPY = 256 * 1024  # bytes up to which a changeable value of the disk is
 class Saved(NamedTuple):
     """What became of a result.
 
-    Args:
+    Attributes:
         size_bytes: Bytes that it takes.
         digest: Digest of the result; equal results of different keys are stored once.
         persisted: Whether it is on disk.

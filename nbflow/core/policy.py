@@ -17,7 +17,7 @@ __all__ = ["NO_RETRY", "Policy"]
 class Policy(Frozen):
     """How a call is retried and how long an attempt may take.
 
-    Args:
+    Attributes:
         retries: Further attempts after the first one failed.
         delay_s: Seconds before the second attempt.
         backoff: Factor by which the delay grows from one attempt to the next (1.0: constant).
