@@ -282,8 +282,7 @@ class NbflowExecutionBackend(NoopExecutionBackend):
         else:
             self.task_state_cb(task, StateMapper.RUNNING)
         caller: Any = call_coroutine if kind_of(task["function"]).is_async else call_function
-        if timeout is not None:
-            caller = caller.with_options(timeout=timeout)
+        caller = caller.with_options(name=_name(task).translate(_PLAIN), timeout=timeout)
         args, kwargs = tuple(task.get("args") or ()), dict(task.get("kwargs") or {})
         handle = runtime.submit(caller, task["function"], args, kwargs, begun, name=_name(task))
         handle.add_done_callback(ended)
@@ -369,6 +368,10 @@ def _arguments(task: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
         kind = "functions" if task.get("function") else "commands"
         raise DefinitionError(f"{', '.join(unknown)}: this backend's {kind} only take {', '.join(known)}.")
     return given
+
+
+_PLAIN = str.maketrans(".{}", "-()")
+"""Characters that mean something in the name of a task of ours, and what stands for them."""
 
 
 def _name(task: dict[str, Any]) -> str:
