@@ -16,11 +16,12 @@ from nbflow._util import format_duration
 from nbflow.cache.memory import EntryInfo
 from nbflow.cache.parts import CacheKey, KeyPart
 
-__all__ = ["Explanation", "Reasons", "differences", "evicted", "expired", "explain_miss", "nearest"]
+__all__ = ["Explanation", "Reasons", "differences", "evicted", "expired", "explain_miss", "nearest", "telling"]
 
 _SHOWN = 3
 _NOUNS = {"module": "module", "input": "input", "depends": "dependency", "format": "option"}
 _RANKS = ("version", "format", "code", "helper", "class", "default", "closure", "global", "depends", "module")
+_NEVER = "never run before"
 _CODE = re.compile(r"`([^`]+)`")
 
 
@@ -95,7 +96,12 @@ def _marked(text: str) -> str:
 def explain_miss(key: CacheKey, others: Iterable[EntryInfo]) -> Reasons:
     """Return why `key` has no entry, given entries of the same task."""
     found = nearest(key, others)
-    return Reasons(["never run before"] if found is None else differences(key.parts, found.parts))
+    return Reasons([_NEVER] if found is None else differences(key.parts, found.parts))
+
+
+def telling(reason: str | None) -> str:
+    """Return a reason for a miss if it tells of a change, else nothing: a first call, or one with other arguments."""
+    return "" if reason is None or reason == _NEVER or reason.startswith("argument `") else reason
 
 
 def nearest(key: CacheKey, others: Iterable[EntryInfo]) -> EntryInfo | None:

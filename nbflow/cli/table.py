@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nbflow._util import format_duration
+from nbflow.cache.explain import telling
 from nbflow.cli import console
 from nbflow.cli.console import ExitCode
 from nbflow.cli.units import count_of
@@ -29,7 +30,6 @@ __all__ = [
     "verdict",
 ]
 
-_NEVER = "never run before"
 _UNTOLD = frozenset({"bars", "caller", "id", "since", "traceback"})
 
 
@@ -85,7 +85,7 @@ def task_table(rows: Sequence[Mapping[str, Any]], width: int = 100) -> str:
     """Return the table at the end of a run: one row per task and cell, items of maps counted in it."""
     lines = []
     for row in rows:
-        remark = row["error"] or ("" if row["why"] in (None, _NEVER) else row["why"])
+        remark = row["error"] or telling(row["why"])
         lines.append(
             [
                 ("  " if row["nested"] else "") + clip(row["task"], 40),

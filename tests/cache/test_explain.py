@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from nbflow.cache.explain import Explanation, Reasons, differences, explain_miss, nearest
+from nbflow.cache.explain import Explanation, Reasons, differences, explain_miss, nearest, telling
 from nbflow.cache.memory import EntryInfo
 from nbflow.cache.parts import CacheKey, KeyPart
 
@@ -97,6 +97,17 @@ def test_the_entry_itself_and_equal_ones_say_nothing() -> None:
     """An entry that does not differ is not the nearest: it was evicted, and cannot explain itself."""
     now = CacheKey("now", "f", parts=(part("code", "f", 1),))
     assert nearest(now, [entry("now", part("code", "f", 2)), entry("same", part("code", "f", 1))]) is None
+
+
+def test_another_call_is_no_change_to_tell_of() -> None:
+    """A table of what ran tells of edits, not of a first call or of one with other arguments."""
+    other = [part("code", "f", 1), part("argument", "n", 1, "1")]
+    call = [part("code", "f", 1), part("argument", "n", 2, "2")]
+    edit = [part("code", "f", 2), part("argument", "n", 2, "2")]
+    assert telling(Reasons(words(other, call))) == ""
+    assert telling(Reasons(words(other, edit))) == "code changed; argument `n` 1 → 2"
+    assert telling(explain_miss(CacheKey("k", "f", "persistent", tuple(call), []), [])) == ""
+    assert telling(None) == ""
 
 
 def test_reasons_are_short_and_whole() -> None:

@@ -183,7 +183,7 @@ _ORDERS: dict[str, Any] = {
 
 
 def _head(base: str) -> dict[str, str]:
-    """Return where datasets lie: `base` as people read it, from the working directory where it is inside, and `path`."""
+    """Return where datasets lie: `base` as people read it, relative to the working directory if inside, and `path`."""
     if "://" in base or not Path(base).is_relative_to(Path.cwd()):
         return {"base": base, "path": base}
     inside = Path(base).relative_to(Path.cwd()).as_posix()

@@ -8,6 +8,7 @@ at.
 from __future__ import annotations
 
 from nbflow._util import format_duration
+from nbflow.cache.explain import telling
 from nbflow.notebook.panel import rows as r
 from nbflow.notebook.panel.model import Model
 
@@ -38,9 +39,6 @@ ICONS = {
 }
 
 _CANCELLED_BY = {"panel": "from the panel", "interrupt": "interrupted", "cancelled": ""}
-
-_FIRST_TIME = "never run before"
-"""The reason of a miss that is nothing to tell."""
 
 _COUNTED = (
     ("running", "running"),
@@ -150,8 +148,8 @@ def details(row: r.Row) -> list[str]:
         parts.append(row.note)
     if row.state == r.RUNNING and row.label:
         parts.append(row.label)
-    if row.reason and row.reason != _FIRST_TIME and row.kind == r.CALL and row.state != r.CACHED:
-        parts.append(f"why: {row.reason}")
+    if row.kind == r.CALL and row.state != r.CACHED and (reason := telling(row.reason)):
+        parts.append(f"why: {reason}")
     return parts
 
 
