@@ -357,10 +357,13 @@ class Page:
 
     def theme(self, name: str) -> None:
         """Change to the theme "Light" or "Dark" while the page is open."""
-        change = "theme => (window.jupyterapp || window.jupyterlab).commands.execute('apputils:change-theme', { theme })"
+        change = (
+            "theme => (window.jupyterapp || window.jupyterlab).commands.execute('apputils:change-theme', { theme })"
+        )
         self.page.evaluate(change, f"JupyterLab {name}")
         light = "light => document.body.dataset.jpThemeLight === light"
         self.page.wait_for_function(light, arg=str(name == "Light").lower())
+        self.page.wait_for_selector("#jupyterlab-splash", state="detached")  # it covers the page, and fades
 
     def reload(self) -> None:
         """Load the page anew, as F5 does, and wait for the notebook; the kernel stays."""

