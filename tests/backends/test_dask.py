@@ -377,6 +377,7 @@ def test_code_on_a_foreign_cluster_is_left_behind(
     trace = tmp_path / "trace"
 
     def sleep(path: str) -> None:
+        Path(f"{path}.begun").touch()
         try:
             time.sleep(3)
         finally:
@@ -384,6 +385,7 @@ def test_code_on_a_foreign_cluster_is_left_behind(
 
     job = foreign.dispatch(sleep, (str(trace),))
     worker = begun(job)
+    assert until(Path(f"{trace}.begun").exists)  # a job that is stopped before that leaves nothing behind
     assert job.stop()
     with pytest.raises(CancelledError):
         job.result(_LIMIT_S)
@@ -393,7 +395,7 @@ def test_code_on_a_foreign_cluster_is_left_behind(
 
 
 def test_a_lost_worker_is_named(mortal: DaskBackend) -> None:
-    """The job fails at once with name and exit code, no other job does, and the worker is replaced."""
+    """The job fails at once with name and exit code, none that waits does, and the worker is replaced."""
     meet(mortal, 2)
     job = mortal.dispatch(os._exit, (3,), label="bad")
     others = [mortal.dispatch(pause, (0.02,)) for _ in range(20)]
@@ -401,7 +403,9 @@ def test_a_lost_worker_is_named(mortal: DaskBackend) -> None:
     assert isinstance(error, WorkerLostError)
     assert error.exitcode == 3  # type: ignore[attr-defined]
     assert str(error).startswith("bad: the Dask worker dask-")
-    assert all(other.result(_LIMIT_S) > 0 for other in others)
+    lost = [other for other in others if isinstance(other.exception(_LIMIT_S), WorkerLostError)]
+    assert len(lost) <= 1  # one that had ended there a moment before, and whose answer was still on its way
+    assert all(other.result() > 0 for other in others if other not in lost)
     meet(mortal, 2)
 
 

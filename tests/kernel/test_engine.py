@@ -22,7 +22,6 @@ def slow():
 def pids(path):
     while not (os.path.exists(path) and open(path).read().endswith("\\n")):
         time.sleep(0.01)
-    print("began", flush=True)
     return int(open(path).read())
 
 def lives(pid):
@@ -72,9 +71,9 @@ def test_interrupt_while_waiting_for_all(ready: Any) -> None:
 @pytest.mark.parametrize(
     "cell",
     [
-        "h = submit(sleeper, 'a'); pid = pids('a'); h.get()",
+        "h = submit(sleeper, 'a'); pid = pids('a'); print('began', flush=True); h.get()",
         "t = asyncio.create_task(shell.run_async([sys.executable, '-c', CODE, 'b']))\n"
-        "pid = await asyncio.to_thread(pids, 'b')\nawait t",
+        "pid = await asyncio.to_thread(pids, 'b')\nprint('began', flush=True)\nawait t",
     ],
 )
 def test_interrupted_commands_are_gone(ready: Any, cell: str) -> None:
