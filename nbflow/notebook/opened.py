@@ -2,7 +2,8 @@
 
 Python tells of every file that it opens (PEP 578), so nothing is patched: one hook, set when the first cell runs that
 is to be cached, looks on while such a cell runs. Only what looks like data of the user counts: files of Python and its
-packages, of the system, hidden and temporary ones, and what the cell itself writes or has written are left out.
+packages, of the system, of nbflow, hidden and temporary ones, and what the cell itself writes or has written are left
+out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from nbflow.cache.filestate import expand, state_of
+from nbflow.cache.keyring import ring_folder
+from nbflow.cache.trust import key_file
 from nbflow.runtime.current import current_call
 
 if TYPE_CHECKING:
@@ -85,7 +88,8 @@ def following(call: Call, *own: str) -> Iterator[None]:
         _hooked = True
         sys.addaudithook(_hook)
     folders = tuple(os.path.join(os.path.abspath(folder), "") for folder in own)
-    watch = _watches[call.id] = _Watch(call, folders)
+    keys = (os.path.abspath(key_file()), os.path.join(os.path.abspath(ring_folder()), ""))
+    watch = _watches[call.id] = _Watch(call, folders + keys)
     try:
         yield
     finally:

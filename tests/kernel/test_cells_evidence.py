@@ -62,6 +62,8 @@ def test_what_is_no_input_is_not_followed(kernel: Any) -> None:
     (kernel.folder / "data.txt").write_text("2")
     assert not ran(kernel, cells[-1])
     assert ran(kernel, cells[2])
+    said = kernel.ok("%%task keyed -v\nimport os\nkeyed = open(os.environ['NBFLOW_KEY_FILE'], 'rb').read()").stderr
+    assert "which it opened" not in said  # nbflow's own
 
 
 COUNTER = """class Counter:
