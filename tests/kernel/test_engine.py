@@ -19,6 +19,10 @@ def slow():
     for _ in range(600):
         time.sleep(0.05)
 
+def nap():
+    for _ in range(600):
+        time.sleep(0.05)
+
 def pids(path):
     while not (os.path.exists(path) and open(path).read().endswith("\\n")):
         time.sleep(0.01)
@@ -61,7 +65,7 @@ def interrupted(kernel: Any, cell: str) -> None:
 @pytest.mark.kernel
 def test_interrupt_while_waiting_for_all(ready: Any) -> None:
     """What was waited for is cancelled, queued or running, and the runtime works on."""
-    interrupted(ready, "handles = [rt.submit(slow) for _ in range(5)]\nrt.wait_all()")
+    interrupted(ready, "handles = [rt.submit(nap) for _ in range(5)]\nprint('began', flush=True)\nrt.wait_all()")
     ready.ok("rt.wait_all()")
     assert ready.value("[handle.cancelled() for handle in handles]") == [True] * 5
     assert ready.value("rt.submit(len, [1, 2]).get()") == 2
