@@ -411,8 +411,11 @@ class DiskTier:
     def delete(self, keys: Iterable[str]) -> int:
         """Delete entries; return how many."""
         self.flush()
-        count, files = self._index.delete(keys)
+        gone = list(keys)
+        count, files = self._index.delete(gone)
         self.files.remove(files)
+        for key in gone:
+            self._expired.pop(key, None)
         return count
 
     def clear(self, task: str | None = None) -> int:
@@ -420,6 +423,7 @@ class DiskTier:
         self.flush()
         count, files = self._index.clear(task)
         self.files.remove(files)
+        self._expired.clear()  # what is gone because somebody wanted it is not told as something else
         return count
 
     @property

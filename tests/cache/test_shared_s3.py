@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import random
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -131,7 +132,8 @@ def proxy() -> Iterator[Proxy]:
             patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
             patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
             patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-            s3fs.S3FileSystem(endpoint_url=proxy.url).mkdir("warm")  # starts the threads of fsspec's loop
+            # Starts the threads of fsspec's loop; all servers of a process have the same buckets.
+            s3fs.S3FileSystem(endpoint_url=proxy.url).mkdir(f"warm-{uuid.uuid4().hex}")
             yield proxy
     finally:
         proxy.shutdown()
