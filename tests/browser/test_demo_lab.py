@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(DEMO_PYTHON is None, reason="needs a process of its own, and NBFLOW_DEMO_PYTHON of an environment built from binder/"),
+    pytest.mark.skipif(DEMO_PYTHON is None, reason="needs a process of its own, and NBFLOW_DEMO_PYTHON"),
 ]
 
 
