@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from contextvars import copy_context
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -22,6 +21,7 @@ from nbflow.datasets.diff import diff_values
 from nbflow.library import Datasets, age_words, shape_words, size_words
 from nbflow.notebook.browser.preview import preview
 from nbflow.notebook.explore.view import is_live
+from nbflow.notebook.frontend import widget_class
 from nbflow.notebook.panel.faces import Screen
 from nbflow.notebook.panel.widget import MIME
 
@@ -208,14 +208,5 @@ def _row(info: DatasetInfo, now: float, prefix: str) -> dict[str, Any]:
 
 @cache
 def _widget_class() -> Any:
-    """Make the widget's class; here, because its base is only importable where anywidget is installed."""
-    anywidget = import_module("anywidget")
-    traitlets = import_module("traitlets")
-    fields = {
-        "__doc__": "The front end's model of a dataset browser.",
-        "__module__": __name__,
-        "_esm": _HERE / "browser.js",
-        "_css": _HERE / "browser.css",
-        "head": traitlets.Dict().tag(sync=True),
-    }
-    return type("BrowserWidget", (anywidget.AnyWidget,), fields)
+    about = "The front end's model of a dataset browser."
+    return widget_class("BrowserWidget", about, _HERE, ["browser.js"], ["browser.css"], synced="head")

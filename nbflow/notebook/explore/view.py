@@ -10,13 +10,13 @@ import os
 import threading
 from functools import cache
 from html import escape
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from nbflow._util import one_line, report
 from nbflow.notebook.explore.results import Part, html_of, text_of
+from nbflow.notebook.frontend import widget_class
 from nbflow.notebook.panel.faces import Screen
 from nbflow.notebook.panel.widget import MIME
 from nbflow.notebook.tap import is_attended
@@ -155,14 +155,5 @@ class View:
 
 @cache
 def _widget_class() -> Any:
-    """Make the widget's class; here, because its base is only importable where anywidget is installed."""
-    anywidget = import_module("anywidget")
-    traitlets = import_module("traitlets")
-    fields = {
-        "__doc__": "The front end's model of an explorer.",
-        "__module__": __name__,
-        "_esm": _HERE / "explore.js",
-        "_css": _HERE / "explore.css",
-        "head": traitlets.Dict().tag(sync=True),
-    }
-    return type("ExploreWidget", (anywidget.AnyWidget,), fields)
+    about = "The front end's model of an explorer."
+    return widget_class("ExploreWidget", about, _HERE, ["explore.js"], ["explore.css"], synced="head")

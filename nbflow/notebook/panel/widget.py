@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from nbflow.notebook.frontend import widget_class
 from nbflow.notebook.panel import rows as r
 from nbflow.notebook.panel import words
 from nbflow.notebook.panel.model import Model
@@ -23,10 +23,9 @@ MIME = "application/vnd.jupyter.widget-view+json"
 MAX_LINES = 30
 TRACEBACK_BYTES = 24_000
 SNAPSHOT_EVERY_S = 3.0
-SCRIPTS = ("panel-tabs.js", "panel.js")
-STYLES = ("panel.css", "panel-tabs.css")
+_SCRIPTS = ("panel-tabs.js", "panel.js")
+_STYLES = ("panel.css", "panel-tabs.css")
 """The parts of the widget's script and of its styles, which are joined into one."""
-_HERE = Path(__file__).parent
 
 
 def encode(
@@ -174,18 +173,5 @@ def _delta(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _widget_class() -> Any:
-    """Make the widget's class; here, because its base is only importable where anywidget is installed."""
-    anywidget = import_module("anywidget")
-    traitlets = import_module("traitlets")
-    fields = {
-        "__doc__": "The front end's model of a panel.",
-        "__module__": __name__,
-        "_esm": _joined(SCRIPTS),
-        "_css": _joined(STYLES),
-        "snapshot": traitlets.Dict().tag(sync=True),
-    }
-    return type("PanelWidget", (anywidget.AnyWidget,), fields)
-
-
-def _joined(names: tuple[str, ...]) -> str:
-    return "\n".join((_HERE / name).read_text("utf-8") for name in names)
+    about = "The front end's model of a panel."
+    return widget_class("PanelWidget", about, Path(__file__).parent, _SCRIPTS, _STYLES, synced="snapshot")
