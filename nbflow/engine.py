@@ -218,8 +218,9 @@ class Runtime:
             TaskError: Calls failed; it names them. (It is a RuntimeError too.)
             KeyboardInterrupt: While waiting; what was waited for has been cancelled then.
         """
-        own = self._tally.under(_calls_around())
+        own: set[int] = set()
         try:
+            own = self._tally.under(_calls_around())
             with self._tally.waiting(own):
                 while (found := self._tally.next(own)) is not None:
                     entry, over = found

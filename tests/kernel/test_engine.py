@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 SETUP = """
-import asyncio, os, sys, time
+import asyncio, os, sys, threading, time
 from nbflow import Runtime, shell, submit
 
 rt = Runtime(python_threads=2)
@@ -22,6 +22,22 @@ def slow():
 def nap():
     for _ in range(600):
         time.sleep(0.05)
+
+def announce(name):
+    # Print "began" as soon as the main thread waits in a function of that name.
+    main = threading.main_thread().ident
+
+    def look():
+        names = []
+        while not (name in names and names[0] == "wait"):
+            time.sleep(0.001)
+            frame, names = sys._current_frames()[main], []
+            while frame is not None:
+                names.append(frame.f_code.co_name)
+                frame = frame.f_back
+        print("began", flush=True)
+
+    threading.Thread(target=look, daemon=True).start()
 
 def pids(path):
     while not (os.path.exists(path) and open(path).read().endswith("\\n")):
@@ -65,7 +81,7 @@ def interrupted(kernel: Any, cell: str) -> None:
 @pytest.mark.kernel
 def test_interrupt_while_waiting_for_all(ready: Any) -> None:
     """What was waited for is cancelled, queued or running, and the runtime works on."""
-    interrupted(ready, "handles = [rt.submit(nap) for _ in range(5)]\nprint('began', flush=True)\nrt.wait_all()")
+    interrupted(ready, "handles = [rt.submit(nap) for _ in range(5)]\nannounce('wait_all')\nrt.wait_all()")
     ready.ok("rt.wait_all()")
     assert ready.value("[handle.cancelled() for handle in handles]") == [True] * 5
     assert ready.value("rt.submit(len, [1, 2]).get()") == 2
@@ -75,7 +91,7 @@ def test_interrupt_while_waiting_for_all(ready: Any) -> None:
 @pytest.mark.parametrize(
     "cell",
     [
-        "h = submit(sleeper, 'a'); pid = pids('a'); print('began', flush=True); h.get()",
+        "h = submit(sleeper, 'a'); pid = pids('a'); announce('get'); h.get()",
         "t = asyncio.create_task(shell.run_async([sys.executable, '-c', CODE, 'b']))\n"
         "pid = await asyncio.to_thread(pids, 'b')\nprint('began', flush=True)\nawait t",
     ],

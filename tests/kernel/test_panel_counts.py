@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +29,7 @@ class FrontEnd:
     """Runs cells as JupyterLab does: it answers questions, says hello to widgets, and counts what comes.
 
     Attributes:
-        sent: Time, type and size of each message of the last cell that belongs to a widget or a display.
+        sent: Wall-clock seconds when the kernel sent it, type and size of each message of the last cell that belongs to a widget or a display.
         comms: Ids of the comms that are open.
         outputs: What the last cell leaves in the notebook.
     """
@@ -55,12 +54,12 @@ class FrontEnd:
             if kind == "status" and content["execution_state"] == "idle":
                 break
             assert kind != "error", content
-            self._take(kind, content)
+            self._take(kind, content, message["header"]["date"].timestamp())
         self._client.get_shell_msg(timeout=60)
 
-    def _take(self, kind: str, content: dict[str, Any]) -> None:
+    def _take(self, kind: str, content: dict[str, Any], when: float) -> None:
         if kind in ("comm_open", "comm_msg", "comm_close", "display_data", "update_display_data"):
-            self.sent.append((time.monotonic(), kind, len(json.dumps(content))))
+            self.sent.append((when, kind, len(json.dumps(content))))
         if kind == "comm_open":
             self.comms.add(content["comm_id"])
             if "_esm" in content["data"].get("state", {}):

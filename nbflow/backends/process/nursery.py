@@ -219,6 +219,7 @@ def serve(number: int, wanted: list[str]) -> None:
             sockets[1].close()
             born[pid] = sockets[2]
             _tell(sockets[2], BORN, pid)
+    signal.set_wakeup_fd(-1)  # the ends of those that follow must not be told to a socket that is about to close
     for pid in born:
         try:
             os.killpg(pid, signal.SIGKILL)

@@ -7,6 +7,7 @@ imported when a widget is made, and script and styles are files of this package,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,10 @@ MIME = "application/vnd.jupyter.widget-view+json"
 MAX_LINES = 30
 TRACEBACK_BYTES = 24_000
 SNAPSHOT_EVERY_S = 3.0
+BYTES_PER_S = 2800
+"""What a live run may send; a frame that would go beyond it waits for the next one, which holds its news as well."""
+_LONGEST_WAIT_S = 3.0
+_ENVELOPE_BYTES = 120
 _SCRIPTS = ("panel-tabs.js", "panel.js")
 _STYLES = ("panel.css", "panel-tabs.css")
 """The parts of the widget's script and of its styles, which are joined into one."""
@@ -104,6 +109,7 @@ class LiveWidget:
         self._sent: dict[str, Any] = {"head": {}, "order": [], "rows": {}}
         self._snapshot_at = float("-inf")
         self._unsaved = False
+        self._paid_until = float("-inf")
 
     @property
     def comm(self) -> Any:
@@ -116,7 +122,7 @@ class LiveWidget:
         return {"version_major": 2, "version_minor": 1, "model_id": self._widget.model_id}
 
     def send(self, state: dict[str, Any], now: float) -> bool:
-        """Send what differs from what was sent before; nothing if nothing does.
+        """Send what differs from what was sent before; nothing if nothing does, or if too much was sent just now.
 
         Args:
             state: What `encode` returned.
@@ -125,15 +131,27 @@ class LiveWidget:
         Returns:
             Whether a message went out.
         """
+        if now < self._paid_until and state["head"]["live"]:
+            return False
         message = _delta(self._sent, state)
         self._sent = state
         if message:
-            self._widget.send({"kind": "frame", "now": now, **message})
+            frame = {"kind": "frame", "now": now, **message}
+            self._widget.send(frame)
+            self._pay(frame, now)
             self._unsaved = True
-        if self._unsaved and now - self._snapshot_at >= SNAPSHOT_EVERY_S:
-            self._snapshot_at, self._unsaved = now, False
-            self._widget.snapshot = {**state, "now": now}
+        if self._unsaved and now >= self._snapshot_at:
+            snapshot = {**state, "now": now}
+            self._widget.snapshot = snapshot
+            self._snapshot_at = now + max(SNAPSHOT_EVERY_S, 5 * self._pay(snapshot, now))
+            self._unsaved = False
         return bool(message)
+
+    def _pay(self, content: dict[str, Any], now: float) -> float:
+        """Count a message, and return the seconds it is worth; the next one waits so long, but what was quiet counts."""
+        cost = (len(json.dumps(content)) + _ENVELOPE_BYTES) / BYTES_PER_S
+        self._paid_until = min(max(self._paid_until, now - 0.3) + cost, now + _LONGEST_WAIT_S)
+        return cost
 
     def answer(self, content: dict[str, Any], ok: bool) -> None:
         """Tell the front end that a click was heard, and whether there was anything to stop or to run again."""
