@@ -29,7 +29,8 @@ class FrontEnd:
     """Runs cells as JupyterLab does: it answers questions, says hello to widgets, and counts what comes.
 
     Attributes:
-        sent: Wall-clock seconds when the kernel sent it, type and size of each message of the last cell that belongs to a widget or a display.
+        sent: When the kernel sent it (wall-clock seconds), type and size of each message of the last cell that
+            belongs to a widget or a display.
         comms: Ids of the comms that are open.
         outputs: What the last cell leaves in the notebook.
     """

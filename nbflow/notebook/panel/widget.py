@@ -148,7 +148,7 @@ class LiveWidget:
         return bool(message)
 
     def _pay(self, content: dict[str, Any], now: float) -> float:
-        """Count a message, and return the seconds it is worth; the next one waits so long, but what was quiet counts."""
+        """Count a message; return the seconds it is worth, for which the next one waits, less what was quiet."""
         cost = (len(json.dumps(content)) + _ENVELOPE_BYTES) / BYTES_PER_S
         self._paid_until = min(max(self._paid_until, now - 0.3) + cost, now + _LONGEST_WAIT_S)
         return cost
