@@ -96,26 +96,29 @@ class SessionContext:
         self._random: Callable[[], float] | None = None
         for observer in observers:
             self.fanout.add(observer)
-        own = plugins if isinstance(plugins, (list, tuple)) else () if plugins is None else (plugins,)
-        if parent is None:
-            # A worker's hooks are those of its coordinator, which hears of all that happens here.
-            installed = _hooks.installed_plugins() if self.settings.load_plugins and not is_worker() else ()
-            everybody = (*registered_plugins(), *installed, *own)
-        else:
-            inherited_plugins = parent.hooks.plugins if parent.hooks is not None else ()
-            everybody = (*inherited_plugins, *own)
-        if parent is not None and not own:
-            self.hooks: Hooks | None = parent.hooks
-        else:
-            distinct: list[Any] = []  # pluggy refuses equal ones, and they need not be hashable
-            for plugin in everybody:
-                if plugin not in distinct:
-                    distinct.append(plugin)
-            self.hooks = _hooks.Hooks(distinct) if distinct else None
+        self.hooks: Hooks | None = self._gather_hooks(plugins)
         if backend is not None:
             self._backend = self._checked_backend(backend)
         self._bars: bool = self.settings.tqdm and (parent is None or self._own_settings) and bars.pick_up()
         self._opened = self.clock.monotonic()
+
+    def _gather_hooks(self, plugins: Any) -> Hooks | None:
+        """Gather the plugins of this session: those around it, or the registered and installed ones, and its own."""
+        own = plugins if isinstance(plugins, (list, tuple)) else () if plugins is None else (plugins,)
+        parent = self.parent
+        if parent is None:
+            # A worker's hooks are those of its coordinator, which hears of all that happens here.
+            installed = _hooks.installed_plugins() if self.settings.load_plugins and not is_worker() else ()
+            everybody = (*registered_plugins(), *installed, *own)
+        elif not own:
+            return parent.hooks
+        else:
+            everybody = (*(parent.hooks.plugins if parent.hooks is not None else ()), *own)
+        distinct: list[Any] = []  # pluggy refuses equal ones, and they need not be hashable
+        for plugin in everybody:
+            if plugin not in distinct:
+                distinct.append(plugin)
+        return _hooks.Hooks(distinct) if distinct else None
 
     # -- identity -----------------------------------------------------------------------------------------------
 

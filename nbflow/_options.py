@@ -38,18 +38,7 @@ def make_spec(func: Callable[..., Any], chosen: dict[str, Any], defaults: dict[s
     if chosen["name"] is not None and "." in name and _has_dot(name):
         raise DefinitionError(f"name={name!r} must not contain a dot; use '-' or '_' instead.")
     name = name if names else name.format()  # only a template needs its literal braces doubled
-    retry_on = chosen["retry_on"]
-    policy = Policy(
-        retries=chosen["retries"],
-        delay_s=chosen["retry_delay"],
-        backoff=chosen["backoff"],
-        jitter=chosen["jitter"],
-        retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
-        timeout_s=chosen["timeout"],
-    )
-    idle = [option for option in RETRY_OPTIONS if not policy.retries and chosen[option] != defaults[option]]
-    if idle:
-        raise DefinitionError(f"{', '.join(idle)} has no effect without retries; add retries=1 or more.")
+    policy = _policy_of(chosen, defaults)
     cache, store = _checked_cache(chosen)
     _check_stream(kind, policy, cache)
     _check_names("ignore", chosen["ignore"], parameters)
@@ -88,6 +77,23 @@ def make_spec(func: Callable[..., Any], chosen: dict[str, Any], defaults: dict[s
         template_names=names,
         plain=policy == NO_RETRY and not cache and chosen["dataset"] is None,
     )
+
+
+def _policy_of(chosen: dict[str, Any], defaults: dict[str, Any]) -> Policy:
+    """Return how often a task is tried and for how long; options of retries mean nothing without them."""
+    retry_on = chosen["retry_on"]
+    policy = Policy(
+        retries=chosen["retries"],
+        delay_s=chosen["retry_delay"],
+        backoff=chosen["backoff"],
+        jitter=chosen["jitter"],
+        retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
+        timeout_s=chosen["timeout"],
+    )
+    idle = [option for option in RETRY_OPTIONS if not policy.retries and chosen[option] != defaults[option]]
+    if idle:
+        raise DefinitionError(f"{', '.join(idle)} has no effect without retries; add retries=1 or more.")
+    return policy
 
 
 def _has_dot(name: str) -> bool:
