@@ -34,7 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out browser tests where there is no browser, unless that is said to be an error."""
+    """Put files with slow tests first, and leave out browser tests where there is no browser.
+
+    Processes that share the tests take file by file, so a long one at the end would keep all but one waiting. That
+    there is no browser can be made an error by `NBFLOW_REQUIRE_BROWSER=1`.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     if os.environ.get("NBFLOW_REQUIRE_BROWSER"):
         return
     if find_spec("playwright") is None or not (shutil.which("chromium") or shutil.which("chromium-browser")):

@@ -59,6 +59,10 @@ def _one_stuck(folder: str, index: int) -> int:
     return index
 
 
+def _written(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
 def _canceller(context: SessionContext, folder: Path, done: list[bool]) -> Callable[[], None]:
     """Return what cancels the item that is stuck, once that is seen to run."""
 
@@ -66,7 +70,7 @@ def _canceller(context: SessionContext, folder: Path, done: list[bool]) -> Calla
         def runs() -> Any:
             return [state for state in context.live_maps() if _STUCK in [item[0] for item in state.running_items()]]
 
-        state = _until(lambda: (folder / f"{_STUCK}").exists() and runs())[0]
+        state = _until(lambda: _written(folder / f"{_STUCK}") and runs())[0]
         done.append(context.cancel(state.id, index=_STUCK))
         done.append(context.cancel(state.id, index=_STUCK))
 

@@ -47,6 +47,7 @@ for line in sys.stdin:  # a writer for each line, killed by the parent; forking 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_writers_leave_only_whole_values(folder: Path) -> None:
     """Two hundred writers are killed at random moments: every value that is found is whole and under its key."""

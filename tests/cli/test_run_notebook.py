@@ -210,6 +210,7 @@ def test_quiet_says_nothing_when_all_is_well(cli: Cli, notebook: Book) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_beginners_mistakes_get_an_answer(cli: Cli, notebook: Book, tmp_path: Path) -> None:
     """A magic before the extension is loaded; a typo in its options; a forgotten await."""
     notebook("%%task numbers\nx = 1", "%load_ext nbflow")

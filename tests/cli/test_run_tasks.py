@@ -86,6 +86,7 @@ def test_the_second_run_computes_nothing_and_shows_the_same(cli: Cli, notebook: 
     assert [printed(tmp_path / "book.executed.ipynb", n) for n in (1, 2)] == before
 
 
+@pytest.mark.slow
 def test_force_computes_everything_anew(cli: Cli, notebook: Book, tmp_path: Path) -> None:
     """--force runs every body and overwrites what was stored."""
     notebook(SETUP, CELL, WORK)

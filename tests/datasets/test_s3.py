@@ -81,6 +81,7 @@ def test_a_short_failure_is_retried(proxy: Any, place: Callable[..., DatasetStor
     assert store.load("a.json") == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [403, 500, "drop"])
 def test_a_lasting_failure_is_a_clear_error(proxy: Any, place: Callable[..., DatasetStore], fault: int | str) -> None:
     """It names the dataset and the place, and what was there before is still there, whole."""

@@ -89,6 +89,7 @@ def shown(kernel: Any, cells: list[str]) -> list[Any]:
     return [kernel.ok(cell).plain for cell in [*cells, STATE]]
 
 
+@pytest.mark.slow
 def test_a_notebook_of_tasks_shows_what_the_plain_one_shows(start_kernel: Any) -> None:
     """All outputs and all variables are equal: plain, all tasks for the first time, after a restart, and once more."""
     tasks = [("%%task -q\n" if "axes.set_xlabel" in cell else "%%task\n") + cell for cell in ANALYSIS]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 GALLERY = sorted(Path(__file__).with_name("gallery").glob("*.py"))
 NAMES = [path.stem for path in GALLERY]

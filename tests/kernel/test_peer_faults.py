@@ -382,6 +382,7 @@ def _asked(kernel: Any, case: Case) -> tuple[Any, bool]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.kernel
 @pytest.mark.timeout(300)
 def test_no_wrong_answer_of_the_peers(kernel: Any) -> None:

@@ -333,6 +333,7 @@ def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
         tasks.close()
 
 
+@pytest.mark.slow
 @settings(
     max_examples=3000 if LONG else 30,
     deadline=None,

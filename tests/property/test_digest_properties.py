@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import pickle
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nbflow.cache import digest
+
+TIMES_MORE = 10 if os.environ.get("NBFLOW_LONG") else 1
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text() | st.binary()
 TIMES = st.datetimes(timezones=st.none() | st.timezones()) | st.dates() | st.times() | st.timedeltas()
@@ -61,14 +65,15 @@ def shuffled(value: Any) -> Any:
 
 
 @given(VALUES, VALUES)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250 * TIMES_MORE, deadline=None)
 def test_equal_digest_exactly_for_equal_canonical_value(one: Any, other: Any) -> None:
     """Two values share a digest exactly when they are the same by the rules."""
     assert (digest(one) == digest(other)) == (canonical(one) == canonical(other))
 
 
+@pytest.mark.slow
 @given(VALUES)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250 * TIMES_MORE, deadline=None)
 def test_order_and_identity_do_not_count(value: Any) -> None:
     """A rebuilt value has the same digest, inside other values too."""
     other = shuffled(value)
@@ -81,7 +86,7 @@ def test_order_and_identity_do_not_count(value: Any) -> None:
     st.lists(st.text(alphabet="ab-", max_size=3), max_size=12),
     st.lists(st.text(alphabet="ab-", max_size=3), max_size=12),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200 * TIMES_MORE, deadline=None)
 def test_neighbours_never_run_into_each_other(one: list[str], other: list[str]) -> None:
     """Lists of short texts collide in no container: list, tuple, object array, dict."""
     for wrap in (list, tuple, lambda texts: np.array(texts, object), lambda texts: dict(enumerate(texts))):
@@ -94,7 +99,7 @@ def test_neighbours_never_run_into_each_other(one: list[str], other: list[str]) 
         hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150 * TIMES_MORE, deadline=None)
 def test_layout_of_arrays_does_not_count(array: Any) -> None:
     """Copies, Fortran order and strided views have one digest; another shape or dtype has another."""
     name = digest(array)

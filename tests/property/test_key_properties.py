@@ -69,6 +69,7 @@ def shown(seed: int, *texts: list[str]) -> str:
     return f"seed {seed}\n" + "\n=====\n".join("\n".join(cells[1:]) for cells in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600 * LONG)
 def test_programs_have_one_key_for_each_meaning() -> None:
     """A program in other words has the same key, one with a reachable edit another; no other edit counts."""
