@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from nbflow.errors import SessionError
+from nbflow.errors import DefinitionError, SessionError
 from nbflow.runtime.current import ambient
 
 if TYPE_CHECKING:
@@ -39,5 +39,8 @@ def explore(subject: Any, /, *, prefetch: Literal["off", "neighbours"] = "off", 
     """
     if ambient.explore is None:
         raise SessionError("There is nothing to show controls in: run %load_ext nbflow in a notebook first.")
-    found: Explorer = ambient.explore(subject, ranges, prefetch=prefetch)
+    try:
+        found: Explorer = ambient.explore(subject, ranges, prefetch=prefetch)
+    except DefinitionError as error:  # what is wrong stands in the user's cell, not in ours
+        raise error.with_traceback(None) from error.__cause__
     return found

@@ -48,13 +48,6 @@ def _nothing_left() -> None:
 
 @pytest.fixture
 def lab(server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Return a JupyterLab (`harness.Lab`) with an empty folder; an indirect parameter gives further user settings."""
-    yield server.fresh(getattr(request, "param", None))
-    server.clear()
-
-
-@pytest.fixture
-def notebook7(server: Any) -> Iterator[Any]:
-    """Return a Notebook 7 with an empty folder, with the same methods."""
-    yield server.fresh(front="notebook")
+    """Return a JupyterLab (`harness.Lab`) with an empty folder; an indirect parameter holds arguments of `fresh`."""
+    yield server.fresh(**getattr(request, "param", {}))
     server.clear()

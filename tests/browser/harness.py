@@ -2,7 +2,8 @@
 
 `Lab` starts a server on the loopback address with a random port, a random token and throw-away folders, and opens
 notebooks in the system's Chromium through playwright; `Page` runs cells, reads outputs, clicks and takes pictures.
-Everything that was started is ended by its process id, and nothing is downloaded.
+JupyterLab is loaded once and shows one notebook after the other. Everything that was started is ended by its process
+id, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ QUIET = {
     },
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
 }
-# What a stock server writes to the console, which says nothing about a notebook.
+# What a stock server writes to the console, which says nothing about a notebook; the last two are what is left of one
+# that was closed while its kernel started.
 NOISE = re.compile(
     r"favicon|status of 404|Failed to load resource|ResizeObserver loop|React DevTools|lsp|GPU stall"
     r"|was preloaded using link preload|reading 'schema'|Command '[^']+' not registered"
+    r"|^Disposed$|^WebSocket connection to '[^']*/api/kernels/[^']*' failed: .* 404$"
 )
 # What a front end says about a widget that it cannot show.
 DEAD_WIDGET = re.compile(
@@ -64,6 +67,20 @@ _PANEL = """() => {
             if (widget.content && widget.content.widgets && widget.sessionContext) return widget;
         return null;
     };
+}"""
+_OPEN = """async path => {
+    const app = window.jupyterapp || window.jupyterlab;
+    const opened = await app.commands.execute('docmanager:open', { path });
+    await opened.context.ready;
+}"""
+# The front end ends the kernels by itself: else it would try to reach them again, while another notebook is shown.
+_CLOSE = """async () => {
+    for (const button of document.querySelectorAll('.jp-Dialog .jp-mod-reject')) button.click();
+    const app = window.jupyterapp || window.jupyterlab;
+    for (const widget of [...app.shell.widgets('main')]) {
+        if (widget.sessionContext?.session) await widget.sessionContext.shutdown();
+        widget.dispose();
+    }
 }"""
 _IDLE = """() => {
     const session = window.currentNotebook()?.sessionContext.session;
@@ -141,6 +158,7 @@ class Lab:
         self._base = ""
         self.foreign: list[str] = []
         self._stack = ExitStack()
+        self._loaded: Page | None = None
 
     def __enter__(self) -> Lab:
         with ExitStack() as stack:
@@ -166,14 +184,20 @@ class Lab:
         self.front = front
         self.root = self._top / f"scene-{self._scenes}"
         self.root.mkdir()
-        shutil.rmtree(self._folder / "settings", ignore_errors=True)
-        self._write_settings({**self._settings, **(settings or {})})
+        wanted = {**QUIET, **(settings or {})}
+        if wanted != self._settings:
+            self._settings, self._loaded = wanted, None  # they are read when Lab is loaded
+            shutil.rmtree(self._folder / "settings", ignore_errors=True)
+            self._write_settings(wanted)
         return self
 
     def clear(self) -> None:
-        """Close all pages and end all kernels."""
+        """Close all notebooks, end all kernels, and close all pages but the one in which Lab is loaded."""
         for page in self._context.pages[1:]:
-            page.close()
+            if self._loaded is None or page is not self._loaded.page:
+                page.close()
+        if self._loaded is not None:
+            self._loaded.page.evaluate(_CLOSE)
         self.end_kernels()
 
     def open(self, cells: Sequence[str] | None = None, name: str = "test.ipynb") -> Page:
@@ -183,14 +207,27 @@ class Lab:
         """
         if cells is not None:
             write_notebook(self.root / name, cells)
-        return Page(self, self._context.new_page(), name, self._start_s, kernel=cells is not None)
+        page = self._loaded if self.front == "lab" else None
+        if page is None:
+            page = Page(self, self._context.new_page(), self._start_s)
+            page.load(name)
+            self._loaded = page if self.front == "lab" else self._loaded
+        else:
+            page.turn_to(name)
+        if cells is not None:
+            page.wait_idle(self._start_s)
+        return page
 
-    def url(self, name: str, *, reset: bool = True) -> str:
+    def path(self, name: str) -> str:
+        """Return the server's path of a notebook."""
+        return (self.root / name).relative_to(self._top).as_posix()
+
+    def url(self, name: str) -> str:
         """Return the address of a notebook in the front end."""
-        path = (self.root / name).relative_to(self._top).as_posix()
+        path = self.path(name)
         if self.front == "notebook":
             return f"{self._base}/notebooks/{path}?token={self._token}"
-        return f"{self._base}/doc/tree/{path}?token={self._token}{'&reset' if reset else ''}"
+        return f"{self._base}/doc/tree/{path}?token={self._token}&reset"
 
     def api(self, method: str, path: str) -> Any:
         """Call the server's REST API and return its decoded answer."""
@@ -311,17 +348,28 @@ class Page:
         console: Errors that the page wrote to its console, without a stock server's noise.
     """
 
-    def __init__(self, lab: Lab, page: Any, name: str, start_s: float, *, kernel: bool) -> None:
+    def __init__(self, lab: Lab, page: Any, start_s: float) -> None:
         self.lab = lab
         self.page = page
         self.console: list[str] = []
+        self._start_s = start_s
+        self._name = ""
         page.on("console", self._on_console)
         page.on("pageerror", self._on_error)
-        page.goto(lab.url(name), timeout=start_s * 1000)
-        page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=start_s * 1000)
-        page.evaluate(_PANEL)
-        if kernel:
-            self.wait_idle(start_s)
+
+    def load(self, name: str) -> None:
+        """Load the front end with this notebook."""
+        self._name = name
+        self.page.goto(self.lab.url(name), timeout=self._start_s * 1000)
+        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=self._start_s * 1000)
+        self.page.evaluate(_PANEL)
+
+    def turn_to(self, name: str) -> None:
+        """Show this notebook instead, in the front end that is loaded."""
+        self._name = name
+        self.console.clear()
+        self.page.evaluate(_OPEN, self.lab.path(name))
+        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=self._start_s * 1000)
 
     def _on_error(self, error: Any) -> None:
         if not NOISE.search(str(error)):
@@ -367,9 +415,7 @@ class Page:
 
     def reload(self) -> None:
         """Load the page anew, as F5 does, and wait for the notebook; the kernel stays."""
-        self.page.reload()
-        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
-        self.page.evaluate(_PANEL)
+        self.load(self._name)
 
     def save(self) -> Path:
         """Save, and return the file."""

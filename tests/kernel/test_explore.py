@@ -56,7 +56,9 @@ class Front:
 @pytest.fixture(scope="module")
 def live(start_kernel_once: Callable[..., Any]) -> Any:
     """A kernel whose front end runs widgets."""
-    kernel = start_kernel_once(env={"NBFLOW_PROGRESS": "widget"})
+    kernel = start_kernel_once(
+        env={"NBFLOW_PROGRESS": "widget", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    )
     kernel.ok(
         "import time\nfrom nbflow import explore, save_dataset, task\nfrom nbflow.sessions import current_session"
     )
@@ -145,7 +147,9 @@ def test_failures_and_wrong_use(live: Any) -> None:
         "explore(fails, n=(1, 2), prefetch='all')": "must be one of off, neighbours",
         "explore(3, n=(1, 2))": "give a task, or the name",
     }.items():
-        assert says in live.run(code).traceback, code
+        told = live.run(code).traceback
+        assert says in told, code
+        assert told.count("nbflow/") <= 1, "IPython shows the last frame, more of ours are of no use"
 
 
 def test_what_was_printed_is_shown_again_while_it_is_known(live: Any) -> None:
@@ -164,7 +168,7 @@ def test_what_was_printed_is_shown_again_while_it_is_known(live: Any) -> None:
 def test_reruns_and_figures_leave_nothing_behind(live: Any) -> None:
     """A cell that runs again closes what it showed before; figures stay in their result."""
     live.ok("import matplotlib.pyplot as plt\ndef draw(n):\n    plt.plot([0, n])\n    return 'drawn'")
-    comms = []
+    comms, parts = [], []
     for _ in range(5):
         front = Front(live, live.ok("explore(draw, n=(1, 3))", cell_id="drawing"))
         parts = front.first()["parts"]
@@ -175,6 +179,30 @@ def test_reruns_and_figures_leave_nothing_behind(live: Any) -> None:
     closed = live.ok("current_session().close()")
     assert closed.stderr == ""
     live.ok("%reload_ext nbflow")
+
+
+def test_figures_of_calls_and_cells_do_not_mix(live: Any) -> None:
+    """A call and a cell that draw with pyplot at the same moment have each their own figure, with their own lines."""
+    live.ok(
+        "import threading, matplotlib.pyplot as plt\n"
+        "turn = [threading.Event() for _ in range(4)]\n"
+        "def late(n):\n"
+        "    if n == 1: return n\n"
+        "    plt.plot([0, 1]); turn[0].set(); turn[1].wait(20)\n"
+        "    plt.plot([0, 2]); turn[2].set(); turn[3].wait(20)\n"
+        "    return [len(axes.lines) for axes in plt.gcf().axes], plt.get_fignums()"
+    )
+    front = Front(live, live.ok("mixed = explore(late, n=(1, 2)); mixed"))
+    front.first()
+    drawn = live.ok(
+        "mixed.set(n=2); _ = turn[0].wait(20); plt.plot([3, 4]); turn[1].set(); _ = turn[2].wait(20)\n"
+        "plt.plot([5, 6]); here = [len(axes.lines) for axes in plt.gcf().axes], plt.get_fignums()"
+    )
+    assert sum("image/png" in each.get("data", {}) for each in drawn.outputs) == 1
+    live.ok("turn[3].set(); there = mixed.value")
+    assert live.value("here, there") == (([2], [1]), ([2], [1]))
+    assert [kind for kind, _ in front.first()["parts"]] == ["text", "png"]
+    assert live.value("plt.get_fignums()") == []
 
 
 def test_neighbours_are_computed_ahead(start_kernel: Callable[..., Any]) -> None:

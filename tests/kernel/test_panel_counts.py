@@ -99,7 +99,7 @@ def test_messages_are_few_at_any_rate_and_none_while_nothing_changes(front: Fron
     )
     took = front.sent[-1][0] - front.sent[0][0]
     messages, size = steady(front.sent, max(took, 1.0))
-    assert messages <= 12
+    assert 1 <= messages <= 12
     assert size <= 3000
     front.run("wait(4)")
     assert sum(kind == "comm_msg" for _, kind, _ in front.sent) <= 6, "it begins, and a snapshot follows"
@@ -109,13 +109,18 @@ def test_messages_are_few_at_any_rate_and_none_while_nothing_changes(front: Fron
 def test_reruns_leave_no_comm_and_no_growth(front: FrontEnd) -> None:
     """A cell that is run again and again leaves as much as the first time: a small static bundle, and no open comm."""
     sizes = []
-    for _ in range(25):
-        front.run("nbflow.map_tasks(same, range(10_000), backend='thread'); wait(0.35)")
+    for number in range(101):
+        # The first panel appears by itself; the others are asked for, which does not take the time until it would.
+        appears = "wait(0.4)" if number == 0 else "_ = nbflow.panel()"
+        front.run(f"nbflow.map_tasks(same, range(500), backend='thread'); {appears}")
+        assert any(kind == "comm_open" for _, kind, _ in front.sent)
         sizes.append(sum(len(json.dumps(data)) for data in front.outputs.values()))
         assert not any(WIDGET in data for data in front.outputs.values())
+    front.run("nbflow.map_tasks(same, range(10_000), backend='thread'); _ = nbflow.panel()")
+    sizes.append(sum(len(json.dumps(data)) for data in front.outputs.values()))
     assert front.comms == set()
     assert max(sizes) <= 20_000
-    assert max(sizes) <= sizes[0] + 100
+    assert max(sizes[1:101]) <= sizes[1] + 100
     for _ in range(5):
         front.run("_ = nbflow.panel()")
     assert len(front.comms) <= 2, "the one that is shown again is alive, with its layout"

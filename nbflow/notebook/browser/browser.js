@@ -78,6 +78,8 @@ class Browser {
     this.body.addEventListener("keydown", (event) => this.key(event));
     this.hear = (message) => this.heard(message);
     model.on("msg:custom", this.hear);
+    this.lose = () => this.say("The kernel has ended: this is what there was. Run the cell again to browse on.", true);
+    model.on("comm_live_update", this.lose);
     this.list();
   }
 
@@ -273,6 +275,7 @@ class Browser {
   end() {
     clearTimeout(this.typed);
     this.model.off("msg:custom", this.hear);
+    this.model.off("comm_live_update", this.lose);
   }
 }
 

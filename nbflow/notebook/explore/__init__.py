@@ -20,7 +20,7 @@ from nbflow.handles import TaskHandle, submit
 from nbflow.hooks import Fanout
 from nbflow.notebook import output
 from nbflow.notebook.explore.controls import Control, Position, read_ranges
-from nbflow.notebook.explore.figures import Figures, guard, unguard
+from nbflow.notebook.explore.figures import Figures, separate
 from nbflow.notebook.explore.latest import Latest
 from nbflow.notebook.explore.results import NOTHING, Part, Quiet, Shown, error_parts, parts_of, text_of
 from nbflow.notebook.explore.subjects import Subject, cell_subject, task_subject
@@ -126,7 +126,7 @@ class Explorer:
         self._context = copy_context()
         self._context.run(current.enter, self._session)
         self._view = View(shell, session.settings.progress, self)
-        guard(shell)
+        separate(wanted=subject.draws)
         session.end_with(self)
 
     # -- for code
@@ -185,7 +185,6 @@ class Explorer:
         self._landed.set()
         self._view.close()
         self._session.close()
-        unguard(self._shell)
 
     def cancel(self, reason: str = "") -> None:
         """Close it, as the end of its session does."""

@@ -148,6 +148,8 @@ class Explorer {
     this.keep.addEventListener("click", () => this.send({ kind: "keep" }));
     this.hear = (message) => this.heard(message);
     model.on("msg:custom", this.hear);
+    this.lose = () => this.lost();
+    model.on("comm_live_update", this.lose);
     this.build(model.get("head"));
     this.send({ kind: "hello" });
   }
@@ -203,6 +205,16 @@ class Explorer {
     this.status.dataset.state = this.since ? "running" : "waiting";
     setText(this.status, this.since ? `running ${seconds(Date.now() - this.since)}` : "waiting");
     this.ticker ??= setInterval(() => this.tick(), TICK_MS);
+  }
+
+  /* The kernel is gone: the result stays, and there is nothing to be moved any more. */
+  lost() {
+    this.stop();
+    this.box.inert = true;
+    this.keep.disabled = true;
+    this.root.dataset.stale = true;
+    this.status.dataset.state = "failed";
+    setText(this.status, "the kernel has ended");
   }
 
   stop() {
@@ -277,6 +289,7 @@ class Explorer {
     this.stop();
     clearTimeout(this.timer);
     this.model.off("msg:custom", this.hear);
+    this.model.off("comm_live_update", this.lose);
   }
 }
 

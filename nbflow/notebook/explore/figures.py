@@ -1,42 +1,43 @@
-"""pyplot's figures that an explored call makes: taken for its result, and kept out of the cells that run meanwhile.
+"""pyplot's figures that an explored call makes: taken for its result, and never mixed with those of cells.
 
-pyplot has one list of open figures for the whole process, which the end of any cell shows and closes. A call is told
-apart by its context: matplotlib's own `figure.hooks` name each new figure to whoever collects there. While the end of a
-cell shows figures, those of calls are not in the list.
+pyplot keeps one list of open figures for the whole process, whose last one is what `plt.plot` draws on and which the
+end of any cell shows and closes. Here that list becomes many: each explored call, told apart by its context, has one
+of its own, and everybody else has the one that was there. So a call draws in its thread while a cell draws in the main
+one, and neither sees the other's figures.
 """
 
 from __future__ import annotations
 
 import base64
 import sys
-import threading
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, MutableMapping, ValuesView
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from io import BytesIO
+from types import CodeType
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
 
-__all__ = ["Figures", "guard", "note", "unguard"]
+__all__ = ["Figures", "mentions_pyplot", "separate"]
 
-_HOOK = f"{__name__}:note"
 _collector: ContextVar[Figures | None] = ContextVar("nbflow_figures", default=None)
-_guarded: WeakKeyDictionary[Any, _Guard] = WeakKeyDictionary()
 
 
 class Figures:
-    """The figures of one call."""
+    """The figures of one call.
+
+    Attributes:
+        open: pyplot's list of open figures while the call runs: managers by number, the current one last.
+    """
 
     def __init__(self) -> None:
-        self.made: list[Any] = []
-        _live.add(self)
+        self.open: OrderedDict[Any, Any] = OrderedDict()
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Collect the figures that are made in this context, and in those that begin in it."""
-        matplotlib = sys.modules.get("matplotlib")
-        if matplotlib is not None and _HOOK not in matplotlib.rcParams["figure.hooks"]:
-            matplotlib.rcParams["figure.hooks"] = [*matplotlib.rcParams["figure.hooks"], _HOOK]
+        """Let pyplot have this list of figures in this context, and in those that begin in it."""
+        separate()
         token = _collector.set(self)
         try:
             yield
@@ -44,96 +45,80 @@ class Figures:
             _collector.reset(token)
 
     def take(self, value: Any) -> tuple[str | None, list[str]]:
-        """Draw and close the figures, and `value` if it is one.
+        """Draw and close the figures, and draw `value` if it is one.
 
         Returns:
             `value` as a PNG picture in base64, None if it is no figure; and the other figures.
         """
-        made, self.made = self.made, []
+        made = [manager.canvas.figure for manager in self.open.values()]
         others = [_drawn(figure) for figure in made if figure is not value]
         drawn = _drawn(value) if _is_figure(value) else None
-        pyplot = sys.modules.get("matplotlib.pyplot")
-        if pyplot is not None:
-            for figure in (*made, *([value] if drawn else [])):
-                pyplot.close(figure)  # also one that pyplot does not know
+        if made:
+            with self.collecting():
+                sys.modules["matplotlib.pyplot"].close("all")
         return drawn, others
 
 
-_live: WeakSet[Figures] = WeakSet()
-_showing = threading.Lock()
+class _Lists(MutableMapping[Any, Any]):
+    """Stands where pyplot has its list of open figures: that of the call whose context this is, else `everybody`'s."""
+
+    def __init__(self, everybody: OrderedDict[Any, Any]) -> None:
+        self.everybody = everybody
+
+    @property
+    def _here(self) -> OrderedDict[Any, Any]:
+        found = _collector.get()
+        return self.everybody if found is None else found.open
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._here[number]
+
+    def __setitem__(self, number: Any, manager: Any) -> None:
+        self._here[number] = manager
+
+    def __delitem__(self, number: Any) -> None:
+        del self._here[number]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._here)
+
+    def __reversed__(self) -> Iterator[Any]:
+        yield from reversed(self._here)
+
+    def __len__(self) -> int:
+        return len(self._here)
+
+    def values(self) -> ValuesView[Any]:
+        """The managers, as a view that can be reversed."""
+        return self._here.values()
+
+    def move_to_end(self, number: Any, last: bool = True) -> None:
+        """Make a figure the current one."""
+        self._here.move_to_end(number, last)
 
 
-def note(figure: Any) -> None:
-    """Take note of a new figure; matplotlib calls this."""
-    found = _collector.get()
-    if found is not None:
-        found.made.append(figure)
-        with _showing:  # matplotlib enters it into its list next: not while the end of a cell looks through that
-            pass
+def separate(*, wanted: bool = False) -> None:
+    """Give each explored call a list of figures of its own, from now on; idempotent.
+
+    Does nothing before matplotlib is there. It stays for good: a call that cannot be stopped may draw long after its
+    explorer is gone.
+
+    Args:
+        wanted: Import pyplot if nobody has: a call that does this itself is a call too late.
+    """
+    if wanted:
+        import_module("matplotlib.pyplot")
+    if "matplotlib.pyplot" not in sys.modules:
+        return
+    found = import_module("matplotlib._pylab_helpers").Gcf
+    if isinstance(found.figs, OrderedDict):
+        sys.modules["matplotlib"].get_backend()  # chosen here: in another thread it would miss the end of this cell
+        found.figs = _Lists(found.figs)
 
 
-class _Guard:
-    """Keeps the figures of calls out of what the end of a cell shows."""
-
-    def __init__(self, shell: Any) -> None:
-        self._events = shell.events
-        self._callbacks: list[Any] = shell.events.callbacks["post_execute"]
-        self._hidden: dict[Any, Any] = {}
-        self.users = 0
-        if "matplotlib.pyplot" in sys.modules:
-            sys.modules["matplotlib"].get_backend()  # chosen here: in another thread it would miss the end of this cell
-        self._events.register("pre_execute", self.arrange)
-        self.arrange()
-
-    def arrange(self) -> None:
-        """Be the first and the last at the end of a cell: the inline backend may have come meanwhile."""
-        self._take_out()
-        self._callbacks.insert(0, self.hide)
-        self._callbacks.append(self.show)
-
-    def remove(self) -> None:
-        """Leave the shell as it was found."""
-        self._events.unregister("pre_execute", self.arrange)
-        self._take_out()
-
-    def _take_out(self) -> None:
-        for callback in (self.hide, self.show):
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-
-    def hide(self) -> None:
-        """Before a cell's figures are shown."""
-        _showing.acquire()
-        helpers = sys.modules.get("matplotlib._pylab_helpers")
-        if helpers is not None:
-            ours = {id(figure) for each in list(_live) for figure in list(each.made)}
-            for number, manager in list(helpers.Gcf.figs.items()):
-                if id(manager.canvas.figure) in ours:
-                    self._hidden[number] = helpers.Gcf.figs.pop(number)
-
-    def show(self) -> None:
-        """After a cell's figures were shown."""
-        hidden, self._hidden = self._hidden, {}
-        if hidden:
-            sys.modules["matplotlib._pylab_helpers"].Gcf.figs.update(hidden)
-        if _showing.locked():
-            _showing.release()
-
-
-def guard(shell: Any) -> None:
-    """Keep figures of calls out of the cells of `shell`, until `unguard` was called as often."""
-    if shell not in _guarded:
-        _guarded[shell] = _Guard(shell)
-    _guarded[shell].users += 1
-
-
-def unguard(shell: Any) -> None:
-    """Undo one `guard`."""
-    found = _guarded[shell]
-    found.users -= 1
-    if found.users == 0:
-        found.remove()
-        del _guarded[shell]
+def mentions_pyplot(code: CodeType | None) -> bool:
+    """Whether a code object imports matplotlib or a part of it."""
+    return code is not None and any(name.partition(".")[0] == "matplotlib" for name in code.co_names)
 
 
 def _is_figure(value: Any) -> bool:

@@ -20,7 +20,7 @@ from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.errors import DefinitionError
 from nbflow.notebook import output
 from nbflow.notebook.cellkey import CellKeyer
-from nbflow.notebook.explore.figures import Figures
+from nbflow.notebook.explore.figures import Figures, mentions_pyplot
 from nbflow.notebook.explore.results import Quiet, Shown, parts_of
 from nbflow.notebook.graph import CellNode
 from nbflow.tasks import AsyncTask, SyncTask, Task, as_task
@@ -36,6 +36,7 @@ class Subject:
         title: What people call it.
         starts: Values that its controls begin with.
         text: Returns the text of a cell for a setting.
+        draws: Whether it imports matplotlib itself.
     """
 
     def __init__(
@@ -44,11 +45,14 @@ class Subject:
         title: str,
         starts: Mapping[str, Any],
         text: Callable[[Mapping[str, Any]], str],
+        *,
+        draws: bool = False,
     ) -> None:
         self.task = task
         self.title = title
         self.starts = dict(starts)
         self.text = text
+        self.draws = draws
 
     def key(self, session: Any, setting: Mapping[str, Any]) -> CacheKey | None:
         """Return the cache key of a setting; None where there is no cache, or the call itself will tell why not."""
@@ -95,7 +99,8 @@ def task_subject(task: Any, ranges: Mapping[str, Any], namespace: Mapping[str, A
     starts = {name: each.default for name, each in named.items() if each.default is not each.empty}
     name = next((each for each, value in namespace.items() if value is task), wanted.func.__name__)
     cached = wanted if wanted.spec.cache else wanted.with_options(cache="session")
-    return Subject(cached, wanted.name, starts, lambda setting: _call_text(name, setting, namespace))
+    draws = mentions_pyplot(getattr(inspect.unwrap(wanted.func), "__code__", None))
+    return Subject(cached, wanted.name, starts, lambda setting: _call_text(name, setting, namespace), draws=draws)
 
 
 def cell_subject(state: Any, node: CellNode, ranges: Mapping[str, Any]) -> Subject:
@@ -133,9 +138,13 @@ def cell_subject(state: Any, node: CellNode, ranges: Mapping[str, Any]) -> Subje
     )
     kind: type[Task[..., Any]] = AsyncTask if cell.is_async else SyncTask
     starts = {name: shell.user_ns[name] for name in ranges if name in shell.user_ns}
-    raw = _raw_text(state, node)
+    raw, task = _raw_text(state, node), kind(spec.func, spec, {})
     return Subject(
-        kind(spec.func, spec, {}), node.name, starts, lambda setting: _cell_text(raw, node, setting, assigned)
+        task,
+        node.name,
+        starts,
+        lambda setting: _cell_text(raw, node, setting, assigned),
+        draws=mentions_pyplot(run.main),
     )
 
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from nbflow._clock import SYSTEM_CLOCK, Clock
@@ -35,6 +36,8 @@ from nbflow.runtime.current import Call
 __all__ = ["PanelController"]
 
 _ITEMS_SHOWN = 6
+_ITEM_SHOWN_AFTER_S = 0.25
+"""A running item is worth a line then; of quicker ones one could not read the name, nor hit the button."""
 _IDLE_ROUNDS = 3
 """So many looks at nothing end the timer: a loop of quick calls keeps the one that it has."""
 _BEGINNINGS = frozenset({events.TaskQueued, events.TaskStarted, events.MapStarted})
@@ -227,12 +230,13 @@ class PanelController:
 
     def _run_of(self, told: events.Event | Call) -> Run | None:
         """Find the run that an event belongs to: what a cell submitted stays with it when the next cell runs."""
-        if self._current is not None and (len(self._runs) == 1 or self._current.knows(told)):
-            return self._current
+        current = self._current
+        if current is not None and (len(self._runs) == 1 or current.knows(told)):
+            return current
         for run in self._runs:
             if run.knows(told):
                 return run
-        if self._current is None and (type(told) is Call or type(told) in _BEGINNINGS):
+        if self._current is None and (isinstance(told, Call) or type(told) in _BEGINNINGS):
             began = told.time if isinstance(told, events.Event) else self._offset + (told.started or 0.0)
             model = Model(self._history)
             samples = Samples(model, self._offset)
@@ -244,10 +248,10 @@ class PanelController:
         """Read the counters of the maps that run; asks the session, so never under our lock."""
         now = self._clock.wall()
         for state in self._session.live_maps():
-            running = list(state.running_items())
+            running = (each for each in state.running_items() if now - self._offset - each[2] >= _ITEM_SHOWN_AFTER_S)
             items = tuple(
                 Item(f"{name}[{index}]" if "[" not in name else name, started + self._offset, worker or "", index)
-                for index, name, started, worker in running[:_ITEMS_SHOWN]
+                for index, name, started, worker in islice(running, _ITEMS_SHOWN)
             )
             yield MapSampled(
                 call_id=state.id,

@@ -233,10 +233,9 @@ class WidgetFace:
 
     def _open(self, model: Model, now: float, *, over: bool = False) -> None:
         self._model = model
-        self._widget = LiveWidget(self._heard)
+        self._widget = LiveWidget(self._heard, self._desk.encode(model, self._tap.way != "none", now), now)
         self._tap.listen(self._widget.comm, self._heard)
         self._born = now
-        self._widget.send(self._desk.encode(model, self._tap.way != "none", now), now)
         self._displays.append(self._screen.new(self._live_bundle(model, now, over=over)))
 
     def _live_bundle(self, model: Model, now: float, *, over: bool = False) -> dict[str, Any]:

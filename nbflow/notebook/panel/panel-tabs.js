@@ -20,6 +20,7 @@ class Tab {
   }
 
   ask() {
+    if (this.view.state.lost) return;
     this.askedAt = Date.now();
     this.final = !this.view.state.head.live;
     this.view.model.send({ kind: "ask", what: this.what, ...this.question });

@@ -2,7 +2,7 @@
  *
  * One `State` for each widget folds frames (differences) and snapshots; any number of views draw it. The kernel sends facts
  * only when something changed; stopwatches tick here, by the kernel's clock. Names of fields are those of `widget.encode`.
- * panel-tabs.js comes before this file in one script.
+ * panel-parts.js and panel-tabs.js come before this file in one script.
  */
 
 const STOPWATCH_MS = 200;
@@ -12,60 +12,6 @@ const HEARD_WITHIN_MS = 2000;
 const NOT_HEARD =
   "The kernel cannot hear this button while the cell runs. Press ■ (interrupt) in the toolbar: it cancels this run cleanly.";
 
-const ICONS = {
-  queued: "M8 2.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 0 0 0-11Z",
-  running: "M8 2.5a5.5 5.5 0 1 1-5.5 5.5",
-  retrying: "M13 8a5 5 0 1 1-1.6-3.7M13.2 2v3h-3",
-  done: "M3 8.5l3.4 3.4L13 4.8",
-  cached: "M8.8 2 4 9h3.4L6.8 14 12 7H8.4Z",
-  failed: "M4 4l8 8M12 4l-8 8",
-  "timed out": "M8 2.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 0 0 0-11ZM8 5v3.2l2 1.6",
-  cancelled: "M8 2.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 0 0 0-11ZM4.2 4.2l7.6 7.6",
-  "left running": "M4 8h.01M8 8h.01M12 8h.01",
-};
-
-/* Seconds as people read them; the same words as format_duration of the Python side. */
-function duration(seconds) {
-  if (seconds < 0.0995) return `${Math.max(0, Math.round(seconds * 1000))} ms`;
-  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
-  const whole = Math.round(seconds);
-  for (const [big, small, bigName, smallName] of [[86400, 3600, "d", "h"], [3600, 60, "h", "min"], [60, 1, "min", "s"]]) {
-    if (whole >= big) {
-      const low = Math.floor((whole % big) / small);
-      return `${Math.floor(whole / big)} ${bigName}${low ? ` ${low} ${smallName}` : ""}`;
-    }
-  }
-  return `${whole} s`;
-}
-
-/* For what is only guessed. */
-function roughly(seconds) {
-  return seconds < 59.5 ? `${Math.round(seconds)} s` : duration(seconds);
-}
-
-function element(tag, className, attributes = {}) {
-  const node = document.createElement(tag);
-  node.className = className;
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
-function icon(state) {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  for (const [name, value] of [["viewBox", "0 0 16 16"], ["width", "14"], ["height", "14"], ["aria-hidden", "true"]])
-    svg.setAttribute(name, value);
-  const path = document.createElementNS(space, "path");
-  path.setAttribute("d", ICONS[state] ?? ICONS.queued);
-  svg.append(path);
-  return svg;
-}
-
-/* Writing only what differs keeps text selectable and the page from laying out anew at every tick. */
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
 /* The facts, shared by all views of one widget. */
 class State {
   constructor() {
@@ -73,6 +19,7 @@ class State {
     this.order = [];
     this.rows = {};
     this.pending = new Map(); // what was clicked: row id, or "all" -> "sent" | "heard" | "unheard"
+    this.lost = false; // whether the kernel is gone
     this.ahead = 0; // seconds that the kernel's clock is ahead of ours
     this.views = new Set();
   }
@@ -108,6 +55,22 @@ class State {
     const row = this.rows[id];
     if (index === undefined) return !row || row.stop || row.retry;
     return this.head.live && (!row?.items || row.items.some((item) => item[3] === Number(index)));
+  }
+
+  /* The kernel is gone: nothing runs any more, and nobody answers what tabs and buttons ask. */
+  lose() {
+    this.lost = true;
+    for (const view of this.views) view.list.hidden = true;
+    if (!this.head.live) return;
+    this.head = { ...this.head, live: false, ended: this.now, text: `${this.head.text} · the kernel has ended` };
+    for (const row of Object.values(this.rows)) {
+      if (row.since) row.elapsed = duration(this.now - row.since);
+      if (["queued", "running", "retrying"].includes(row.state)) row.state = "cancelled";
+      for (const name of ["since", "expected", "items", "others", "stop", "retry"]) delete row[name];
+    }
+    this.pending.clear();
+    for (const view of this.views) view.choose("tasks");
+    this.draw();
   }
 
   setClock(now) {
@@ -230,7 +193,7 @@ class RowView {
     this.drawItems(row.items ?? [], row.others);
     this.bar.hidden = !row.bar;
     if (row.bar) {
-      row.bar.forEach((share, index) => (this.parts[index].style.width = `${share}%`));
+      this.parts.forEach((part, index) => (part.style.width = `${row.bar[index] ?? 0}%`));
       const sum = row.bar.reduce((a, b) => a + b, 0);
       this.bar.setAttribute("aria-valuenow", String(Math.round(sum)));
       this.bar.setAttribute("aria-label", `${row.name}: ${row.progress ?? ""}`);
@@ -478,9 +441,14 @@ export default () => {
         else if (message?.kind === "told") state.tell(message);
       };
       state.load(model.get("snapshot"));
+      const onLoss = () => state.lose();
       model.on("msg:custom", onMessage);
+      model.on("comm_live_update", onLoss);
       model.send({ kind: "hello" });
-      return () => model.off("msg:custom", onMessage);
+      return () => {
+        model.off("msg:custom", onMessage);
+        model.off("comm_live_update", onLoss);
+      };
     },
     render({ model, el }) {
       const view = new View(state, model, el.appendChild(document.createElement("div")));

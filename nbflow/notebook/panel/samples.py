@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nbflow.core import events
+from nbflow.core.spec import TaskSpec
 from nbflow.notebook.panel.model import Model
 from nbflow.notebook.panel.rows import Counts
 from nbflow.notebook.panel.tree import FOLD_ABOVE, MAX_ROWS
@@ -50,6 +51,7 @@ class Samples:
         self._open: dict[int, Call] = {}
         self._told: dict[tuple[int | None, str], int] = {}
         self._sums: dict[tuple[int | None, str], _Sum] = {}
+        self._loop: tuple[TaskSpec, _Sum] | None = None  # what was added up last, outside any other call
         self._within: dict[int, int] = {}  # ids of calls that were added up, with the rows that stand for them
 
     @property
@@ -109,28 +111,16 @@ class Samples:
         for (parent, task), found in self._sums.items():
             self._model.count(parent, task, found.counts, found.seconds, found.began, found.ended)
         self._sums.clear()
+        self._loop = None
 
     def _add(self, call: Call) -> None:
         """Add up a call that has completed, or tell of it if it is among the first ones."""
-        parent = call.parent_id
-        if parent is not None:
-            if parent in self._open:
-                self._promote(self._open[parent])
-            parent = self._within.get(parent, parent)
-        place = (parent, call.spec.name)
-        found = self._sums.get(place)
-        began, ended = call.started or 0.0, call.ended or 0.0
+        parent, loop = call.parent_id, self._loop
+        found = loop[1] if loop is not None and parent is None and call.spec is loop[0] else self._sum_for(call, parent)
         if found is None:
-            told = self._told.get(place, 0)
-            if told < FOLD_ABOVE:
-                self._told[place] = told + 1
-                self._tell(call)
-                return
-            self._hand_over()  # while the rows that they are nested in are still there: this folds some
-            at = self._offset + began
-            row = self._model.count(parent, call.spec.name, Counts(), 0.0, at, at)
-            found = self._sums[place] = _Sum(row, Counts(), 0.0, at, at)
-        counts = found.counts
+            self._tell(call)
+            return
+        counts, began, ended = found.counts, call.started or 0.0, call.ended or 0.0
         if call.cached:
             counts.cached += 1
             counts.saved_s += call.saved_s
@@ -139,6 +129,27 @@ class Samples:
             found.seconds += ended - began
         found.ended = self._offset + ended
         self._within[call.id] = found.row
+
+    def _sum_for(self, call: Call, parent: int | None) -> _Sum | None:
+        """Return where to add up a call; None if it is one of the first, which are told one by one."""
+        if parent is not None:
+            if parent in self._open:
+                self._promote(self._open[parent])
+            parent = self._within.get(parent, parent)
+        place = (parent, call.spec.name)
+        found = self._sums.get(place)
+        if found is None:
+            told = self._told.get(place, 0)
+            if told < FOLD_ABOVE:
+                self._told[place] = told + 1
+                return None
+            self._hand_over()  # while the rows that they are nested in are still there: this folds some
+            at = self._offset + (call.started or 0.0)
+            row = self._model.count(parent, call.spec.name, Counts(), 0.0, at, at)
+            found = self._sums[place] = _Sum(row, Counts(), 0.0, at, at)
+        if parent is None:
+            self._loop = (call.spec, found)
+        return found
 
     def _promote(self, call: Call) -> None:
         """Let a call have a row of its own."""

@@ -24,11 +24,10 @@ MIME = "application/vnd.jupyter.widget-view+json"
 MAX_LINES = 30
 TRACEBACK_BYTES = 24_000
 SNAPSHOT_EVERY_S = 3.0
-BYTES_PER_S = 2800
-"""What a live run may send; a frame that would go beyond it waits for the next one, which holds its news as well."""
-_LONGEST_WAIT_S = 3.0
+FRAMES_PER_S, SNAPSHOTS_PER_S = 2300, 500
+"""Bytes a second that a live run may send: what would go beyond waits, and the next one holds its news as well."""
 _ENVELOPE_BYTES = 120
-_SCRIPTS = ("panel-tabs.js", "panel.js")
+_SCRIPTS = ("panel-parts.js", "panel-tabs.js", "panel.js")
 _STYLES = ("panel.css", "panel-tabs.css")
 """The parts of the widget's script and of its styles, which are joined into one."""
 
@@ -49,8 +48,8 @@ def encode(
     head = {
         "text": words.summary(model),
         "stats": words.stats(sums, parallel),
-        "started": model.started,
-        "ended": None if model.live else model.latest,
+        "started": _stamp(model.started),
+        "ended": None if model.live else _stamp(model.latest),
         "bad": sums.failed,
         "live": model.live,
         "hidden": view.hidden,
@@ -73,7 +72,7 @@ def _encode_row(line: r.Line, can_retry: Callable[[int], bool]) -> dict[str, Any
         "depth": line.depth,
         "progress": words.progress(row),
         "elapsed": words.elapsed(row),
-        "since": row.started if row.live and row.state != r.QUEUED else None,
+        "since": _stamp(row.started) if row.live and row.state != r.QUEUED else None,
         "expected": row.expected_s if row.live else None,
         "worker": words.worker(row.worker) if row.live else "",
         "more": [words.short(text, 200) for text in words.details(row)],
@@ -82,16 +81,28 @@ def _encode_row(line: r.Line, can_retry: Callable[[int], bool]) -> dict[str, Any
         "stop": row.live and row.kind in (r.CALL, r.MAP),
         "retry": row.state in r.BAD and can_retry(row.retry or row.id),
         "calls": row.kind in (r.MAP, r.TASK) and row.of == r.CALL,
-        "items": [[item.name, item.started, words.worker(item.worker), item.index] for item in row.items],
+        "items": [[item.name, _stamp(item.started), words.worker(item.worker), item.index] for item in row.items],
         "others": max(0, counts.running - len(row.items)) if counts is not None and row.items else 0,
         "lone": row.kind == r.CALL and not line.depth,
     }
     if counts is not None and row.kind == r.MAP and counts.total:
-        shares = (counts.done, counts.cached, counts.failed, counts.cancelled + counts.left)
-        fields["bar"] = [round(100 * share / counts.total, 1) for share in shares]
+        fields["bar"] = _bar(counts.total, counts.done, counts.cached, counts.failed, counts.cancelled + counts.left)
     elif row.total and row.live:
-        fields["bar"] = [round(100 * min(1.0, row.done / row.total), 1), 0, 0, 0]
+        fields["bar"] = _bar(row.total, min(row.done, row.total))
     return {key: value for key, value in fields.items() if value not in (None, "", [], False, 0)}
+
+
+def _bar(total: float, *parts: float) -> list[float]:
+    """Return parts of a bar as percentages, without zeros at its end."""
+    shares = [round(100 * part / total, 1) for part in parts]
+    while len(shares) > 1 and not shares[-1]:
+        shares.pop()
+    return shares
+
+
+def _stamp(time: float | None) -> float | None:
+    """Return wall-clock seconds as exactly as a stopwatch shows them."""
+    return None if time is None else round(time, 2)
 
 
 class LiveWidget:
@@ -99,17 +110,20 @@ class LiveWidget:
 
     Args:
         on_message: Gets the content of custom messages that arrive in the ordinary way.
+        state: What `encode` returned; it comes with the widget, so that nothing has to be sent to make it appear.
+        now: Wall-clock seconds.
 
     Not thread-safe: the panel uses it under its own lock.
     """
 
-    def __init__(self, on_message: Callable[[dict[str, Any]], None]) -> None:
-        self._widget = _widget_class()()
+    def __init__(self, on_message: Callable[[dict[str, Any]], None], state: dict[str, Any], now: float) -> None:
+        snapshot = {**state, "now": now}
+        self._widget = _widget_class()(snapshot=snapshot)
         self._widget.on_msg(lambda widget, content, buffers: on_message(content))
-        self._sent: dict[str, Any] = {"head": {}, "order": [], "rows": {}}
-        self._snapshot_at = float("-inf")
+        self._sent = state
+        self._snapshot_at = now + _snapshot_s(snapshot)
         self._unsaved = False
-        self._paid_until = float("-inf")
+        self._paid_until = now
 
     @property
     def comm(self) -> Any:
@@ -136,22 +150,17 @@ class LiveWidget:
         message = _delta(self._sent, state)
         self._sent = state
         if message:
-            frame = {"kind": "frame", "now": now, **message}
+            frame = {"kind": "frame", "now": round(now, 2), **message}
             self._widget.send(frame)
-            self._pay(frame, now)
+            # What was quiet counts, so that a change is seen at once; so does what the last frame took too much.
+            self._paid_until = max(self._paid_until, now - 0.3) + _size(frame) / FRAMES_PER_S
             self._unsaved = True
         if self._unsaved and now >= self._snapshot_at:
             snapshot = {**state, "now": now}
             self._widget.snapshot = snapshot
-            self._snapshot_at = now + max(SNAPSHOT_EVERY_S, 5 * self._pay(snapshot, now))
+            self._snapshot_at = now + _snapshot_s(snapshot)
             self._unsaved = False
         return bool(message)
-
-    def _pay(self, content: dict[str, Any], now: float) -> float:
-        """Count a message; return the seconds it is worth, for which the next one waits, less what was quiet."""
-        cost = (len(json.dumps(content)) + _ENVELOPE_BYTES) / BYTES_PER_S
-        self._paid_until = min(max(self._paid_until, now - 0.3) + cost, now + _LONGEST_WAIT_S)
-        return cost
 
     def answer(self, content: dict[str, Any], ok: bool) -> None:
         """Tell the front end that a click was heard, and whether there was anything to stop or to run again."""
@@ -166,6 +175,15 @@ class LiveWidget:
         layout = self._widget.layout
         self._widget.close()
         layout.close()
+
+
+def _size(content: dict[str, Any]) -> int:
+    return len(json.dumps(content)) + _ENVELOPE_BYTES
+
+
+def _snapshot_s(snapshot: dict[str, Any]) -> float:
+    """Return the seconds for which a snapshot has to do."""
+    return max(SNAPSHOT_EVERY_S, _size(snapshot) / SNAPSHOTS_PER_S)
 
 
 def _delta(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

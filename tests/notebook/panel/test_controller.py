@@ -403,7 +403,7 @@ def test_face_that_fails_does_not_touch_the_run(make_stage: Any) -> None:
 
 def test_widget_that_cannot_be_made_gives_way_to_html(make_stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """If anywidget fails, the run is still shown."""
-    monkeypatch.setattr(faces, "LiveWidget", lambda on_message: 1 / 0)
+    monkeypatch.setattr(faces, "LiveWidget", lambda *given: 1 / 0)
     stage = make_stage("widget", kernel=attended())
     stage.panel.cell_started()
     stage.do.start(1)

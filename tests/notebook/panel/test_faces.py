@@ -176,7 +176,7 @@ def applied(state: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
 def sent(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return the custom messages of a widget made in this test; its comm is closed at the end."""
     messages: list[dict[str, Any]] = []
-    live = LiveWidget(lambda content: None)
+    live = LiveWidget(lambda content: None, {"head": {}, "order": [], "rows": {}}, -10.0)
     monkeypatch.setattr(live._widget, "send", lambda content, buffers=None: messages.append(content))
     yield messages, live
     live.close()
@@ -255,7 +255,23 @@ def test_snapshot_is_synced_rarely_and_whole(played: Any, sent: Any) -> None:
 
 def test_script_knows_every_state() -> None:
     """Each state has an icon in the script, and the script imports nothing from anywhere."""
-    script = (Path(widget.__file__).parent / "panel.js").read_text()
+    script = "\n".join((Path(widget.__file__).parent / name).read_text() for name in widget._SCRIPTS)
     for state in (r.QUEUED, r.RUNNING, r.RETRYING, r.DONE, r.CACHED, r.FAILED, r.CANCELLED, r.TIMED_OUT, r.LEFT):
         assert re.search(rf'^\s*"?{re.escape(state)}"?: "M', script, re.MULTILINE), state
     assert not re.search(r"^\s*import\b|import\(|https?://(?!www\.w3\.org/2000/svg)", script, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sorted(Path(widget.__file__).parents[1].rglob("*.css")), ids=lambda path: path.name)
+def test_styles_touch_nothing_but_their_widget(path: Path) -> None:
+    """Every rule begins with the frame of a widget of ours: a page has all of them, and much else."""
+    text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+    text = re.sub(r"@keyframes [^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", text)
+    heads = [
+        found.group(1) for found in re.finditer(r"([^{};]+)\{", text) if not found.group(1).strip().startswith("@")
+    ]
+    frames = ("panel", "explore", "datasets") if path.name == "base.css" else (path.stem.partition("-")[0],)
+    frames = tuple({"browser": "datasets"}.get(frame, frame) for frame in frames)
+    starts = (*(f".nbflow-{frame}" for frame in frames), ":is(.nbflow-panel, .nbflow-explore, .nbflow-datasets)")
+    selectors = [each.strip() for head in heads for each in re.split(r",(?![^(]*\))", head)]
+    assert len(selectors) > 1
+    assert [each for each in selectors if not each.startswith(starts)] == []
