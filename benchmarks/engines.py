@@ -115,7 +115,7 @@ def _asyncflow(quick: bool) -> Scenario:
     async def ours() -> Any:
         from nbflow.integrations.asyncflow import NbflowExecutionBackend
 
-        return await NbflowExecutionBackend("thread")
+        return await NbflowExecutionBackend("thread", workers=_WORKERS)
 
     return Scenario(
         "asyncflow",

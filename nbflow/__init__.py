@@ -6,20 +6,20 @@ time recomputes only what changed, also after a kernel restart.
 
 from __future__ import annotations
 
-import importlib
-
 from nbflow._typing import TYPE_CHECKING, Any
+from nbflow._util import lazy as _lazy
 from nbflow._version import __version__
 from nbflow.errors import NbflowError, TaskCancelledError, TaskError, TaskTimeoutError
 from nbflow.sessions import async_session, session
 from nbflow.tasks import task
 
 if TYPE_CHECKING:
+    from nbflow.completion import as_completed
     from nbflow.compose import gather_tasks, load_dataset, map_tasks, save_dataset
     from nbflow.engine import Runtime, get_default_runtime, set_default_runtime
     from nbflow.exploring import explore
     from nbflow.files import File
-    from nbflow.handles import TaskHandle, as_completed, submit
+    from nbflow.handles import TaskHandle, submit
     from nbflow.status import panel, why
     from nbflow.tracking import progress
     from nbflow.workflows import workflow
@@ -56,7 +56,7 @@ _LAZY = {
     "File": "nbflow.files",
     "Runtime": "nbflow.engine",
     "TaskHandle": "nbflow.handles",
-    "as_completed": "nbflow.handles",
+    "as_completed": "nbflow.completion",
     "explore": "nbflow.exploring",
     "gather_tasks": "nbflow.compose",
     "get_default_runtime": "nbflow.engine",
@@ -74,7 +74,7 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        value = getattr(importlib.import_module(_LAZY[name]), name)
+        value = getattr(_lazy(_LAZY[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'nbflow' has no attribute {name!r}")
@@ -86,9 +86,9 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(ip: Any) -> None:
     """Set up magics, panel and the notebook's session; `%load_ext nbflow` calls this."""
-    importlib.import_module("nbflow.notebook.kernel").load(ip)
+    _lazy("nbflow.notebook.kernel").load(ip)
 
 
 def unload_ipython_extension(ip: Any) -> None:
     """Undo `load_ipython_extension`; `%unload_ext nbflow` calls this."""
-    importlib.import_module("nbflow.notebook.kernel").unload(ip)
+    _lazy("nbflow.notebook.kernel").unload(ip)

@@ -87,8 +87,8 @@ class SessionContext:
         self._lock = threading.RLock()
         self._cache: Any = None
         self._root: SessionContext = self if parent is None else parent._root
-        self._submitted: Any = None  # of the root only: what was submitted in it or in a session inside, in order
-        self._submissions = 0
+        self._submitted: dict[Any, str] = {}  # of the root only: handles in order, with the session of each
+        self._guests: Any = ()  # what else is cancelled when it closes
         self._telemetry: list[Any] = []  # closed with the session, after its last event
         self._stores: dict[Any, Any] = {}
         self._manager: Any = None
@@ -346,25 +346,29 @@ class SessionContext:
         """Stop calling `observer`; an unknown one is ignored."""
         self.fanout.remove(observer)
 
-    def end_with(self, handle: Any) -> None:
-        """Cancel `handle` when this session closes, unless it has ended (or is forgotten) by then."""
-        root = self._root
-        with root._lock:
-            if root._submitted is None:
-                from weakref import WeakValueDictionary
+    def end_with(self, thing: Any) -> None:
+        """Cancel `thing` when this session closes, unless it is forgotten by then."""
+        from weakref import WeakSet
 
-                root._submitted = WeakValueDictionary()
-            root._submissions += 1
-            root._submitted[root._submissions, self.session_id] = handle
+        with self._lock:
+            self._guests = self._guests or WeakSet()
+            self._guests.add(thing)
+
+    def submitted(self, handle: Any) -> None:
+        """Cancel `handle` when this session closes, unless it has ended by then, which `settled` says."""
+        self._root._submitted[handle] = self.session_id
+
+    def settled(self, handle: Any) -> None:
+        """Let go of what `submitted` took in."""
+        self._root._submitted.pop(handle, None)
 
     def _handles(self, session_id: str | None = None) -> list[Any]:
-        """Return what was submitted in one session, or in all of this tree, the newest first.
+        """Return what was submitted in one session, or in all of this tree, and has not ended, the newest first.
 
         What is to be cancelled is cancelled in this order: a worker that is freed must not find one that waits.
         """
-        with self._root._lock:
-            found = list(self._root._submitted.items()) if self._root._submitted is not None else []
-        return [handle for (_, owner), handle in reversed(found) if session_id in (None, owner)]
+        found = reversed(list(self._root._submitted.items()))
+        return [handle for handle, owner in found if session_id in (None, owner)]
 
     def live_maps(self) -> list[Any]:
         """Return the maps that run now, oldest first."""
@@ -392,12 +396,11 @@ class SessionContext:
             return bool(found.cancel(reason) if index is None else found.cancel_item(index, reason))
         if any(state.cancel_call(call_id, reason) for state in self.live_maps()):
             return True
-        return any(each.cancel(reason) for each in self._handles() if getattr(each, "task_id", None) == call_id)
+        return any(each.cancel(reason) for each in self._handles() if each.task_id == call_id)
 
     def cancel_all(self, reason: str = "panel") -> int:
         """Cancel everything that runs or waits, and return how many calls and maps that were."""
-        handles = [each for each in self._handles() if hasattr(each, "task_id")]  # explorers are not what runs
-        ended = {each.task_id for each in handles if each.cancel(reason)}
+        ended = {each.task_id for each in self._handles() if each.cancel(reason)}
         running = [found for found in list(self.active.values()) if found.id not in ended]
         return len(ended) + sum(bool(found.cancel(reason)) for found in running)
 
@@ -442,7 +445,7 @@ class SessionContext:
             manager, self._manager = self._manager, None
             stores, self._stores, self._cache = list(self._stores.values()), {}, None
         own = [found for found in list(self.active.values()) if found.session is self]
-        for running in (*self._handles(self.session_id), *own):
+        for running in (*self._guests, *self._handles(self.session_id), *own):
             running.cancel("the session ended")
         for end in (
             manager.stop if manager is not None else None,

@@ -6,7 +6,6 @@ events, tables and panels; `format_duration` writes seconds as people read them.
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import warnings
@@ -28,7 +27,8 @@ class _LazyModule:
         self.__dict__["_name"] = name
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(importlib.import_module(self._name), name)
+        __import__(self._name)
+        value = getattr(sys.modules[self._name], name)
         self.__dict__[name] = value
         return value
 

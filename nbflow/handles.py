@@ -8,12 +8,11 @@ waiting never deadlocks.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from nbflow._clock import SYSTEM_CLOCK
@@ -25,7 +24,7 @@ from nbflow.errors import DefinitionError, TaskCancelledError, TaskTimeoutError
 from nbflow.runtime import current, drivers, lanes, loop
 from nbflow.runtime.current import Call
 from nbflow.runtime.emit import emit, queued
-from nbflow.runtime.stopping import GRACE_S, WAKE_S
+from nbflow.runtime.stopping import GRACE_S, wake_s
 from nbflow.sessions import SessionContext, session_or_default
 from nbflow.tasks import Task, as_task
 
@@ -34,9 +33,43 @@ if TYPE_CHECKING:
 else:
     remote = lazy("nbflow.runtime.remote")  # only calls that leave this process need it
 
-__all__ = ["TaskHandle", "as_completed", "submit"]
+__all__ = ["TaskHandle", "submit"]
 
 T = TypeVar("T")
+
+
+class _Work(Job):
+    """The work of a handle, and the future of its outcome, which may come before the work has ended."""
+
+    def __init__(self, handle: TaskHandle[Any]) -> None:
+        super().__init__(_nothing, (), {})
+        self._handle: TaskHandle[Any] | None = handle  # until it has ended
+
+    def load(self, run: Callable[[], Any]) -> None:
+        """Say what to run, in a copy of the current context."""
+        self._work = (copy_context().run, (run,), {})
+
+    def cancel(self) -> bool:
+        """End the handle as cancelled, unless somebody runs the work."""
+        handle = self._handle
+        if handle is None or not self.withdraw():
+            return False
+        handle._fail(handle._cancelled_error())
+        return True
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Whether the work is still wanted; that it runs is nothing that anybody asks for."""
+        return self._handle is not None
+
+    def settle(self, value: Any = None, error: BaseException | None = None) -> None:
+        """Let the handle end, unless it has."""
+        handle = self._handle
+        if handle is None:
+            return
+        if error is None:
+            handle._succeed(value)
+        else:
+            handle._fail(error)
 
 
 class TaskHandle(Generic[T]):
@@ -50,10 +83,9 @@ class TaskHandle(Generic[T]):
     def __init__(self, name: str = "", task_id: int = -1) -> None:
         self.name = name
         self.task_id = task_id
-        self._future: Future[T] = Future()
-        self._future.set_running_or_notify_cancel()  # whoever waits for it cannot cancel it, but by `cancel`
+        self._future = _Work(self)
         self._settled = False
-        self._job: Future[Any] | None = None
+        self._ready = False  # whether the work may be run: what it needs is there
         self._needs: tuple[TaskHandle[Any], ...] = ()
         self._backend: Any = None
         self._call: Call | None = None
@@ -62,8 +94,7 @@ class TaskHandle(Generic[T]):
         self._instead: BaseException | None = None  # what a cancelled call failed with, where that says more
         self._lock = threading.Lock()
         if task_id < 0:
-            self._settled = True
-            self._future.set_result(cast("T", None))
+            self._succeed(None)
 
     def done(self) -> bool:
         """Whether the call has ended, in whatever way."""
@@ -81,7 +112,7 @@ class TaskHandle(Generic[T]):
 
         Raises:
             TaskTimeoutError: It has not ended within `timeout`.
-            BaseException: What the call raised. An interrupt while waiting cancels the call.
+            BaseException: What the call raised. An interrupt while waiting cancels the call, and those it waits for.
         """
         __tracebackhide__ = True
         deadline = None if timeout is None else SYSTEM_CLOCK.monotonic() + timeout
@@ -96,9 +127,9 @@ class TaskHandle(Generic[T]):
                         timeout_s=timeout,
                         stopped=False,
                     )
-            return self._future.result()
+            return cast("T", self._future.result())
         except KeyboardInterrupt:
-            self.cancel("interrupt")
+            self._give_up("interrupt")
             raise
 
     result = get
@@ -125,10 +156,8 @@ class TaskHandle(Generic[T]):
             if self._settled:
                 return False
             self._reason = self._reason or reason
-            job, call = self._job, self._call
-        if job is None or job.cancel():
-            self._fail(self._cancelled_error())
-        elif call is not None:
+            call = self._call
+        if not self._future.cancel() and call is not None:
             call.cancel(reason)
             late = threading.Timer(GRACE_S, self._leave_behind)
             late.daemon = True
@@ -142,12 +171,22 @@ class TaskHandle(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio
 
-        try:
-            with self._lent():
-                return (yield from asyncio.wrap_future(self._future).__await__())
-        except asyncio.CancelledError:
-            self.cancel("its awaiting task was cancelled")
-            raise
+        here = asyncio.get_running_loop()
+        over = asyncio.Event()
+
+        def ended(_: Any) -> None:
+            if not here.is_closed():  # else nobody waits any more
+                here.call_soon_threadsafe(over.set)
+
+        if not self.done():
+            self._future.add_done_callback(ended)
+            try:
+                with self._lent():
+                    yield from over.wait().__await__()
+            except asyncio.CancelledError:
+                self._give_up("its awaiting task was cancelled")
+                raise
+        return cast("T", self._future.result())
 
     def __repr__(self) -> str:
         state = "running" if not self.done() else "failed" if self.exception is not None else "done"
@@ -166,8 +205,7 @@ class TaskHandle(Generic[T]):
         helped = False
         for needed in self._needs:
             helped = needed._help() or helped
-        job = self._job
-        return (isinstance(job, Job) and not job.done() and job.run()) or helped
+        return (self._ready and self._future.run()) or helped
 
     def _lent(self) -> AbstractContextManager[Any]:
         """Let the pool replace this thread while it awaits, if it is a worker; an event loop cannot help."""
@@ -182,15 +220,18 @@ class TaskHandle(Generic[T]):
             first, self._settled = not self._settled, True
             return first
 
-    def _settle(self, job: Future[Any]) -> None:
-        """Take over the outcome of the job, unless there is one already."""
-        if job.cancelled():
-            self._fail(self._cancelled_error())
-        elif (error := job.exception()) is not None:
-            self._fail(error)
-        elif self._claim():
+    def _give_up(self, reason: str) -> None:
+        """Cancel the call, and the calls that only ran for it: those it waits for."""
+        found: list[TaskHandle[Any]] = [self]
+        for handle in found:
+            found += handle._needs
+            handle.cancel(reason)
+
+    def _succeed(self, value: Any) -> None:
+        """End well, unless it has ended."""
+        if self._claim():
             self._let_go()
-            self._future.set_result(job.result())
+            self._future.set_result(value)
 
     def _fail(self, error: BaseException) -> None:
         """End as failed or cancelled; the first outcome wins. A call that never started is told about here."""
@@ -208,9 +249,13 @@ class TaskHandle(Generic[T]):
             self._future.set_exception(error)
 
     def _let_go(self) -> None:
-        """Forget what only a call that has not ended needs; the job refers to its handle, too."""
-        self._call = self._job = None
+        """Forget what only a call that has not ended needs; its work refers to its handle, too."""
+        if self._call is not None:
+            self._call.session.settled(self)
+        self._call = None
         self._needs = ()
+        self._future.withdraw()
+        self._future._handle = None
 
     def _leave_behind(self) -> None:
         """Give up on code that did not end when it was told to."""
@@ -287,14 +332,12 @@ def launch(
 ) -> TaskHandle[Any]:
     """Queue the call of a handle from `prepare`, or let it wait for the handles among its arguments."""
     call, backend = cast("Call", handle._call), handle._backend
-    call.session.end_with(handle)
+    call.session.submitted(handle)
     nested = any(isinstance(value, _MAY_HOLD) for value in (*args, *kwargs.values()))
     queued(call, tuple(found.task_id for found in _handles((args, kwargs))) if nested else ())
 
     def run() -> Any:
         __tracebackhide__ = True
-        if handle._settled:  # its submission was interrupted
-            return None
         if call.remote is not None:
             return _drive_away(call)
         if wanted.is_async:
@@ -307,20 +350,18 @@ def launch(
         return drivers.drive_sync(call)
 
     def start() -> None:
+        if handle._settled:  # cancelled while it waited
+            return
         try:
             call.kwargs, call.args = (_resolve(kwargs), _resolve(args)) if nested else (kwargs, args)
-            with handle._lock:
-                if handle._settled:
-                    return
-                job = handle._job = backend.submit(run)
+            handle._future.load(run)
+            handle._ready = True
+            backend.take(handle._future)
         except Exception as error:
             handle._fail(error)
-            return
         except BaseException:  # an interrupt in the middle: perhaps it is queued, perhaps not
-            handle._reason = "interrupt"
-            handle._fail(handle._cancelled_error())
+            handle.cancel("interrupt")
             raise
-        job.add_done_callback(handle._settle)
 
     waiting = [found for found in _handles((args, kwargs)) if not found.done()] if nested else []
     if not waiting:
@@ -343,6 +384,10 @@ def launch(
     return handle
 
 
+def _nothing() -> None:
+    """Stand in for work that is not known yet."""
+
+
 def _drive_away(call: Call) -> Any:
     """Run a call whose attempts are made elsewhere, or not at all."""
     __tracebackhide__ = True
@@ -354,15 +399,10 @@ def _drive_away(call: Call) -> Any:
         raise
 
 
-def _left(deadline: float | None) -> float:
-    """Return how long to wait now, at most until the deadline and at most until signals have to be looked for."""
-    return WAKE_S if deadline is None else max(0.0, min(WAKE_S, deadline - SYSTEM_CLOCK.monotonic()))
-
-
 def _wait(future: Future[Any], deadline: float | None) -> bool:
     """Wait a little for the future; whether it has ended."""
     try:
-        future.exception(_left(deadline))
+        future.exception(wake_s(deadline))
     except FutureTimeoutError:
         return future.done()
     return True
@@ -392,71 +432,3 @@ def _resolve(value: Any) -> Any:
     if type(value) is dict:
         return {key: _resolve(item) for key, item in value.items()}
     return value
-
-
-class as_completed(Generic[T]):  # noqa: N801 - a function to its users, as in concurrent.futures
-    """Iterate over handles in the order in which they end; works with `for` and `async for`.
-
-    Args:
-        handles: Handles from `submit`.
-        timeout: Seconds for all of them together; None for as long as it takes.
-
-    Raises:
-        TaskTimeoutError: Some have not ended within `timeout` (raised while iterating).
-    """
-
-    def __init__(self, handles: Iterable[TaskHandle[T]], timeout: float | None = None) -> None:
-        self._handles = list(handles)
-        for handle in self._handles:
-            if not isinstance(handle, TaskHandle):
-                raise DefinitionError(f"as_completed needs handles from submit(...), not {handle!r}.")
-        self._timeout = timeout
-
-    def __iter__(self) -> Iterator[TaskHandle[T]]:
-        ended: SimpleQueue[TaskHandle[T]] = SimpleQueue()
-        deadline = None if self._timeout is None else SYSTEM_CLOCK.monotonic() + self._timeout
-        for handle in dict.fromkeys(self._handles):
-            handle.add_done_callback(ended.put)
-        left = len(set(self._handles))
-        while left:
-            while ended.empty() and any(handle._help() for handle in self._handles):
-                pass  # a worker that waits runs one call after the other itself
-            try:
-                found = ended.get(timeout=_left(deadline))
-            except Empty:
-                if deadline is None or SYSTEM_CLOCK.monotonic() < deadline:
-                    continue
-                raise TaskTimeoutError(
-                    f"{left} of {len(self._handles)} tasks have not ended within {self._timeout:g} s; they go on.",
-                    timeout_s=self._timeout,
-                    stopped=False,
-                ) from None
-            yield found
-            left -= 1
-
-    async def __aiter__(self) -> AsyncIterator[TaskHandle[T]]:
-        import asyncio
-
-        here = asyncio.get_running_loop()
-        ended: asyncio.Queue[TaskHandle[T]] = asyncio.Queue()
-
-        def tell(found: TaskHandle[T]) -> None:
-            if not here.is_closed():  # else nobody waits any more
-                here.call_soon_threadsafe(ended.put_nowait, found)
-
-        for handle in dict.fromkeys(self._handles):
-            handle.add_done_callback(tell)
-        deadline = None if self._timeout is None else here.time() + self._timeout
-        for left in range(len(set(self._handles)), 0, -1):
-            waiting = next((handle for handle in self._handles if not handle.done()), self._handles[0])
-            try:
-                with waiting._lent():
-                    async with asyncio.timeout_at(deadline):
-                        found = await ended.get()
-            except TimeoutError:
-                raise TaskTimeoutError(
-                    f"{left} of {len(self._handles)} tasks have not ended within {self._timeout:g} s; they go on.",
-                    timeout_s=self._timeout,
-                    stopped=False,
-                ) from None
-            yield found

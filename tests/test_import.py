@@ -75,8 +75,9 @@ def test_a_module_may_be_imported_on_its_own(tmp_path: Path) -> None:
 
 # What a hit can do without, each a millisecond or several: with them it would take twice as long.
 _NOT_FOR_A_HIT = """
-    _hashlib ast copy dataclasses dis enum html inspect json linecache logging pathlib pickle re signal string tokenize
-    typing nbflow.cache.explain nbflow.cache.filestate nbflow.cache.syntax
+    _hashlib array ast copy dataclasses datetime dis enum fcntl html inspect json linecache logging mmap pathlib pickle
+    re signal sqlite3 string tokenize typing nbflow.cache.explain nbflow.cache.filestate nbflow.cache.folder
+    nbflow.cache.syntax nbflow.runtime.drivers nbflow.runtime.keeping nbflow.runtime.steps
 """.split()
 
 _SCRIPT = """

@@ -10,8 +10,9 @@ from __future__ import annotations
 import abc
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, ClassVar, final
 
 from nbflow.errors import BackendError
@@ -140,6 +141,19 @@ class Backend(abc.ABC):
         self._check_started()
         return self._submit(func, args, kwargs or {}, context=SubmitContext(map_index=map_index))
 
+    def take(self, job: Job) -> None:
+        """Have a job run that was made elsewhere: by a worker, or by whoever is quicker.
+
+        Raises:
+            BackendError: The backend is not started, or stopped.
+        """
+
+        def ended(future: Future[Any]) -> None:
+            if job.withdraw():  # nobody has run it, so nobody will
+                job.settle(error=CancelledError() if future.cancelled() else future.exception())
+
+        self.submit(job.run).add_done_callback(ended)
+
     def _check_started(self) -> None:
         if self._state != "started":
             state = "was stopped" if self._state == "stopped" else "is not started"
@@ -160,6 +174,17 @@ class Backend(abc.ABC):
         return False
 
 
+class SteadyCondition(threading.Condition):
+    """A condition that an interrupt cannot leave locked.
+
+    `with` calls the lock's own methods, in which no interrupt strikes, instead of those in Python that call them: else
+    the thread that settles a job would wait for ever for a lock that an interrupted `result()` has left behind.
+    """
+
+    __enter__: Any = property(attrgetter("_lock.__enter__"))
+    __exit__: Any = property(attrgetter("_lock.__exit__"))
+
+
 class Job(Future[Any]):
     """A future that carries its own work, so that whoever comes first may run it.
 
@@ -168,6 +193,7 @@ class Job(Future[Any]):
 
     def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__()
+        self._condition = SteadyCondition()
         self._work: Any = (func, args, kwargs)
         self._claim = threading.Lock()
 
@@ -175,9 +201,18 @@ class Job(Future[Any]):
         """Withdraw the work, unless somebody runs it; whoever waits for the future is told at once."""
         if not super().cancel():
             return False
-        if self._claim.acquire(blocking=False):
-            self._work = None
+        if self.withdraw():
             self.set_running_or_notify_cancel()
+        return True
+
+    def withdraw(self) -> bool:
+        """Let nobody run the work; False if somebody does, or has, or it was withdrawn before.
+
+        The future itself does not change, so whoever withdraws the work has to settle it.
+        """
+        if not self._claim.acquire(blocking=False):
+            return False
+        self._work = None
         return True
 
     def run(self) -> bool:
@@ -190,7 +225,14 @@ class Job(Future[Any]):
         try:
             value = func(*args, **kwargs)
         except BaseException as error:
+            self.settle(error=error)
+        else:
+            self.settle(value)
+        return True
+
+    def settle(self, value: Any = None, error: BaseException | None = None) -> None:
+        """Take in what came of the work."""
+        if error is not None:
             self.set_exception(error)
         else:
             self.set_result(value)
-        return True

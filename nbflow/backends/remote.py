@@ -7,36 +7,15 @@ value travel once for any number of jobs; `tell` lets running code send messages
 from __future__ import annotations
 
 import abc
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, final
 
-from nbflow.backends.base import Abilities, Backend
+from nbflow.backends.base import Abilities, Backend, SteadyCondition
 
 __all__ = ["RemoteBackend", "RemoteJob", "Shared", "enter_worker", "inside_worker", "owns_process", "tell", "working"]
-
-
-class _Condition(threading.Condition):
-    """A condition that an interrupt cannot leave locked.
-
-    `with` calls the lock's own method, in which no interrupt strikes, instead of one in Python that calls it: else the
-    thread that settles the job would wait for ever for a lock that an interrupted `result()` has left behind.
-    """
-
-    def __init__(self) -> None:
-        self._raw = threading.RLock()
-        super().__init__(self._raw)
-
-    @property
-    def __enter__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._raw.__enter__
-
-    @property
-    def __exit__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._raw.__exit__
 
 
 class RemoteJob(Future[Any]):
@@ -50,7 +29,7 @@ class RemoteJob(Future[Any]):
     def __init__(self, end: Callable[[RemoteJob], object]) -> None:
         """Make a job; `end(job)` ends it on its worker and settles it, it is called at most once and while it runs."""
         super().__init__()
-        self._condition = _Condition()
+        self._condition = SteadyCondition()
         self.worker: str | None = None
         self.left: str | None = None
         self._end: Callable[[RemoteJob], object] | None = end

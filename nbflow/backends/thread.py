@@ -41,12 +41,20 @@ class ThreadBackend(Backend):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, context: SubmitContext
     ) -> Future[Any]:
         job = Job(copy_context().run, (func, *args), kwargs)
+        self._put(job)
+        return job
+
+    def take(self, job: Job) -> None:
+        """Queue a job that was made elsewhere; it sees the context variables that it was made with."""
+        self._check_started()
+        self._put(job)
+
+    def _put(self, job: Job) -> None:
         with self._lock:
             self._spare -= 1
             self._jobs.put(job)
             if self._spare < 0:
                 self._grow()
-        return job
 
     def _grow(self) -> None:
         """Start workers for the jobs that no idle one will take."""

@@ -38,6 +38,7 @@ _ROW = struct.Struct("<QQ16s")
 _PLAIN = struct.Struct("<BQ")
 _ALIGN = 64
 _IN_BAND = 2048  # bytes up to which a buffer stays in the head
+_BARE = frozenset({int, float, bool, str, bytes, type(None)})  # types of values that have no buffers
 
 
 class Damaged(Exception):
@@ -96,6 +97,8 @@ def pack(value: Any, *, in_band: int = _IN_BAND) -> Packed:
     Raises:
         Exception: It cannot be pickled; whatever pickle and cloudpickle say.
     """
+    if type(value) in _BARE:
+        return tuple.__new__(Packed, (pickle.dumps(value, protocol=5), (), ()))
     buffers: list[Any] = []
 
     def keep(buffer: pickle.PickleBuffer) -> bool:

@@ -57,6 +57,17 @@ def is_corruption(error: BaseException) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _CORRUPT
 
 
+def _sqlite() -> Any:
+    """Return SQLite without what the standard library wraps it in for dates, which costs a quarter of a cold hit."""
+    try:
+        import _sqlite3
+    except ImportError:
+        import sqlite3
+
+        return sqlite3
+    return _sqlite3
+
+
 class Database:
     """One database file; safe from any thread and after a fork.
 
@@ -93,20 +104,21 @@ class Database:
             return self._open()
 
     def _open(self) -> sqlite3.Connection:
-        import sqlite3
-
+        library = _sqlite()
         self.readonly = False
-        connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        connection: sqlite3.Connection = library.connect(
+            self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+        )
         try:
             if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-                raise sqlite3.OperationalError("this file system cannot share a database")
+                raise library.OperationalError("this file system cannot share a database")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA cache_size=-16384")  # KiB: all of `live` for some 300,000 entries
             connection.execute("PRAGMA mmap_size=268435456")  # bytes: a page that is not cached yet needs no call
             connection.execute("PRAGMA wal_autocheckpoint=4000")  # pages: those written often are copied back once
             if connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'totals'").fetchone()[0] == 0:
                 connection.executescript(self._schema)
-        except sqlite3.OperationalError as error:
+        except library.OperationalError as error:
             connection.close()
             connection = self._open_readonly(error)
         except BaseException:
@@ -119,14 +131,14 @@ class Database:
 
     def _open_readonly(self, error: sqlite3.OperationalError) -> sqlite3.Connection:
         """Open a store in a folder that we may only read; the MACs guard us from what others write meanwhile."""
-        import sqlite3
         from urllib.parse import quote
 
+        library = _sqlite()
         if not os.path.exists(self._path) or (
             os.access(self._path, os.W_OK) and os.access(os.path.dirname(self._path), os.W_OK)
         ):
             raise error
-        connection = sqlite3.connect(
+        connection: sqlite3.Connection = library.connect(
             f"file:{quote(self._path)}?mode=ro&immutable=1", uri=True, isolation_level=None, check_same_thread=False
         )
         try:
@@ -158,14 +170,14 @@ class Database:
 
     def ask_aside(self, question: str, values: tuple[Any, ...]) -> list[Any]:
         """Return the rows that answer a question, as of the last commit, while another thread may write."""
-        import sqlite3
-
         with self._aside_lock:
-            if self._aside is None:
-                self._aside = sqlite3.connect(
+            aside = self._aside
+            if aside is None:
+                aside = self._aside = _sqlite().connect(
                     self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
                 )
-            return self._aside.execute(question, values).fetchall()
+            rows: list[Any] = aside.execute(question, values).fetchall()
+            return rows
 
     def before_fork(self) -> None:
         """Do nothing: what is open stays the parent's."""

@@ -24,10 +24,10 @@ from collections.abc import Callable, Iterable
 from xxhash import xxh3_64_hexdigest
 
 from nbflow._typing import TYPE_CHECKING
+from nbflow._util import lazy
 from nbflow.cache.blob import Damaged, Packed, check_buffers, read_front
 from nbflow.cache.database import is_corruption
 from nbflow.cache.files import Files, Stamp
-from nbflow.cache.folder import make_folder
 from nbflow.cache.index import Index, Row
 from nbflow.cache.known import Known
 from nbflow.cache.memory import EntryInfo
@@ -39,6 +39,10 @@ from nbflow.errors import CacheError
 
 if TYPE_CHECKING:
     from pathlib import Path  # a small result is found without
+
+    from nbflow.cache import folder as folders
+else:
+    folders = lazy("nbflow.cache.folder")
 
 __all__ = ["DiskTier"]
 
@@ -95,6 +99,7 @@ class DiskTier:
         self._shared = _folders.setdefault(folder, _Folder(seats))
         self._shared.tiers.add(self)
         self._pending = Pending(self._commit, self._lost, self._shared.seals)
+        self.when_written = self._pending.then
         self._trouble: str | None = None  # why the last commit failed
         self._told = False
         self._expired: dict[str, float] = {}  # limits that the entries under these keys were found to have passed
@@ -204,7 +209,8 @@ class DiskTier:
             file = parcel.name
             record = unseal(signer, info.key, sealed)
             sealed = seal(signer, info.key, record._replace(payload=self._write_file(parcel)))
-        self._supersede(info.key)
+        if info.key in self._shared.seals:
+            self._supersede(info.key)
         self._pending.add(Row(info, sealed, file))
         if info.cost_s >= _AT_ONCE_S or self._trouble is not None or self._index.readonly:
             self._pending.flush()
@@ -214,10 +220,9 @@ class DiskTier:
 
     def _supersede(self, key: str) -> None:
         """Let no older result under `key` be written after the one that comes now."""
-        if key in self._shared.seals:
-            for tier in self._shared.tiers:
-                if tier is not self:
-                    tier._pending.discard(key)
+        for tier in self._shared.tiers:
+            if tier is not self:
+                tier._pending.discard(key)
 
     def _commit(self, rows: list[Row]) -> None:
         self._prepare(again=True)
@@ -255,10 +260,6 @@ class DiskTier:
         """Write the results of this process that wait; what cannot be written is noted as a fault."""
         for tier in list(self._shared.tiers):
             tier._pending.flush_quietly()
-
-    def when_written(self, key: str, act: Callable[[], None]) -> None:
-        """Call `act` once the result under `key` is written, at once if it does not wait; it must not raise."""
-        self._pending.then(key, act)
 
     def verify(self, key: str) -> str | None:
         """Read an entry back to its last byte; return what is wrong with it (it is set aside), or None."""
@@ -301,6 +302,8 @@ class DiskTier:
 
     def prepare_quietly(self) -> bool:
         """Make the folder if it can be made; return whether it is there and of our format."""
+        if self._format_seen:
+            return True
         try:
             self._prepare()
         except (CacheError, OSError):
@@ -311,7 +314,7 @@ class DiskTier:
         """Make the folder and its marks; `again` even if it was there before, since somebody may have deleted it."""
         if (self._format_seen and not again) or self._usable(for_writing=True):
             return
-        make_folder(self.folder, FORMAT)
+        folders.make_folder(self.folder, FORMAT)
 
     def _usable(self, *, for_writing: bool = False) -> bool:
         """Whether the folder is there and of our format.

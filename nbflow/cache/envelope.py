@@ -18,17 +18,19 @@ from nbflow.cache.blob import Damaged, Packed
 from nbflow.cache.keyring import NamedKey
 from nbflow.cache.memory import EntryInfo
 from nbflow.cache.parts import KeyPart
-from nbflow.cache.seal import Loaded, Parcel, wrap
+from nbflow.cache.seal import FILE, Loaded, Parcel, Record, peek, wrap
 from nbflow.cache.trust import MAC_BYTES, Signer
 
 __all__ = [
     "ENVELOPES",
     "blob_name",
     "envelope_name",
+    "is_blob_name",
     "is_key",
     "key_of_name",
     "open_envelope",
     "pack_up",
+    "peek_envelope",
     "sealed_by",
     "with_info",
 ]
@@ -39,6 +41,7 @@ _ID = slice(len(_MAGIC), len(_MAGIC) + 8)
 _BEGIN = _ID.stop + MAC_BYTES
 _LENGTH = struct.Struct("<I")
 _KEY = re.compile(r"[0-9a-f]{32}")
+_BLOB = re.compile(r"blobs/[0-9a-f]{16}/[0-9a-f]{2}/[0-9a-f]{30}")
 
 
 def is_key(key: str) -> bool:
@@ -60,6 +63,11 @@ def key_of_name(name: str) -> str | None:
 def blob_name(key_id: str, result: str) -> str:
     """Return the name of the blob of a result, sealed by the key of that id."""
     return f"blobs/{key_id}/{result[:2]}/{result[2:]}"
+
+
+def is_blob_name(name: str) -> bool:
+    """Return whether a file of that name is a blob of ours."""
+    return _BLOB.fullmatch(name) is not None
 
 
 def pack_up(key: NamedKey, loaded: Loaded) -> tuple[bytes, Parcel]:
@@ -111,6 +119,20 @@ def open_envelope(signer: Signer, key: str, data: bytes) -> tuple[dict[str, Any]
     (length,) = _LENGTH.unpack_from(rest)
     end = _LENGTH.size + length
     return json.loads(rest[_LENGTH.size : end]), rest[end:]
+
+
+def peek_envelope(data: bytes) -> tuple[Record, str | None]:
+    """Return what an envelope says of its result, and the name of the blob that it needs, whoever sealed it.
+
+    Nothing of it is vouched for: good enough to count and to remove, never to open.
+
+    Raises:
+        Damaged: It is no envelope, or is cut off.
+    """
+    sealer = sealed_by(data)
+    (length,) = _LENGTH.unpack_from(data, _BEGIN)
+    record = peek(data[_BEGIN + _LENGTH.size + length :])
+    return record, blob_name(sealer, record.result.hex()) if record.kind == FILE else None
 
 
 def with_info(key: str, loaded: Loaded, facts: dict[str, Any]) -> Loaded:

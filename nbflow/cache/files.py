@@ -8,16 +8,19 @@ it can be mapped, and whoever has compared it with its checksums need not do so 
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from nbflow._typing import TYPE_CHECKING, Any
+from nbflow._util import lazy
 
 if TYPE_CHECKING:
+    import mmap
     from pathlib import Path  # a small result is found without
+else:
+    mmap = lazy("mmap")
 
 __all__ = ["Files", "Stamp"]
 

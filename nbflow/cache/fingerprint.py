@@ -40,6 +40,7 @@ class Snapshot:
         "_contents",
         "_files",
         "_names",
+        "captures",
         "cheap",
         "chunk",
         "class_state",
@@ -66,6 +67,7 @@ class Snapshot:
         self._code = graph.seen_code()
         self._alive = graph.alive
         self.cheap = all(_is_cheap(value) for _, value, _ in self._contents)
+        self.captures = any(name and is_container(value) for name, value, _ in self._contents)
 
     def holds(self) -> bool:
         """Whether the graph is unchanged; digests captured mutable values again."""
@@ -87,11 +89,6 @@ class Snapshot:
             return all(Walk(self._code).encode(value) == expected for _, value, expected in self._contents)
         except Exception:  # it can no longer be digested, or its own methods fail now
             return False
-
-    @property
-    def captures(self) -> bool:
-        """Whether anything captured could turn out to be state."""
-        return any(name and is_container(value) for name, value, _ in self._contents)
 
     def captured(self) -> dict[str, str | None]:
         """Return the present digests of captured containers; None where there is none."""

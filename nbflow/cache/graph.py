@@ -24,10 +24,10 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 
 from xxhash import xxh3_128_hexdigest
 
-from nbflow._typing import Any
+from nbflow._typing import TYPE_CHECKING, Any
+from nbflow._util import lazy
 from nbflow.cache import nodes
 from nbflow.cache.digest import Walk, Without, task_function
-from nbflow.cache.identity import identity_token
 from nbflow.cache.nodes import ABSENT, is_code, is_constant, is_native, module_key
 from nbflow.cache.parts import (
     Fingerprint,
@@ -42,6 +42,11 @@ from nbflow.cache.parts import (
 from nbflow.cache.places import is_local, is_standard, package_version
 from nbflow.cache.source import Shelf, facts_of
 from nbflow.cache.state import learned
+
+if TYPE_CHECKING:
+    from nbflow.cache import identity
+else:
+    identity = lazy("nbflow.cache.identity")
 
 __all__ = ["Graph"]
 
@@ -284,7 +289,7 @@ class Graph:
                 self.state.add(key)
                 return
             self.notes.append(f"{kind} `{name}`{fault.path}: {fault.reason}")
-            encoded = Walk(self.code, identity_token).encode(value)
+            encoded = Walk(self.code, identity.identity_token).encode(value)
             self.solid = False
         if not is_constant(value):
             self.contents.append((name, value, encoded))

@@ -234,9 +234,9 @@ class Index(Database):
             uses[number_of(key)] = (times + uses.get(number_of(key), (0, 0.0))[0], when)
         if uses:
             connection.executemany(
-                "UPDATE live SET hits = hits + ?1, used = max(used, ?2), "
-                "priority = (SELECT floor FROM totals) + cost * (hits + ?1 + 1) / max(size, 1) WHERE id = ?3",
-                [(times, when, number) for number, (times, when) in uses.items()],
+                "UPDATE live SET hits = hits + ?, used = max(used, ?), "
+                "priority = (SELECT floor FROM totals) + cost * (hits + ? + 1) / max(size, 1) WHERE id = ?",
+                [(times, when, times, number) for number, (times, when) in uses.items()],
             )
 
     # -- forgetting
@@ -296,7 +296,9 @@ class Index(Database):
     def _remember_evicted(
         self, connection: sqlite3.Connection, where: str, values: tuple[Any, ...], now: float
     ) -> None:
-        """Note which entries have to go."""
+        """Note which entries have to go; where there are none, no miss need ask for them."""
+        if connection.execute(f"SELECT 1 FROM live WHERE {where} LIMIT 1", values).fetchone() is None:
+            return
         connection.execute(_EVICTED)
         connection.execute(
             f"INSERT OR REPLACE INTO evicted (id, at) SELECT id, ? FROM live WHERE {where} ORDER BY cost DESC LIMIT ?",

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 from xxhash import xxh3_128_hexdigest
 
-from nbflow._typing import Any, CacheHash
-from nbflow._util import one_line
+from nbflow._typing import TYPE_CHECKING, Any, CacheHash
+from nbflow._util import lazy, one_line
 from nbflow.cache import state
 from nbflow.cache.digest import LEAVES, register
 from nbflow.cache.fingerprint import Snapshot, content_bytes, digest, fingerprint, snapshot
-from nbflow.cache.identity import identity_token
 from nbflow.cache.parts import (
     CacheKey,
     Fingerprint,
@@ -28,6 +27,11 @@ from nbflow.cache.parts import (
 )
 from nbflow.cache.places import set_where
 from nbflow.cache.source import Shelf
+
+if TYPE_CHECKING:
+    from nbflow.cache import identity
+else:
+    identity = lazy("nbflow.cache.identity")  # what has content is not told apart by identity
 
 __all__ = [
     "CacheKey",
@@ -43,6 +47,7 @@ __all__ = [
     "set_where",
 ]
 
+_new = tuple.__new__  # of a named tuple in a third of the time
 _PLAIN = frozenset({int, str, bool, type(None), bytes})  # equal values of one of these types are the same value
 _NUMBERS = _PLAIN | {float}
 _OF_CALL = frozenset({"argument", "version"})  # kinds of parts that are not of the code
@@ -79,7 +84,7 @@ class KeyBuilder:
         except Exception as error:
             data = self._session_bytes(kind, name, value, error)
         digest = xxh3_128_hexdigest(data)
-        self._parts.append(KeyPart(kind, name, digest, short_text(value)))
+        self._parts.append(_new(KeyPart, (kind, name, digest, short_text(value), "")))
         self._chunks.append(part_bytes(kind, name, digest))
 
     def _session_bytes(self, kind: str, name: str, value: Any, error: Exception) -> bytes:
@@ -105,15 +110,15 @@ class KeyBuilder:
     def build(self) -> CacheKey:
         """Return the key of the parts so far."""
         scope = "session" if self._notes else "disk"
-        return CacheKey(combine(self._chunks), self._task, scope, tuple(self._parts), tuple(self._notes))
+        return _new(CacheKey, (combine(self._chunks), self._task, scope, tuple(self._parts), tuple(self._notes)))
 
 
 def _for_session(value: Any) -> bytes:
     """Digest what can be digested of `value`, and take the rest by identity."""
     try:
-        return b"session" + content_bytes(value, identity_token)
+        return b"session" + content_bytes(value, identity.identity_token)
     except Exception:  # its own methods fail: nothing of it can be used
-        return b"session" + identity_token(value)
+        return b"session" + identity.identity_token(value)
 
 
 class FunctionKeyer:
@@ -167,8 +172,7 @@ class FunctionKeyer:
         """
         if self._custom is not None:
             return
-        notes = getattr(store, "notes", None)  # stores in memory, and those of other make, have none
-        code = self._code(None if notes is None else Shelf(notes))
+        code = self._code(store)
         if code is not self._asked:
             self._asked = code
             if code.captures and state.recall(store, code.frame, self._name):
@@ -274,9 +278,11 @@ class FunctionKeyer:
             self._remember(code, args, kwargs, key.digest)
         return key
 
-    def _code(self, shelf: Shelf | None = None) -> Snapshot:
+    def _code(self, store: Any = None) -> Snapshot:
         known = self._snapshot
         if known is None or not known.holds():
+            notes = getattr(store, "notes", None)  # stores in memory, and those of other make, have none
+            shelf = None if notes is None else Shelf(notes)
             known = self._snapshot = snapshot(self._func, self._depends, shelf)
         return known
 
@@ -308,7 +314,7 @@ class FunctionKeyer:
     def _failed(self, why: str) -> CacheKey:
         """Return a key that no other call will ever have."""
         builder = KeyBuilder(self._name)
-        builder.add_digest("code", self._name, xxh3_128_hexdigest(identity_token(iter(()))))
+        builder.add_digest("code", self._name, xxh3_128_hexdigest(identity.identity_token(iter(()))))
         key = builder.build()
         return CacheKey(key.digest, key.task, "session", key.parts, (f"{why}: kept for this session only",))
 

@@ -260,7 +260,7 @@ class MemoryTier:
         Returns:
             Whether it is held.
         """
-        found = Found(value, info.cost_s, info.created, info.key) if packed is None else None
+        found = tuple.__new__(Found, (value, info.cost_s, info.created, info.key)) if packed is None else None
         if packed is not None and not content:
             packed = packed.detached()
         held = _Held(found, packed, info.created, ttl, info.cost_s, content)
@@ -293,6 +293,8 @@ class MemoryTier:
 
     def drop(self, digest: str) -> bool:
         """Forget one result; return whether it was there."""
+        if digest not in self._held:
+            return False
         with self._lock:
             held = self._held.pop(digest, None)
             if held is None:

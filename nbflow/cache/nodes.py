@@ -15,15 +15,18 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from xxhash import xxh3_128_hexdigest
 
 from nbflow._typing import TYPE_CHECKING, Any
+from nbflow._util import lazy
 from nbflow.cache.classes import class_members, is_plain_object
 from nbflow.cache.digest import Walk, is_data, task_function
-from nbflow.cache.identity import identity_token
 from nbflow.cache.parts import KeyPart, Undigestable, framed, hashed, text_bytes
 from nbflow.cache.places import file_signature, is_local, is_standard, module_file, where_of
 from nbflow.cache.source import REBOUND, CodeFacts, code_bytes, facts_of, module_facts
 
 if TYPE_CHECKING:
+    from nbflow.cache import identity
     from nbflow.cache.graph import Graph
+else:
+    identity = lazy("nbflow.cache.identity")
 
 __all__ = [
     "ABSENT",
@@ -325,7 +328,7 @@ def _lenient_strict(graph: Graph, label: str, value: Any) -> bytes:
     except Undigestable as fault:
         graph.solid = False
         graph.notes.append(f"`{label}`{fault.path}: {fault.reason}")
-        return Walk(graph.code, identity_token).encode(value)
+        return Walk(graph.code, identity.identity_token).encode(value)
     if not is_constant(value):
         graph.contents.append(("", value, encoded))
     return encoded

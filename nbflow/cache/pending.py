@@ -56,7 +56,8 @@ class Pending:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._hurry = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread | None = None  # the last one, which may be about to end
+        self._works = False  # whether it will look again for what waits
 
     def before_fork(self) -> None:
         """Write what waits, so that the child finds it."""
@@ -74,7 +75,7 @@ class Pending:
         with self._lock:
             self._rows[row.info.key] = row
             self._seals[row.info.key] = row.seal
-            if self._thread is None:
+            if not self._works:
                 self._start()
             elif len(self._rows) == _MANY:
                 self._hurry.set()
@@ -87,11 +88,12 @@ class Pending:
             atexit.register(_write_all)
         _waiting.add(self)
         self._hurry.clear()
+        self._works = True
         self._thread = threading.Thread(target=self._run, daemon=True, name="nbflow-cache-writer")
         try:
             self._thread.start()
         except RuntimeError:  # the interpreter is ending: what waits is written at its exit, or by `close`
-            self._thread = None
+            self._thread, self._works = None, False
 
     def _run(self) -> None:
         while True:
@@ -100,7 +102,7 @@ class Pending:
             self.flush_quietly()
             with self._lock:
                 if not self._rows:
-                    self._thread = None
+                    self._works = False
                     return
 
     def discard(self, key: str) -> None:

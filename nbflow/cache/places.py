@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from importlib.machinery import PathFinder
 
 from nbflow._typing import Any
 from nbflow._util import PACKAGE_ROOT
@@ -79,6 +78,8 @@ def module_file(module: str) -> str | None:
     loaded = sys.modules.get(module)
     if loaded is not None:
         return getattr(loaded, "__file__", None)
+    from importlib.machinery import PathFinder  # most modules that are asked for are loaded
+
     path: Any = None
     spec = None
     name = ""

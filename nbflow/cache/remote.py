@@ -1,7 +1,7 @@
 """Files of a shared store: any URL of fsspec, a plain folder, or a zip that is only read.
 
-Names are exact: nothing is listed except by `names`, and what is read or written is one file at a time. A file appears
-whole or not at all: object stores do that by themselves, elsewhere it is written beside and renamed. fsspec is
+Names are exact: only `names` and `listing` list, and what is read, written or removed is one file at a time. A file
+appears whole or not at all: object stores do that by themselves, elsewhere it is written beside and renamed. fsspec is
 imported when the first file is asked for.
 """
 
@@ -13,11 +13,12 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from nbflow.errors import CacheError
+from nbflow.storage.base import FileFacts
 from nbflow.storage.local import LocalFiles
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Place:
             if isinstance(files, LocalFiles):
                 shutil.copyfile(path, beside)
             else:
-                files.fs.get_file(path, beside)
+                files.fetch(path, beside)
             with open(beside, "rb") as stream:
                 mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
             yield memoryview(mapped)
@@ -127,8 +128,22 @@ class Place:
         return self._open().is_file(self._path(name))
 
     def names(self, prefix: str) -> list[str]:
-        """Return the names of all files below a folder, in order; the one method that lists."""
+        """Return the names of all files below a folder, in order."""
         return sorted(name for name in self._open().walk() if name.startswith(prefix))
+
+    def listing(self) -> dict[str, FileFacts]:
+        """Return the names of all files with size and age."""
+        return dict(self._open().listing())
+
+    def remove(self, name: str) -> None:
+        """Remove a file; none is there afterwards."""
+        files = self._open()
+        path = self._path(name)
+        if isinstance(files, LocalFiles):
+            files.remove(path)
+            return
+        with suppress(FileNotFoundError):
+            files.fs.rm_file(path)
 
     def _path(self, name: str) -> str:
         return self._open().path_of(name)

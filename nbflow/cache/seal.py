@@ -39,6 +39,7 @@ __all__ = [
     "loaded_from",
     "named_front",
     "opened",
+    "peek",
     "seal",
     "unseal",
     "unwrap",
@@ -126,6 +127,19 @@ def unseal(signer: Signer, key: str, data: object) -> Record:
     return Record(created, ttl, cost, result, kind, data[end:], data[_BEGIN:end])
 
 
+def peek(data: bytes) -> Record:
+    """Return what a record says without asking who signed it, for whoever only counts and removes.
+
+    Raises:
+        Damaged: It is cut off.
+    """
+    if len(data) < _BEGIN:
+        raise Damaged("its index entry is cut off")
+    created, ttl, cost, result, kind, length = _unpack(data, MAC_BYTES)
+    end = _BEGIN + length
+    return Record(created, ttl if ttl == ttl else None, cost, result, kind, data[end:], data[_BEGIN:end])
+
+
 def wrap(signer: Signer, info: EntryInfo, packed: Packed, content: bytes = b"", compress: str = AUTO) -> Parcel:
     """Return a result as bytes that are signed.
 
@@ -139,8 +153,8 @@ def wrap(signer: Signer, info: EntryInfo, packed: Packed, content: bytes = b"", 
     head = packed.head
     if not packed.buffers and len(head) < FLOOR:  # most results
         digest = plain_digest(head)
-        record = Record(info.created, info.ttl, info.cost_s, digest, HEAD, head, content)
-        return Parcel(seal(signer, info.key, record), (), digest.hex(), plain_size(head))
+        record = _new(Record, (info.created, info.ttl, info.cost_s, digest, HEAD, head, content))
+        return _new(Parcel, (seal(signer, info.key, record), (), digest.hex(), plain_size(head)))
     packed = squeezed(packed, compress, inline=INLINE, mapped=bool(content))
     front, begin = front_of(packed, signer)
     blob: tuple[Any, ...] = ()

@@ -17,7 +17,6 @@ The rules:
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import sys
@@ -26,7 +25,14 @@ import time
 
 from xxhash import xxh3_64_digest
 
+from nbflow._typing import TYPE_CHECKING
+from nbflow._util import lazy
 from nbflow.cache.database import watch_forks
+
+if TYPE_CHECKING:
+    import mmap
+else:
+    mmap = lazy("mmap")  # whoever only finds results takes no seat
 
 __all__ = ["Seats"]
 
@@ -233,7 +239,10 @@ if sys.platform == "win32":
         msvcrt.locking(file, msvcrt.LK_NBLCK if taken else msvcrt.LK_UNLCK, 1)
 
 else:
-    import fcntl
+    if TYPE_CHECKING:
+        import fcntl
+    else:
+        fcntl = lazy("fcntl")
 
     _LAYOUT = ("qqihh", (2, 3, 4, 0, 1)) if sys.platform == "darwin" else ("hhqqi", (0, 1, 2, 3, 4))
 

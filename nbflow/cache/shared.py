@@ -25,6 +25,7 @@ from nbflow.cache.keyring import OWN, NamedKey, Trust, find_key, short_id
 from nbflow.cache.remote import Place
 from nbflow.cache.seal import FILE, Loaded, unseal, unwrap
 from nbflow.cache.sender import DELAYS_S, Sender
+from nbflow.cache.sweep import Swept, sweep
 from nbflow.errors import CacheError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class _Paused(Exception):
 
 
 class SharedTier:
-    """Results under a URL; safe from any thread. None of its methods raises, but for its making.
+    """Results under a URL; safe from any thread. None of its methods raises, but for its making and `prune`.
 
     Pickles as its address. Nothing is opened or imported before the first key is asked for.
 
@@ -315,6 +316,35 @@ class SharedTier:
             return one_line(error)
         return None
 
+    # -- upkeep
+
+    def prune(self, max_bytes: int | None = None, *, older_s: float | None = None, dry_run: bool = False) -> Swept:
+        """Remove results from the place, for everybody; blocks until that is done.
+
+        What is past its own limit goes, and what was left over by a writer that was killed; other files than nbflow's
+        stay. Whoever needs one of these results computes it again.
+
+        Args:
+            max_bytes: Keep at most so much: results that were computed first go first.
+            older_s: Remove what was computed more than so many seconds ago too.
+            dry_run: Only say what would be removed.
+
+        Returns:
+            How many results and bytes were removed, and are left.
+
+        Raises:
+            CacheError: The place is only read here, or what the file system says is wrong with it.
+        """
+        if self.readonly and not dry_run:
+            raise CacheError(
+                f"Nothing was removed from {self.url}, because it is only read here; remove results from where "
+                "cache_shared_readonly is not set."
+            )
+        try:
+            return sweep(self._place, self._clock.wall(), max_bytes, older_s, dry_run)
+        except Exception as error:
+            raise CacheError(f"The shared cache {self.url} could not be pruned: {one_line(error)}.") from error
+
     def close(self) -> None:
         """Send what is waiting, for a bounded time; it can be used again."""
         self._sender.close(self._arguments["flush_s"])
@@ -328,10 +358,6 @@ class SharedTier:
 
 def _reopen(url: str, arguments: dict[str, Any]) -> SharedTier:
     return SharedTier(url, **arguments)
-
-
-def _is_final(error: Exception) -> bool:
-    return isinstance(error, (*_REFUSED, _Paused))
 
 
 def last_trouble(folder: Path) -> dict[str, Any] | None:

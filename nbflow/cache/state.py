@@ -12,8 +12,9 @@ main thread, while no other cached call runs elsewhere, is held responsible. Arr
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
-from weakref import WeakSet
+from itertools import count
 
 from xxhash import xxh3_128_hexdigest
 
@@ -24,7 +25,8 @@ __all__ = ["Watch", "learn", "learned", "prepare", "recall", "record", "settle"]
 
 _KEPT = 1024  # frames whose findings are remembered
 _findings: OrderedDict[str, frozenset[str]] = OrderedDict()
-_running: WeakSet[Watch] = WeakSet()  # a run that is given up ends with its watch
+_numbers = count()
+_running: dict[int, weakref.ref[Watch]] = {}  # by number; a run that is given up ends with its watch
 _lock = threading.Lock()
 
 
@@ -78,17 +80,20 @@ def settle(keyer: Any, key: CacheKey, store: Any, run: Watch | None) -> CacheKey
 class Watch:
     """A run that is under way; `alone` says whether no other cached call ran on another thread meanwhile."""
 
-    __slots__ = ("__weakref__", "_alone", "_thread")
+    __slots__ = ("__weakref__", "_alone", "_number", "_thread")
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
         self._alone = True
-        with _lock:
-            if _running:  # a set without members is asked in no time, and iterated over slowly
-                for other in _running:
-                    if other._thread != self._thread:
-                        other._alone = self._alone = False
-            _running.add(self)
+        self._number = next(_numbers)
+        _running[self._number] = weakref.ref(self)  # and only then look: of two that begin at once, one sees the other
+        if len(_running) > 1:
+            for number, ref in list(_running.items()):
+                other = ref()
+                if other is None:
+                    _running.pop(number, None)
+                elif other._thread != self._thread:
+                    other._alone = self._alone = False
 
     @property
     def alone(self) -> bool:
@@ -97,5 +102,4 @@ class Watch:
 
     def end(self) -> None:
         """The run is over; may be said twice."""
-        with _lock:
-            _running.discard(self)
+        _running.pop(self._number, None)

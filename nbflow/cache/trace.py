@@ -98,12 +98,14 @@ def save(
         FileChanged: A file changed while the call ran, so nobody knows which state the result belongs to.
         Exception: As `CacheStore.save` does.
     """
+    if not reads:
+        return key, store.save(key, value, **facts)
     for path, state in reads.items():
         if _state(path).digest != state.digest:
             raise FileChanged(f"file `{path}` changed while it ran")
     full = _joined(key, reads)
     saved = store.save(full, value, **facts)
-    if reads:  # the result first: a list of files that leads to nothing would cost a look for nothing
-        facts.pop("readonly", None)
-        store.save(key._replace(parts=(LEAD,)), Reads(tuple(sorted(reads))), **facts)
+    # The result first: a list of files that leads to nothing would cost a look for nothing.
+    facts.pop("readonly", None)
+    store.save(key._replace(parts=(LEAD,)), Reads(tuple(sorted(reads))), **facts)
     return full, saved

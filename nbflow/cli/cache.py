@@ -71,6 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prune.add_argument(
         "--unused", metavar="AGE", type=parse_age, help="remove what was not used for so long, such as 7d"
     )
+    cache_share.configure_prune(prune)
     clear = action("clear", _clear, "remove all results, or those of one task")
     clear.add_argument("task", nargs="?", help="only those of this task")
     clear.add_argument("--yes", action="store_true", help="do not ask")
@@ -195,6 +196,12 @@ def _entry(store: CacheStore, beginning: str) -> EntryInfo:
 
 
 def _prune(store: CacheStore, arguments: argparse.Namespace) -> int:
+    if arguments.shared:
+        return cache_share.prune(store, arguments)
+    if arguments.older is not None or arguments.dry_run:
+        raise usage(
+            "--older and --dry-run go with --shared; the local cache knows --unused, and `ls --unused AGE` shows it"
+        )
     return _removed(store, store.prune(arguments.max_size, unused_s=arguments.unused))
 
 

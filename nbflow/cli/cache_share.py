@@ -1,7 +1,7 @@
-"""`nbflow cache bundle` and `nbflow cache load`: results to take along, and results that somebody took along.
+"""`nbflow cache bundle`, `load` and `prune --shared`: results to take along, and those of a shared place.
 
 A bundle is sealed by a key. Whoever opens it needs that key, and trusts whoever has it as much as the author of the
-code: opening a result can run code.
+code: opening a result can run code. Removing results needs no key, only the right to write.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 
 from nbflow.cache.bundle import Bundled, load_bundle, write_bundle
 from nbflow.cache.keyring import find_key, short_id
+from nbflow.cache.shared import SharedTier
 from nbflow.cache.store import CacheStore
-from nbflow.cli.console import ExitCode, say
-from nbflow.cli.units import count_of, format_size
+from nbflow.cli.console import ExitCode, say, usage
+from nbflow.cli.units import count_of, format_size, parse_age
 
-__all__ = ["configure"]
+__all__ = ["configure", "configure_prune", "prune"]
 
 
 def configure(action: Callable[[str, Callable[[CacheStore, argparse.Namespace], int], str], Any]) -> None:
@@ -34,6 +35,31 @@ def configure(action: Callable[[str, Callable[[CacheStore, argparse.Namespace], 
     load = action("load", _load, "take the results of a bundle into this cache")
     load.add_argument("bundle", metavar="BUNDLE", help="path or URL of the bundle")
     load.add_argument("--key", metavar="NAME|FILE", help="the key that sealed it (default: any in your key ring)")
+
+
+def configure_prune(parser: argparse.ArgumentParser) -> None:
+    """Add what `nbflow cache prune` can do about the shared cache."""
+    parser.add_argument("--shared", action="store_true", help="in the shared cache, for everybody who uses it")
+    parser.add_argument(
+        "--older",
+        metavar="AGE",
+        type=parse_age,
+        help="with --shared: remove what was computed so long ago, such as 90d",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with --shared: only say what would be removed")
+
+
+def prune(store: CacheStore, arguments: argparse.Namespace) -> int:
+    """Remove results from the shared cache and return the exit code."""
+    if arguments.unused is not None:
+        raise usage("a shared cache does not know when a result was last used; say --older instead of --unused")
+    if not isinstance(store.shared, SharedTier):
+        raise usage("no shared cache is set; put cache_shared into [tool.nbflow] of pyproject.toml")
+    done = store.shared.prune(arguments.max_size, older_s=arguments.older, dry_run=arguments.dry_run)
+    removed = f"{count_of(done.removed, 'result')} ({format_size(done.removed_bytes)})"
+    left = f"{done.left} left, {format_size(done.left_bytes)}"
+    say(f"{'would remove' if arguments.dry_run else 'removed'} {removed}; {left} · {store.shared.url}", sys.stdout)
+    return ExitCode.OK
 
 
 def _bundle(store: CacheStore, arguments: argparse.Namespace) -> int:

@@ -154,7 +154,10 @@ class PandasFeather(
     aliases=("arrow", "ipc"),
     requires=("pandas", "pyarrow"),
 ):
-    """A frame with its dtypes and index. Options go to `pyarrow.feather.write_feather` or `read_feather`."""
+    """A frame with its dtypes, its index and (from pyarrow 22) its `attrs`.
+
+    Options go to `pyarrow.feather.write_feather` or `read_feather`.
+    """
 
     def serialize(self, value: pandas.DataFrame) -> bytes:
         """Return the file's bytes."""

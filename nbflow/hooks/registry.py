@@ -17,7 +17,7 @@ from nbflow._util import one_line, report
 __all__ = ["add", "drop", "installed_plugins", "registered_plugins"]
 
 GROUP = "nbflow.hooks"
-_LONGEST = 1 << 20  # bytes of a list of entry points that are looked at
+_CHUNK = 1 << 16  # bytes that are read at once; memory for many more would be asked of the system for each file
 
 _lock = threading.Lock()
 _registered: list[Any] = []
@@ -76,7 +76,11 @@ def _is_any_installed() -> bool:
             except OSError:  # most have none
                 continue
             try:
-                if wanted in os.read(file, _LONGEST):
+                text = data = os.read(file, _CHUNK)
+                while len(data) == _CHUNK:
+                    data = os.read(file, _CHUNK)
+                    text += data
+                if wanted in text:
                     return True
             finally:
                 os.close(file)

@@ -1,18 +1,24 @@
-"""SIGINT while a cell awaits.
+"""SIGINT while a cell awaits, and where Python would drop it.
 
 ipykernel turns the signal into a cancellation of the cell, which cannot reach code that does not await; the default
 handler would break out of the event loop. So a handler of our own decides by what is running at that moment.
+`keep_interrupts` sees to it that an interrupt which strikes in a destructor is not lost.
 """
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 import types
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["Interrupts", "interruptible"]
+__all__ = ["Interrupts", "interruptible", "keep_interrupts"]
+
+_AGAIN_S = 0.02
+"""After how long a lost interrupt is raised again: once the code is left in which it was lost."""
 
 
 class Interrupts:
@@ -82,3 +88,40 @@ async def interruptible(function: Callable[[], Any]) -> Any:
 
     with Interrupts() as interrupts:
         return await interrupts.drive(call())
+
+
+def keep_interrupts() -> Callable[[], None]:
+    """Raise an interrupt again that struck in a destructor or in the callback of a weak reference.
+
+    Python prints and drops what is raised there, and a signal that comes while the garbage collector works is noticed
+    in just such code: the cell would go on as if nobody had pressed the button.
+
+    Returns:
+        What puts back the hook that was there before.
+    """
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            again = threading.Timer(_AGAIN_S, _interrupt)
+            again.daemon = True
+            again.start()
+        else:
+            before(lost)
+
+    def restore() -> None:
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = before
+
+    sys.unraisablehook = hook
+    return restore
+
+
+def _interrupt() -> None:
+    """Send SIGINT to the main thread, unless it is for nobody by now; it ends a blocking call, too."""
+    if not callable(signal.getsignal(signal.SIGINT)):
+        return
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()

@@ -32,7 +32,7 @@ from nbflow.notebook.cells import SEEDS, Cell, CellOptions, compile_body, read_c
 from nbflow.notebook.changes import Changes
 from nbflow.notebook.flow import Flow
 from nbflow.notebook.graph import CellNode, Graph, name_for
-from nbflow.notebook.interrupts import interruptible
+from nbflow.notebook.interrupts import interruptible, keep_interrupts
 from nbflow.notebook.magics import NbflowMagics, completion_matcher, parse_task_line
 from nbflow.notebook.names import find_effects
 from nbflow.notebook.output import Taps
@@ -96,6 +96,7 @@ class ShellState:
         self.session_options: dict[str, Any] = {}
         self._opener = cell_opener()
         self._stop_beat: Callable[[], None] = lambda: None
+        self._drop_interrupts: Callable[[], None] = lambda: None
         self._source: tuple[str, tuple[str, bool | None]] | None = None
         self._cells: dict[tuple[Any, ...], Cell] = {}
         self.shown = Shown(lambda: (self._cell_id, self._number))
@@ -165,6 +166,8 @@ class ShellState:
         self._opener = cell_opener()
         self._stop_beat()
         self._stop_beat = start_beat()  # lets an interrupt of a cell that awaits through at once
+        self._drop_interrupts()
+        self._drop_interrupts = keep_interrupts()
         if self.panel is not None:
             self.panel.cell_started(self.label)
 
@@ -185,6 +188,7 @@ class ShellState:
             self.changes.after_cell(session, self.label, meant=is_task or (raw or "").lstrip().startswith("%flow"))
         hints.after_cell(result, self.shell.user_ns, self._hinted)
         self._stop_beat()
+        self._drop_interrupts()
         self._raw = None
         if self.panel is not None:
             self.panel.cell_finished()

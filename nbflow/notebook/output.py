@@ -106,7 +106,7 @@ class StreamTap:
     def write(self, text: str) -> Any:
         """Write `text`; safe from any thread, if the stream behind is."""
         found = frame()
-        if type(found) is Call and text and not text.isspace():
+        if isinstance(found, Call) and text and not text.isspace():
             number = found.id if found.map is None else found.map.id
             if number in _lines or len(_lines) < _MOST_LINES:
                 _lines[number] = text

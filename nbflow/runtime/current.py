@@ -8,7 +8,6 @@ a cell is lost to the next cell): it is a plain attribute here, put there by who
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from itertools import count, islice
@@ -21,6 +20,7 @@ from nbflow.core.spec import TaskMetadata, TaskSpec
 from nbflow.settings import Settings
 
 if TYPE_CHECKING:
+    from array import array
     from collections import deque
 
     from nbflow.core.attempts import Outcome
@@ -49,6 +49,8 @@ _worker = False
 
 def new_ids(count: int) -> array[int]:
     """Return the ids of so many calls at once, in ascending order."""
+    from array import array  # only maps need it, and it is a library of its own to load
+
     return array("q", islice(_ids, count))
 
 
@@ -217,9 +219,8 @@ class Call:
         self.notes = self.remarks = ()
         self._cancel_reason = self._name = self._pool = self._reason = None
 
-    @classmethod
+    @staticmethod
     def item(
-        cls,
         spec: TaskSpec,
         session: Any,
         args: Any,
@@ -230,7 +231,7 @@ class Call:
         parent_id: int | None,
     ) -> Call:
         """Return the call of one of very many items, for a third of the time: what is not set here is as in others."""
-        call = _new_call(cls)
+        call = _new_call(_Item)
         call.id = id
         call.spec = spec
         call.session = session
@@ -242,15 +243,6 @@ class Call:
         call.map = map
         call.state = RUNNING
         return call
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Return what `item` left out."""
-            try:
-                return _UNSET[name]
-            except KeyError:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -389,6 +381,21 @@ class Call:
         self.args = self.kwargs = self.parent = self.remote = self.stop = None
 
 
+class _Item(Call):
+    """A call as `Call.item` makes it; a class of its own, since looking up attributes takes longer here."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return what `item` left out."""
+            try:
+                return _UNSET[name]
+            except KeyError:
+                raise AttributeError(f"'Call' object has no attribute {name!r}") from None
+
+
 _new_call = object.__new__
 _UNSET: dict[str, Any] = {
     **dict.fromkeys(Call.__slots__),
@@ -405,7 +412,11 @@ frame = _frame.get
 """Return the innermost frame of this context, or None."""
 
 enter = _frame.set
-"""Make something the innermost frame; give the token to `restore`."""
+"""Make something the innermost frame; afterwards `enter` what was there before, or give the token to `restore`.
+
+Synchronous code does the former, both inside one `try … finally`: no interrupt can strike between a call of C and what
+it does, while one that struck at the beginning of `restore` would leave the frame to whatever runs next in the kernel.
+"""
 
 
 def restore(token: Token[Any]) -> None:

@@ -15,12 +15,13 @@ from nbflow._typing import Any
 from nbflow.core.attempts import Call as CallStep
 from nbflow.core.attempts import Emit, Outcome, Raised, Returned, Wait
 from nbflow.core.spec import TaskSpec
-from nbflow.runtime.current import Call, Remote, enter, restore
+from nbflow.runtime.current import Call, Remote, enter, frame, restore
 from nbflow.runtime.emit import emit
 from nbflow.runtime.steps import Steps, as_failure, cancelled_error, failed, timed_out
 from nbflow.runtime.stopping import Alarm, DeadlineReached, Region, Stopped, call_detached, can_alarm
 
 __all__ = [
+    "attempt",
     "drive_async",
     "drive_sync",
     "failed",
@@ -72,8 +73,9 @@ def drive_sync(call: Call) -> Any:
     """Run a call that was made before; see `run_sync`."""
     __tracebackhide__ = True
     steps = Steps(call)
-    token = enter(call)
+    outer = frame()
     try:
+        enter(call)
         step = steps.begin()
         while step is not None:
             kind = type(step)
@@ -81,7 +83,7 @@ def drive_sync(call: Call) -> Any:
                 emit(call, step.fact, step.data, step.value)
                 step = steps.send(None)
             elif kind is CallStep:
-                step = steps.send(_attempt(call))
+                step = steps.send(attempt(call))
             elif kind is Wait:
                 step = steps.send(_wait(call, step.delay_s))
             else:
@@ -92,7 +94,7 @@ def drive_sync(call: Call) -> Any:
             raise
         raise final from final.__cause__
     finally:
-        restore(token)
+        enter(outer)
     return steps.finish()
 
 
@@ -272,14 +274,15 @@ def _next_item(call: Call, source: Iterator[Any]) -> Any:
 def _inside(call: Call, func: Any, *args: Any, **kwargs: Any) -> Any:
     """Call `func` with `call` as the current frame."""
     __tracebackhide__ = True
-    token = enter(call)
+    outer = frame()
     try:
+        enter(call)
         return func(*args, **kwargs)
     finally:
-        restore(token)
+        enter(outer)
 
 
-def _attempt(call: Call) -> Outcome:
+def attempt(call: Call) -> Outcome:
     """Call the user's function once, in a region that can be stopped and within its timeout."""
     __tracebackhide__ = True
     if call.remote is not None:

@@ -1,8 +1,8 @@
-"""The two short lanes: calls that need none of the machinery of `drivers`.
+"""The short lanes: calls that need none of the machinery of `drivers`.
 
 A plain task (no retry, timeout, cache or dataset) in a session that nobody listens to takes `run_plain`; a cached one
-whose result is in memory takes `run_hit`. Both leave the same record as the drivers do, for about two microseconds;
-whatever is out of the ordinary goes to the drivers.
+whose result is in memory takes `run_hit`, which goes on to `keeping` where it is not. They leave the same record as the
+drivers do, the first two for about two microseconds; whatever is out of the ordinary goes to the drivers.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from nbflow._util import lazy
 from nbflow.core.reads import Reads
 from nbflow.core.spec import TaskSpec
 from nbflow.runtime import current
-from nbflow.runtime.current import Call, Remote, enter, restore
+from nbflow.runtime.current import Call, Remote, enter, frame, restore
 from nbflow.runtime.stopping import Region, Stopped
 
 if TYPE_CHECKING:
     from nbflow.hooks import Sampler
-    from nbflow.runtime import drivers
+    from nbflow.runtime import drivers, keeping, looking
 else:
     drivers = lazy("nbflow.runtime.drivers")  # the machinery is only loaded for calls that need it
+    keeping = lazy("nbflow.runtime.keeping")
+    looking = lazy("nbflow.runtime.looking")
 
 __all__ = ["drive_plain", "fail", "run_hit", "run_plain", "run_plain_async", "run_sampled"]
 
@@ -41,9 +43,10 @@ def run_plain(
     """Run a plain synchronous task that nobody listens to; like `run_sync`, but for about two microseconds."""
     __tracebackhide__ = True
     call = Call(spec, session, parent, args, kwargs, index, map)
-    token = enter(call)
-    call.started = _monotonic()
+    outer = frame()
     try:
+        enter(call)
+        call.started = _monotonic()
         value = spec.func(*args, **kwargs)
     except BaseException as error:
         final = drivers.failed(call, error)
@@ -51,7 +54,7 @@ def run_plain(
             raise
         raise final from final.__cause__
     finally:
-        restore(token)
+        enter(outer)
     _complete(call, _monotonic())
     return value
 
@@ -72,13 +75,14 @@ def run_sampled(
 def drive_plain(call: Call, samplers: tuple[Sampler, ...] = ()) -> Any:
     """Run a plain call that was made before and whose events nobody needs; it can be cancelled while it runs."""
     __tracebackhide__ = True
-    token = enter(call)
-    call.started = _monotonic()
-    call.worker = threading.current_thread().name
-    call.session.active[call.id] = call  # so that it can be cancelled
-    for sampler in samplers:
-        sampler(call)
+    outer, active = frame(), call.session.active
     try:
+        enter(call)
+        call.started = _monotonic()
+        call.worker = threading.current_thread().name
+        active[call.id] = call  # so that it can be cancelled
+        for sampler in samplers:
+            sampler(call)
         with Region() as region:
             call.stop = region.stop
             if call.cancel_reason is not None:  # asked for just before there was something to stop
@@ -91,8 +95,10 @@ def drive_plain(call: Call, samplers: tuple[Sampler, ...] = ()) -> Any:
             raise
         raise final from final.__cause__
     finally:
-        restore(token)
-        call.session.active.pop(call.id, None)
+        try:
+            active.pop(call.id, None)
+        finally:
+            enter(outer)
     _complete(call, _monotonic())
     return value
 
@@ -162,17 +168,54 @@ def run_hit(
             found = None
         if found is not None and type(found.value) is not Reads:
             call = Call(spec, session, parent, args, kwargs, index, map)
-            call.started = call.ended = _monotonic()
-            if spec.template_names:
-                _ = call.name
-            call.cached = True
-            call.saved_s = found.saved_s
-            call.state = current.COMPLETED
-            call.args = call.kwargs = call.parent = None
-            session.records.append(call)
-            if map is not None:
-                map.count(call)
+            call.started = _monotonic()
+            _found(call, found.saved_s, call.started)
             for sampler in samplers:
                 sampler(call)
             return found.value
-    return drivers.run_sync(spec, session, parent, args, kwargs, index, map, remote)
+    policy = spec.policy
+    if remote is not None or samplers or policy.retries or policy.timeout_s is not None:
+        return drivers.run_sync(spec, session, parent, args, kwargs, index, map, remote)
+    return _run_first(Call(spec, session, parent, args, kwargs, index, map), store)
+
+
+def _run_first(call: Call, store: Any) -> Any:
+    """Run a call that is not recognised at once: make its key and look, and compute where there is nothing."""
+    __tracebackhide__ = True
+    looked = None
+    outer = frame()
+    try:
+        enter(call)
+        inputs = call.spec.bind(*call.args, **call.kwargs)
+        if store is not None and looking.UNCHANGING.issuperset(map(type, inputs.values())):
+            call.started = call.session.clock.monotonic()
+            looked = looking.look(call, store, looking.make_key(call, store, inputs))
+            if (found := looked.found) is not None:
+                looking.watch(call, found.value)
+                _found(call, found.saved_s, call.session.clock.monotonic())
+                return found.value
+    except Exception:  # arguments that do not fit, or a store that fails: all is done again, and told
+        call = Call(call.spec, call.session, call.parent, call.args, call.kwargs, call.index, call.map)
+        looked = None
+    except BaseException as error:
+        final = drivers.failed(call, error)
+        if final is error:
+            raise
+        raise final from final.__cause__
+    finally:
+        enter(outer)
+    return keeping.run_kept(call, store, looked)
+
+
+def _found(call: Call, saved_s: float, ended: float) -> None:
+    """Let a call end whose result was found, and that nobody was told of."""
+    call.ended = ended
+    if call.spec.template_names:
+        _ = call.name
+    call.cached = True
+    call.saved_s = saved_s
+    call.state = current.COMPLETED
+    call.args = call.kwargs = call.parent = None
+    call.session.records.append(call)
+    if call.map is not None:
+        call.map.count(call)

@@ -4,7 +4,7 @@
 
 1. inside a cell that nbflow made asynchronous: switch to the cell's driver, which awaits on the kernel's own loop
    (`bridged`);
-2. no loop runs in this thread: `asyncio.run`;
+2. no loop runs in this thread: `asyncio.run`; in a worker, a loop that the thread keeps from call to call;
 3. `loop_bridge="thread"`, or a loop that cannot be patched (uvloop): a loop in a thread of its own;
 4. a loop that is patched already, or the kernel's loop under a plain cell: nest-asyncio2, applied once, and said once.
 
@@ -21,6 +21,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
 from nbflow._util import report
+from nbflow.runtime.current import is_worker
 from nbflow.runtime.stopping import WAKE_S
 
 __all__ = ["bridged", "heartbeat", "run", "running_loop", "start_beat"]
@@ -57,6 +58,8 @@ def run(coroutine: Coroutine[Any, Any, T], *, bridge: str = "auto") -> T:
 
     loop = running_loop()
     if loop is None:
+        if is_worker() or threading.current_thread() is not threading.main_thread():
+            return _run_kept(coroutine)
         return asyncio.run(coroutine)
     if (switch := _switch()) is not None:
         result: T = switch(coroutine)
@@ -142,6 +145,43 @@ class _Raw:
 
     def __await__(self) -> Any:
         return (yield self.wanted)
+
+
+class _Kept:
+    """A loop of one thread; to make one takes several times as long as to run a short coroutine on it."""
+
+    __slots__ = ("_loop", "runner")
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self.runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # so that nobody else finds it
+        self._loop = self.runner.get_loop()
+
+    def __del__(self) -> None:
+        self._loop.close()  # its thread has ended
+
+
+_here = threading.local()
+
+
+def _run_kept(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run the coroutine on the loop that this thread keeps; one that is left with tasks or by an error is closed."""
+    __tracebackhide__ = True
+    import asyncio
+
+    kept: _Kept = getattr(_here, "kept", None) or _Kept()
+    _here.kept = None
+    runner, clean = kept.runner, False
+    try:
+        value = runner.run(coroutine, context=copy_context())
+        clean = not asyncio.all_tasks(runner.get_loop())
+    finally:
+        if not clean:
+            runner.close()
+    if clean:
+        _here.kept = kept
+    return value
 
 
 def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:

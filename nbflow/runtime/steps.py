@@ -16,6 +16,7 @@ from nbflow.core.attempts import Emit, Hit, Lookup, Outcome, Publish, Raised, Re
 from nbflow.core.reads import Reads
 from nbflow.core.spec import render_template
 from nbflow.errors import DatasetError, ParameterError, TaskCancelledError, TaskError, TaskTimeoutError
+from nbflow.runtime import looking
 from nbflow.runtime.current import FAILED, Call
 from nbflow.runtime.emit import emit
 from nbflow.runtime.stopping import DeadlineReached, Stopped
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from nbflow.cache import guard, state, trace
     from nbflow.cache.flight import Flight, Flights
     from nbflow.runtime import waiting
+    from nbflow.runtime.looking import Look
     from nbflow.runtime.waiting import Pause
 else:
     guard = lazy("nbflow.cache.guard")
@@ -32,9 +34,6 @@ else:
     waiting = lazy("nbflow.runtime.waiting")
 
 __all__ = ["Steps", "as_failure", "cancelled_error", "check_arguments", "failed", "for_user", "timed_out"]
-
-_FORCED = "recomputing was forced"
-_UNCHANGING = frozenset({int, float, complex, bool, str, bytes, type(None)})  # no values for the mutation guard
 
 
 def failed(call: Call, error: BaseException) -> BaseException:
@@ -48,10 +47,10 @@ def failed(call: Call, error: BaseException) -> BaseException:
     return for_user(call, failure)
 
 
-def check_arguments(call: Call) -> None:
-    """Raise `ParameterError` unless the arguments fit the signature."""
+def check_arguments(call: Call) -> dict[str, Any]:
+    """Return the arguments by name, or raise `ParameterError` where they do not fit the signature."""
     try:
-        call.spec.bind(*call.args, **call.kwargs)
+        return call.spec.bind(*call.args, **call.kwargs)
     except TypeError as error:
         spec = call.spec
         text = str(error).replace("<lambda>", getattr(spec.func, "__name__", spec.name))
@@ -63,48 +62,75 @@ def check_arguments(call: Call) -> None:
 
 
 class Steps:
-    """One call's way through `attempts`, and the steps that do not depend on the driver's world."""
+    """One call's way through `attempts`, and the steps that do not depend on the driver's world.
 
-    __slots__ = ("_base_key", "_flights", "_generator", "_run", "_share", "_store", "call", "outcome")
+    Args:
+        call: The call.
+        short: Whether a short lane has looked for a quick hit already, and nobody listens to routine events.
+        looked: What the lane's first look came to, if it had one.
+    """
 
-    def __init__(self, call: Call) -> None:
-        spec = call.spec
+    __slots__ = (
+        "_base_key",
+        "_flights",
+        "_generator",
+        "_inputs",
+        "_looked",
+        "_run",
+        "_share",
+        "_short",
+        "_store",
+        "call",
+        "outcome",
+    )
+
+    def __init__(self, call: Call, *, short: bool = False, looked: Look | None = None) -> None:
         self.call = call
+        self._short = short
+        self._looked = looked
         self.outcome: Outcome | None = None
         self._share: float | None = None
+        self._inputs: dict[str, Any] = {}
         self._run: state.Watch | None = None  # while the body runs
         self._store: Any = None
         self._flights: Flights | None = None  # of the store; stores of other make have none
         self._base_key: Any = None  # the key without the files that the body reads
-        self._generator: Generator[Any, Any, Outcome] = attempts(
-            spec.policy,
-            cached=bool(spec.cache),
-            published=spec.dataset is not None,
-            random=call.session.random,
-        )
+        self._generator: Generator[Any, Any, Outcome] | None = None
 
     def begin(self) -> Any:
         """Check the arguments and return the first step."""
+        self.prepare()
+        spec = self.call.spec
+        self._generator = attempts(
+            spec.policy,
+            cached=bool(spec.cache),
+            published=spec.dataset is not None,
+            random=self.call.session.random,
+        )
+        return self.send(None)
+
+    def prepare(self, store: Any = None) -> None:
+        """Check the arguments, and find the store where that is not known yet."""
         call = self.call
-        check_arguments(call)
+        self._inputs = check_arguments(call)
         if call.spec.cache:
-            self._store = call.session.cache_store_for(call.spec)
+            self._store = call.session.cache_store_for(call.spec) if store is None else store
             self._flights = getattr(self._store, "flights", None)
             call.reads = {}
             if call.map is not None:
                 self._share = call.map.share(1)
-        return self.send(None)
 
     def send(self, reply: Any) -> Any:
         """Give the reply to the last step and return the next one, or None at the end."""
+        assert self._generator is not None
         try:
             return self._generator.send(reply)
         except StopIteration as stop:
             self.outcome = stop.value
-            self._over()
+            self.over()
             return None
 
-    def _over(self) -> None:
+    def over(self) -> None:
         """Note that the call no longer takes a share of its map's time, and that nobody need wait for it."""
         self._land("failed")
         if self._run is not None:
@@ -130,10 +156,10 @@ class Steps:
             emit(self.call, step.fact, step.data, step.value)
             return None
         if kind is Lookup:
-            looking = self._lookup()
-            what, found = _advance(looking)
+            lookup = self._lookup()
+            what, found = _advance(lookup)
             while what is not None:
-                what, found = _advance(looking, waiting.wait(what, self.call))
+                what, found = _advance(lookup, waiting.wait(what, self.call))
             return found
         if kind is Save:
             return self._save(step.value)
@@ -143,11 +169,11 @@ class Steps:
         """Perform a step that blocks, without blocking the running loop."""
         if type(step) is not Lookup:
             return await asyncio.to_thread(self.perform, step)
-        looking = self._lookup()
-        what, found = await asyncio.to_thread(_advance, looking)
+        lookup = self._lookup()
+        what, found = await asyncio.to_thread(_advance, lookup)
         while what is not None:
             landed = await waiting.wait_async(what, self.call, asyncio)
-            what, found = await asyncio.to_thread(_advance, looking, landed)
+            what, found = await asyncio.to_thread(_advance, lookup, landed)
         return found
 
     # -- looking up: generators that yield what is to be waited for, and are sent whether that is over
@@ -160,13 +186,13 @@ class Steps:
             found = yield from self._look(self._store)
             self._compare_inputs()
             if found is not None:
-                self._watch(found.value)
+                looking.watch(call, found.value)
         except Exception as error:
             self._cache_failed("read", error)
             return None
         if found is None:
             self._run = state.Watch()
-        if found is None and self._heard("CacheMiss") and call.reason is not _FORCED:
+        if found is None and self._heard("CacheMiss") and call.reason is not looking.FORCED:
             emit(call, "CacheMiss", {"key": call.key.digest, "reason": call.reason})
         return found
 
@@ -174,36 +200,30 @@ class Steps:
         call, spec = self.call, self.call.spec
         ttl = spec.cache_ttl if spec.cache_ttl is not None else call.session.settings.cache_ttl
         forced = call.session.settings.force
-        digest = spec.keyer.quick(call.args, call.kwargs)
-        suffix = spec.key_suffix(call.session.settings.cache_readonly)
-        if digest is not None and not forced:
-            digest += suffix
+        digest = None if self._short or forced else spec.keyer.quick(call.args, call.kwargs)
+        if digest is not None:
+            digest += spec.key_suffix(call.session.settings.cache_readonly)
             looks_deep = spec.cache != "session" and self._flights is not None
             found = store.refetch(digest, ttl=ttl) if looks_deep else store.peek(digest, ttl)
             if found is not None and type(found.value) is not Reads:
                 return Hit(found.value, digest, found.saved_s)
-        state.prepare(spec.keyer, store)
-        key = call.key = spec.keyer.key(call.inputs, call.args, call.kwargs)
-        if spec.cache == "session" and key.scope != "session":
-            key = call.key = key._replace(scope="session")
-        if suffix:
-            key = call.key = key._replace(digest=key.digest + suffix)
-        self._base_key = key
-        call.notes += key.notes
+        look = self._looked
+        self._base_key = looking.make_key(call, store, self._inputs) if look is None else look.key
         if forced:
-            call.reason = _FORCED
+            call.reason = looking.FORCED
             return None
-        before = None if self._flights is None else self._flights.moment()
-        call.key, found = trace.fetch(store, key, ttl=ttl)
+        look = look or looking.look(call, store, self._base_key)
+        found = look.found
         if found is None and self._flights is not None:
-            found = yield from self._board(self._flights, key, ttl, before)
+            found = yield from self._board(self._flights, look.key, ttl, look.before)
+            if found is not None:
+                call.note_reads(trace.states(call.key))
         if found is None:
             if hasattr(store, "explain_later"):  # stores of other make need not have it
                 call.why_missed = store.explain_later(call.key)
             else:
                 call.reason = store.explain(call.key)
             return None
-        call.note_reads(trace.states(call.key))
         return Hit(found.value, call.key.digest, found.saved_s)
 
     def _board(
@@ -244,32 +264,34 @@ class Steps:
         return True
 
     def _land(self, ending: str) -> None:
-        """End the flight that this call leads, if it leads one."""
-        if self._flights is not None and self._base_key is not None:
-            self._flights.leave(self._base_key.digest, self.call, ending, self._store.when_written)
+        """End the flight that this call leads, if it leads one; once it has, it leads no other."""
+        flights, self._flights = self._flights, None
+        if flights is not None and self._base_key is not None:
+            flights.leave(self._base_key.digest, self.call, ending, self._store.when_written)
 
     def _save(self, value: Any) -> Returned | None:
         call, store = self.call, self._store
         if store is None or self._base_key is None:
             return None
         spec = call.spec
-        self._watch(value)
+        looking.watch(call, value)
         began = call.session.clock.monotonic()
         readonly = {"readonly": True} if spec.key_suffix(call.session.settings.cache_readonly) else {}
         try:
-            reads = {path: state for path, state in (call.reads or {}).items() if state is not None}
+            reads = call.reads and {path: state for path, state in call.reads.items() if state is not None}
             call.key, saved = trace.save(
                 store,
                 state.settle(spec.keyer, self._base_key, store, self._run),
-                reads,
+                reads or {},
                 value,
                 ttl=spec.cache_ttl if spec.cache_ttl is not None else call.session.settings.cache_ttl,
                 cost_s=self._cost_s(began),
                 cell=call.session.label(),
                 **readonly,
             )
+            trouble = None if self._flights is None else store.trouble()
             self._land("stored")
-            if self._flights is not None and (trouble := store.trouble()) is not None:
+            if trouble is not None:
                 self._cache_failed("write", trouble)
         except Exception as error:
             self._land("unstored")
@@ -282,27 +304,21 @@ class Steps:
 
     def _heard(self, fact: str) -> bool:
         """Whether anybody listens to this fact."""
+        if self._short:
+            return False
         session = self.call.session
         return session.hooks is not None or session.fanout.wants(fact, self.call.map is not None)
-
-    def _watch(self, value: Any) -> None:
-        """Let the mutation guard know what is handed out; items of maps are too many for that."""
-        call = self.call
-        if type(value) not in _UNCHANGING and call.session.settings.mutation_guard and call.map is None:
-            guard.note(value, f"`{call.spec.name}`", call.session.label())
 
     def _compare_inputs(self) -> None:
         """Note which inputs are no longer what they were when nbflow handed them out."""
         call, key = self.call, self._base_key
         if key is None or not call.session.settings.mutation_guard:
             return
-        inputs = call.inputs
+        inputs = {name: value for name, value in self._inputs.items() if type(value) not in looking.UNCHANGING}
+        if not inputs:
+            return
         for part in key.parts:
-            if (
-                part.kind in ("argument", "input")
-                and part.name in inputs
-                and type(inputs[part.name]) not in _UNCHANGING
-            ):
+            if part.kind in ("argument", "input") and part.name in inputs:
                 change = guard.look(inputs[part.name], part.digest, part.name, call.session.label())
                 if change is not None:
                     call.remarks += (f"{part.kind} `{part.name}` was changed in place since {change.since}",)
@@ -350,8 +366,9 @@ class Steps:
         failure = as_failure(call, error)
         step = ending(failure, call.spec.policy)
         emit(call, step.fact, step.data)
-        self._generator.close()
-        self._over()
+        if self._generator is not None:
+            self._generator.close()
+        self.over()
         return for_user(call, failure)
 
     def finish(self) -> Any:
@@ -364,10 +381,10 @@ class Steps:
         raise for_user(self.call, out.error)
 
 
-def _advance(looking: Generator[Any, bool, Any], reply: Any = None) -> tuple[Any, Any]:
+def _advance(lookup: Generator[Any, bool, Any], reply: Any = None) -> tuple[Any, Any]:
     """Go on until something is to be waited for; return that, or None and the result."""
     try:
-        return looking.send(reply), None
+        return lookup.send(reply), None
     except StopIteration as stop:
         return None, stop.value
 

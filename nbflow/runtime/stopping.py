@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from types import FrameType
 
+from nbflow._clock import SYSTEM_CLOCK
 from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy
 
@@ -25,13 +26,18 @@ if TYPE_CHECKING:
 else:
     signal = lazy("signal")  # makes enumerations of all signals, and few programs stop anything
 
-__all__ = ["Alarm", "DeadlineReached", "Region", "Stopped", "call_detached", "can_alarm"]
+__all__ = ["Alarm", "DeadlineReached", "Region", "Stopped", "call_detached", "can_alarm", "wake_s"]
 
 GRACE_S = 0.1
 """How long to wait for code to end after it was told to, before it is left behind."""
 
 WAKE_S = 0.2
 """How long to wait for a lock at a time: a signal that arrives just before the wait is only noticed after it."""
+
+
+def wake_s(deadline: float | None) -> float:
+    """Return how long to wait for a lock now: until the deadline (by the system's clock), but no longer than that."""
+    return WAKE_S if deadline is None else max(0.0, min(WAKE_S, deadline - SYSTEM_CLOCK.monotonic()))
 
 
 class Stopped(BaseException):

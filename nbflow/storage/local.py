@@ -101,6 +101,14 @@ class LocalFiles:
                 if os.path.isfile(path) and (not os.path.islink(path) or is_below(path, self.root)):
                     yield os.path.relpath(path, self.root).replace(os.sep, "/")
 
+    def listing(self) -> Iterator[tuple[str, FileFacts]]:
+        """Yield the keys of all files with size and age."""
+        for key in self.walk():
+            try:
+                yield key, self.facts(os.path.join(self.root, *key.split("/")))
+            except FileNotFoundError:  # removed meanwhile
+                continue
+
     def shown(self, path: str) -> str:
         """Return `path` as people know it."""
         return path

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, Final
 
@@ -137,7 +137,13 @@ class RemoteFiles:
 
     def read(self, path: str) -> bytes:
         """Return all bytes of the file; `FileNotFoundError` where there is none."""
-        return bytes(self.fs.cat_file(path))
+        with _missing(path):
+            return bytes(self.fs.cat_file(path))
+
+    def fetch(self, path: str, local: str) -> None:
+        """Put the bytes of the file into one of this machine; `FileNotFoundError` where there is none."""
+        with _missing(path):
+            self.fs.get_file(path, local)
 
     def copy(self, source: str, target: str) -> None:
         """Copy the file where it is, without fetching it."""
@@ -166,17 +172,33 @@ class RemoteFiles:
 
     def walk(self) -> Iterator[str]:
         """Yield the keys of all files."""
+        for key, _ in self.listing():
+            yield key
+
+    def listing(self) -> Iterator[tuple[str, FileFacts]]:
+        """Yield the keys of all files with size and age, as the place lists them."""
         self.fs.invalidate_cache()
         try:
-            found = self.fs.find(self.root)
+            found = self.fs.find(self.root, detail=True)
         except FileNotFoundError:
             return
         prefix = f"{self.root}/" if self.root else ""
-        yield from (path.removeprefix(prefix) for path in found if path.startswith(prefix))
+        for path, info in found.items():
+            if path.startswith(prefix):
+                yield path.removeprefix(prefix), FileFacts(int(info.get("size") or 0), _seconds(info))
 
     def shown(self, path: str) -> str:
         """Return `path` as people know it, with its protocol."""
         return path if ON_DISK & self.protocols else str(self.fs.unstrip_protocol(path))
+
+
+@contextmanager
+def _missing(path: str) -> Iterator[None]:
+    """Say that a file is not there the way everybody does; archives of older versions of fsspec do not."""
+    try:
+        yield
+    except KeyError as error:
+        raise FileNotFoundError(path) from error
 
 
 def _seconds(info: dict[str, Any]) -> float | None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -418,3 +419,27 @@ def test_stop_is_quick_and_ends_everything(pool: ProcessBackend, tmp_path: Path)
     assert all(heard.acquire(timeout=_LIMIT_S) for _ in running)
     pool.stop()
     assert all(job.cancelled() for job in [*running, *waiting])
+
+
+def _say_and_stay() -> None:
+    tell(os.getpid())
+    threading.Event().wait(_LIMIT_S)
+
+
+def test_an_interrupt_in_the_middle_of_a_dispatch_stops_what_has_begun(single: ProcessBackend) -> None:
+    """Nobody will ever know of the job, so its worker must not go on with it."""
+    told: SimpleQueue[Any] = SimpleQueue()
+    inner = single._running()
+    post, queue, pids = inner.post, inner._queue.append, []
+
+    def interrupted(act: Callable[[Any], object], argument: Any) -> None:
+        post(act, argument)
+        if act == queue:
+            inner.post = post  # type: ignore[method-assign]
+            pids.append(told.get(timeout=_LIMIT_S))
+            raise KeyboardInterrupt
+
+    inner.post = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        single.dispatch(_say_and_stay, listen=told.put)
+    assert single.submit(os.getpid).result(_LIMIT_S) not in pids

@@ -103,3 +103,15 @@ def test_a_failed_write_changes_nothing(index: Index) -> None:
     assert [entry.key for entry in index.entries()] == ["a"]
     assert index.totals()[:2] == (1, 100)
     index.close()
+
+
+def test_a_miss_asks_what_was_evicted_only_where_anything_was(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clean-up that finds nothing to do, as the first one of each process, leaves later misses as cheap as before."""
+    index.write([row("k"), row("old", cost=0.0)])
+    assert index.evict(1000, 0.0, 2.0) == (0, [])
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_ask", lambda *question: pytest.fail(f"asked {question}"))
+        assert index.evicted("nothing") is None
+    assert index.evict(100, 0.0, 3.0) == (1, [])
+    assert (index.evicted("old"), index.evicted("k")) == (3.0, None)
+    index.close()

@@ -19,6 +19,7 @@ from nbflow.cache.keyring import make_key
 from nbflow.cache.parts import CacheKey
 from nbflow.cache.shared import SharedTier
 from nbflow.cache.store import CACHE_MISS, CacheStore
+from nbflow.errors import CacheError
 
 pytest.importorskip("moto.server", reason="needs moto[server]")
 pytest.importorskip("s3fs", reason="needs s3fs")
@@ -310,3 +311,29 @@ def test_a_bucket_that_is_not_there(bucket: Bucket) -> None:
     ann.close()
     assert ann.get(key(NAMES[0])) == [1]
     assert "bucket does not exist" in "".join(bucket.told)
+
+
+def test_pruning(bucket: Bucket) -> None:
+    """One listing, one look at each envelope, and only what has to go is removed; a failing server is an error."""
+    ann = bucket.store("ann")
+    ann.save(key(NAMES[0]), [1])
+    ann.save(key(NAMES[1]), LARGE)
+    ann.save(key(NAMES[2]), bytearray(LARGE))
+    ann.close()
+    bucket.fs.pipe_file(f"{bucket.url}/notes.txt", b"not ours")
+    shared = bucket.store("bob").shared
+    assert isinstance(shared, SharedTier)
+    bucket.proxy.seen.clear()
+    planned = shared.prune(150_000, dry_run=True)
+    asked = [path for _, path in bucket.proxy.seen]
+    assert sum("list-type" in path for path in asked) == 1
+    assert sum("/keys/" in path for path in asked) == 3
+    assert len(asked) == 4
+    assert shared.prune(150_000) == planned
+    assert (planned.removed, planned.left) == (2, 1)
+    assert sorted(path.split("/")[2] for path in bucket.objects()) == ["blobs", "keys", "notes.txt"]
+    carol = bucket.store("carol")
+    assert [carol.get(key(name)) is CACHE_MISS for name in NAMES[:3]] == [True, True, False]
+    bucket.proxy.fault = lambda method, path: 403 if method == "DELETE" else None
+    with pytest.raises(CacheError, match="could not be pruned"):
+        shared.prune(0)

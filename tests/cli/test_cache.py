@@ -266,3 +266,19 @@ def test_doctor_says_what_to_do(capsys: pytest.CaptureFixture[str], monkeypatch:
     text = output(capsys, "doctor", code=1)
     assert "FAIL  surely-not-there is missing (everything): pip install surely-not-there" in text
     assert "FAIL  environment variable NBFLOW_PROGRESS" in text
+
+
+def test_prune_of_a_shared_cache(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By size and age, after a look at what would go; what is only known of local results is refused."""
+    assert "no shared cache is set" in output(capsys, "cache", "prune", "--shared", code=2)
+    output(capsys, "cache", "bundle", "team")
+    (filled / "pyproject.toml").write_text("[tool.nbflow]\ncache_shared = 'team'\n")
+    assert "say --older instead of --unused" in output(capsys, "cache", "prune", "--shared", "--unused", "7d", code=2)
+    assert "go with --shared" in output(capsys, "cache", "prune", "--dry-run", code=2)
+    prune = ("cache", "prune", "--shared", "--max-size", "50k", "--older", "1w")
+    said = output(capsys, *prune, "--dry-run")
+    assert re.match(r"would remove \d results? \(1\d\d kB\); \d left, ", said)
+    assert said.endswith(f"· {filled / 'team'}\n")
+    assert output(capsys, *prune) == said.replace("would remove", "removed")
+    assert output(capsys, "cache", "prune", "--shared").startswith("removed 0 results (0 B); ")
+    assert output(capsys, "cache", "stats").startswith("disk    7 results")

@@ -82,6 +82,19 @@ def test_interrupts_while_a_map_hands_out_its_work_leave_the_pool_usable(ready: 
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("wait", ["time.sleep(30)", "await asyncio.sleep(30)"])
+def test_an_interrupt_that_strikes_in_a_destructor_is_not_lost(ready: Any, wait: str) -> None:
+    """Python drops what is raised there, and a collection of garbage is where many an interrupt is first noticed."""
+    ready.ok("import signal\nclass Late:\n    def __del__(self): signal.raise_signal(signal.SIGINT)")
+    sent = time.monotonic()
+    result = ready.run(f"Late()\n{wait}")
+    assert result.status == "error"
+    assert "ignored" not in result.stderr
+    assert time.monotonic() - sent < 10
+    assert ready.value("1 + 1") == 2
+
+
+@pytest.mark.kernel
 def test_a_session_opened_in_an_awaiting_cell_is_there_in_the_next_one(kernel: Any) -> None:
     """A context variable set after an await is lost to the next cell; the session must not be."""
     kernel.ok(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
+from itertools import count
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -133,3 +136,44 @@ def test_current_call_looks_through_sessions() -> None:
         outer()
     assert seen == [True]
     assert context.records[-1].name == "outer"
+
+
+@pytest.mark.parametrize(
+    ("options", "heard"), [({}, False), ({}, True), ({"retries": 1}, False), ({"cache": "session"}, False)]
+)
+def test_an_interrupt_anywhere_leaves_no_call_behind(options: dict[str, Any], heard: bool) -> None:
+    """Else whatever runs next in the kernel is taken for a part of that call, and cancelled with it."""
+    left = 0
+
+    def strike(frame: FrameType, event: str, arg: Any) -> None:  # where the interpreter looks for signals
+        nonlocal left
+        if event in ("call", "c_return"):
+            left -= 1
+            if not left:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    @task(**options)
+    def double(n: int) -> int:
+        return 2 * n
+
+    before = sys.getprofile()
+    with session() as context:
+        if heard:
+            context.add_observer(lambda event: None, items=False, sampler=lambda call: None)
+        double(0)
+        outer, found = current.frame(), None
+        for number in count(1):
+            left = number
+            try:
+                sys.setprofile(strike)
+                found = double(number)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.setprofile(before)
+            assert current.frame() is outer
+            assert not context.active
+            if found is not None:
+                break
+    assert number > 10

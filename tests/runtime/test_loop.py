@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any
@@ -54,6 +55,35 @@ def test_without_a_loop() -> None:
     assert loop.run(answer()) == 42
     with pytest.raises(ValueError, match="oops"):
         loop.run(fail())
+
+
+def test_a_worker_keeps_its_loop() -> None:
+    """In other threads one loop serves all calls: each in the caller's context, none with what another one left."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    left: list[asyncio.Task[Any]] = []
+
+    async def look(leave: bool = False) -> str:
+        loops.append(asyncio.get_running_loop())
+        if leave:
+            left.append(asyncio.create_task(asyncio.sleep(60)))
+        return variable.get()
+
+    def work() -> list[Any]:
+        found: list[Any] = [loop.run(look())]
+        variable.set("set")
+        found.append(loop.run(look(leave=True)))
+        with pytest.raises(ValueError, match="oops"):
+            loop.run(fail())
+        found += [loop.run(look()), loop.running_loop()]
+        with pytest.raises(RuntimeError):
+            asyncio.get_event_loop()
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result() == ["default", "set", "set", None]
+    assert loops[0] is loops[1] is not loops[2]
+    assert left[0].cancelled()
+    assert all(each.is_closed() for each in loops)
 
 
 def test_loop_thread() -> None:

@@ -87,8 +87,8 @@ class Pool:
             self.post(self._queue.append, job)
             if self._ended:  # and so nobody looks into the inbox any more
                 job.settle_stopped()
-        except BaseException:  # an interrupt: nobody will ever know of the job
-            job.cancel()
+        except BaseException:  # an interrupt: nobody will ever know of the job, which a worker may have begun by now
+            job.stop()
             raise
         return job
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from nbflow._util import one_line, report
@@ -281,8 +282,9 @@ class NbflowExecutionBackend(NoopExecutionBackend):
             begun = lambda: on_loop(self.task_state_cb, task, StateMapper.RUNNING)  # noqa: E731
         else:
             self.task_state_cb(task, StateMapper.RUNNING)
-        caller: Any = call_coroutine if kind_of(task["function"]).is_async else call_function
-        caller = caller.with_options(name=_name(task).translate(_PLAIN), timeout=timeout)
+        caller = _caller(kind_of(task["function"]).is_async, _name(task).translate(_PLAIN))
+        if timeout is not None:
+            caller = caller.with_options(timeout=timeout)
         args, kwargs = tuple(task.get("args") or ()), dict(task.get("kwargs") or {})
         handle = runtime.submit(caller, task["function"], args, kwargs, begun, name=_name(task))
         handle.add_done_callback(ended)
@@ -372,6 +374,12 @@ def _arguments(task: dict[str, Any], known: tuple[str, ...]) -> dict[str, Any]:
 
 _PLAIN = str.maketrans(".{}", "-()")
 """Characters that mean something in the name of a task of ours, and what stands for them."""
+
+
+@lru_cache(maxsize=256)
+def _caller(is_async: bool, name: str) -> Any:
+    """Return the task that calls a function of that kind; to make one takes longer than to run it."""
+    return (call_coroutine if is_async else call_function).with_options(name=name)
 
 
 def _name(task: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """How a worker calls the function of one of AsyncFlow's tasks.
 
-Most of these functions are coroutine functions whose bodies block. Each runs on a loop of its own in the worker, and is
-told to end in both ways at the same time: by cancellation, which reaches code that awaits, and by an asynchronous
-exception, which reaches code that computes.
+Most of these functions are coroutine functions whose bodies block. Each runs on the loop of its worker, and is told to
+end in both ways at the same time: by cancellation, which reaches code that awaits, and by an asynchronous exception,
+which reaches code that computes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from nbflow.runtime import loop
 from nbflow.runtime.current import current_call
 from nbflow.runtime.stopping import DeadlineReached, Stopped
 from nbflow.tasks import task
@@ -38,33 +39,26 @@ def call_coroutine(function: Any, args: Any, kwargs: Any, begun: Callable[[], ob
     if begun is not None:
         begun()
     call = current_call()
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        loop.set_exception_handler(_complain)
-        running: list[asyncio.Task[Any] | None] = []
 
-        async def main() -> Any:
-            running.append(asyncio.current_task())
-            limit = None if call is None else call.spec.policy.timeout_s
-            # Whoever watches the time raises an exception in this thread, for which the loop has to wake.
-            async with asyncio.timeout(None if limit is None else limit + _FORCE_S):
-                return await function(*args, **kwargs)
-
+    async def main() -> Any:
+        here = asyncio.get_running_loop()
+        here.set_exception_handler(_complain)
         if call is not None and call.stop is not None:
-            call.stop = _stopper(call.stop, loop, running)
-        return runner.run(main())
+            call.stop = _stopper(call.stop, here, asyncio.current_task())
+        limit = None if call is None else call.spec.policy.timeout_s
+        # Whoever watches the time raises an exception in this thread, for which the loop has to wake.
+        async with asyncio.timeout(None if limit is None else limit + _FORCE_S):
+            return await function(*args, **kwargs)
+
+    return loop.run(main())
 
 
-def _stopper(interrupt: Callable[[], object], loop: Any, running: list[Any]) -> Callable[[], None]:
+def _stopper(interrupt: Callable[[], object], here: Any, running: Any) -> Callable[[], None]:
     """Return what cancels the task on its loop, and interrupts its thread if that does not end it."""
-
-    def cancel() -> None:
-        for found in running:
-            found.cancel()
 
     def stop() -> None:
         try:
-            loop.call_soon_threadsafe(cancel)
+            here.call_soon_threadsafe(running.cancel)
         except RuntimeError:  # the loop is closed: it has ended
             return
         late = threading.Timer(_FORCE_S, interrupt)
