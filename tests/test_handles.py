@@ -19,6 +19,7 @@ from nbflow.errors import BackendError, DefinitionError, ParameterError, TaskCan
 from nbflow.events import StragglerLeft, TaskCancelled, TaskFailed, TaskQueued, TaskStarted, Terminal
 from nbflow.settings import Settings, load_settings
 from nbflow.testing import EventRecorder
+from nbflow.testing.backends import FaultyBackend
 
 _LIMIT_S = 60.0
 
@@ -805,3 +806,15 @@ def test_an_interrupt_in_the_middle_of_a_submission_reaches_the_user() -> None:
     assert len(ran) == 1
     with pytest.raises(TaskCancelledError, match="interrupt"):
         made[0].get()
+
+
+def test_a_handle_on_a_backend_that_only_submits_fails_with_its_worker() -> None:
+    """Where a job is not taken as it is, the end of what stands for it is its end, too."""
+
+    class Losing(FaultyBackend):
+        lose = (1,)
+
+    with session(backend=Losing()):
+        with pytest.raises(BackendError, match="told to die"):
+            submit(abs, -1).get(_LIMIT_S)
+        assert submit(abs, -2).get(_LIMIT_S) == 2

@@ -48,7 +48,8 @@ class Sender:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._queue: dict[str, Any] = {}
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread | None = None  # the last one, which may be about to end
+        self._works = False  # whether it will look again for what waits
         self._hurry = threading.Event()  # somebody waits: short pauses only
         self._over = threading.Event()  # nobody waits any more: no further tries
         self._at_exit = False
@@ -64,7 +65,7 @@ class Sender:
             full = len(self._queue) >= _WAITING
             if not full:
                 self._queue[key] = source
-                if self._thread is None:
+                if not self._works:
                     self._start()
         if full:
             self._failed(key, None)
@@ -75,6 +76,7 @@ class Sender:
             atexit.register(_close, weakref.ref(self))
         self._hurry.clear()
         self._over.clear()
+        self._works = True
         self._thread = threading.Thread(target=self._run, name="nbflow-share", daemon=True)
         self._thread.start()
 
@@ -82,7 +84,7 @@ class Sender:
         while True:
             with self._lock:
                 if not self._queue:
-                    self._thread = None
+                    self._works = False
                     return
                 key = next(iter(self._queue))
                 source = self._queue[key]
