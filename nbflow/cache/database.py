@@ -168,6 +168,12 @@ class Database:
             if aside is not None:
                 aside.close()
 
+    def __del__(self) -> None:
+        # Python closes them as well, but from 3.13 on complains of everybody who leaves that to it.
+        for connection in (getattr(self, "_connection", None), getattr(self, "_aside", None)):
+            if connection is not None:
+                connection.close()
+
     def ask_aside(self, question: str, values: tuple[Any, ...]) -> list[Any]:
         """Return the rows that answer a question, as of the last commit, while another thread may write."""
         with self._aside_lock:

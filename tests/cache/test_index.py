@@ -115,3 +115,13 @@ def test_a_miss_asks_what_was_evicted_only_where_anything_was(index: Index, monk
     assert index.evict(100, 0.0, 3.0) == (1, [])
     assert (index.evicted("old"), index.evicted("k")) == (3.0, None)
     index.close()
+
+
+def test_an_index_that_nobody_has_any_more_closes_its_connections(tmp_path: Path) -> None:
+    """Who drops a store without closing it gets no complaints of Python about open databases."""
+    index = Index(str(tmp_path / "dropped.sqlite3"))
+    connection = index.connect(create=True)
+    assert connection is not None
+    del index
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
