@@ -71,6 +71,8 @@ def _no_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _isolated(_no_home: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give each test its own cache, key and settings."""
+    # Python tells compiled code of a module that a test writes twice apart by size and whole seconds only.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("NBFLOW_HOME", str(tmp_path / ".nbflow"))
     monkeypatch.setenv("NBFLOW_KEY_FILE", str(tmp_path / "key"))
     set_global_settings(None)

@@ -17,8 +17,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -60,12 +61,22 @@ def import_target(target: str) -> ModuleType:
         raise usage(f"{target} cannot be imported: {one_line(error)}{_where(error)}") from None
 
 
+class _ProgramLoader(SourceFileLoader):
+    """Compiles a file as it is now, as `python FILE` does: code from before is only told apart by whole seconds."""
+
+    def path_stats(self, path: Any) -> Mapping[str, Any]:
+        """Say that nothing is known of the file by which compiled code could be found."""
+        raise OSError
+
+
 def _import_file(path: Path) -> ModuleType:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     name = path.stem
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    spec = importlib.util.spec_from_file_location(
+        name, path.resolve(), loader=_ProgramLoader(name, str(path.resolve()))
+    )
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     # Known under its name, so that workers and pickles find what is defined in it.

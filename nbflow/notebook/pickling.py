@@ -121,7 +121,7 @@ def _closed_file(name: str, mode: str) -> Any:
     return stream
 
 
-def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str]) -> Any:
+def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: Mapping[int, str]) -> Any:
     """How a notebook's own objects are pickled; NotImplemented for all others."""
     kind = type(obj)
     if kind is ModuleType:
@@ -135,6 +135,8 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str]) -> Any:
         raise TypeError("a logger's level and handlers are of this process only")
     if not isinstance(obj, (FunctionType, type)) or obj.__module__ != "__main__":
         return NotImplemented
+    if (name := anew.get(id(obj))) is not None:
+        return _named, (name,)
     path: str = getattr(obj, "__qualname__", "")
     root, *rest = path.split(".")
     found = namespace.get(root)
@@ -169,7 +171,13 @@ class _Dynamic(Exception):
 
 
 def dump(
-    value: Any, namespace: Mapping[str, Any], own: frozenset[str], references: References, *, apart: Any = None
+    value: Any,
+    namespace: Mapping[str, Any],
+    own: frozenset[str],
+    references: References,
+    *,
+    anew: Mapping[int, str],
+    apart: Any = None,
 ) -> Stream:
     """Pickle a value with its buffers apart; by cloudpickle, which takes a moment to load, only where needed.
 
@@ -178,6 +186,7 @@ def dump(
         namespace: The notebook's.
         own: Names that the record itself will bind, so that they cannot be referred to.
         references: What need not be stored.
+        anew: Names, by id, of functions that will be made anew under them before this is loaded.
         apart: An object that is to be stored although it could be referred to.
 
     Raises:
@@ -190,7 +199,7 @@ def dump(
     reference = refer if references.needed else None
 
     def reduce(obj: Any) -> Any:
-        return _reduce(obj, namespace, own)
+        return _reduce(obj, namespace, own, anew)
 
     try:
         return _dump_with(pickle.Pickler, value, reduce, reference)

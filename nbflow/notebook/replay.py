@@ -201,12 +201,14 @@ class LiveOutputs:
         heap: What the cell had before it ran.
         stirred: Those objects of the heap that cannot be looked into, and that have changed.
         namespace: The notebook's.
+        anew: Names, by id, of the functions that are not stored, since a hit makes them anew.
     """
 
     values: dict[str, Any]
     heap: Heap
     stirred: list[Any]
     namespace: Mapping[str, Any]
+    anew: Mapping[int, str] = field(default_factory=dict)
 
     def dump(self, last: Any) -> Packed:
         """Pickle values, changes and last value.
@@ -225,7 +227,7 @@ class LiveOutputs:
         references = References(self.heap, self.values)
 
         def pickled(value: Any, apart: Any = None) -> Stream:
-            return dump(value, self.namespace, own, references, apart=apart)
+            return dump(value, self.namespace, own, references, anew=self.anew, apart=apart)
 
         changed = self.heap.changed()
         arrays = [each for each in changed if is_array(each)]

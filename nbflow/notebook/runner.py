@@ -300,7 +300,9 @@ class CellRun:
         for name in record.deleted:
             if name in before:  # where it is missing, `del` is an error
                 record.conditions.setdefault(name, PRESENT)
-        return LiveOutputs(values, heap, stirred, namespace)
+        made = ((name, namespace.get(name)) for name in cell.defined)
+        anew = {id(value): name for name, value in made if isinstance(value, types.FunctionType)}
+        return LiveOutputs(values, heap, stirred, namespace, anew)
 
     def _stirred(self, parts: dict[str, str]) -> list[Any]:
         """Return the inputs' objects that cannot be looked into and that the body has changed, by their digests."""

@@ -130,7 +130,7 @@ def test_code_that_does_not_end_is_left_behind(tmp_path: Path) -> None:
     @task
     def item(folder: str, index: int) -> int:
         if index == _STUCK:
-            (Path(folder) / f"{index}").touch()
+            (Path(folder) / f"{index}").write_text("x")
             release.wait(_LIMIT_S)
         return index
 

@@ -15,6 +15,7 @@ import io
 import os
 import random
 import re
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -311,7 +312,9 @@ USERS = {*NAMES, "f", "g", "h", "C", "n", "make", "copy", "math", "random", "np"
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return where the stores of the programs live."""
+    main = sys.modules["__main__"]
     yield tmp_path_factory.mktemp("programs")
+    sys.modules["__main__"] = main  # each shell has put its own there
     set_global_settings(None)
 
 
@@ -340,6 +343,7 @@ def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(schedule=schedules())
+@example(schedule=[(0, HEADER), (1, "b = lambda v=None: v\na = [b]"), None, (1, "b = lambda v=None: v\na = [b]")])
 @example(schedule=[(0, HEADER), (1, "c = 1"), DELETE, DELETE, (1, "c = 1"), DELETE])
 def test_any_program_behaves_as_without_tasks(folders: Path, schedule: list[tuple[int, str] | None]) -> None:
     """Output, last value, error and everything that is left behind are the same after every step."""
