@@ -625,3 +625,28 @@ def _lives(pid: int) -> bool:
         return False
     stat = Path(f"/proc/{pid}/stat")
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_workers_that_come_and_go_while_we_join_are_counted(
+    own: DaskBackend, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told of workers counts more than a list of them that was on its way already."""
+    meet(own, 2)
+    backend = DaskBackend(address=address)
+    nthreads = distributed.Client.nthreads
+    told: list[str] = []
+
+    async def late(client: Any) -> dict[str, int]:
+        first, second = await nthreads(client)
+        told.extend((first, second))
+        backend._link._heard((0.0, {"left": first}))
+        backend._link._heard((0.0, {"joined": second, "slots": 5, "name": "second"}))
+        return {first: 1}
+
+    monkeypatch.setattr(distributed.Client, "nthreads", late)
+    backend.start()
+    try:
+        assert backend.workers() == 5
+        assert len(told) == 2
+    finally:
+        backend.stop()

@@ -63,6 +63,7 @@ class Link:
         self._waiting: list[Callable[[], Coroutine[Any, Any, object]]] = []
         self._tasks: set[asyncio.Task[object]] = set()
         self._slots: dict[str, int] = {}
+        self._left: set[str] = set()  # workers that went away while we joined
         self._closed = False
         self.client: Any = None
         self.cluster: LocalCluster | None = None
@@ -136,7 +137,8 @@ class Link:
             await client
             client.subscribe_topic(self._topic, self._heard)
             await client.register_plugin(_watch(self._topic), name=self._topic)
-            self._slots = dict(await client.nthreads())
+            there = await client.nthreads()  # as of its sending: who has come or gone since then was heard already
+            self._slots = {worker: slots for worker, slots in there.items() if worker not in self._left} | self._slots
         except BaseException:
             await client.close(timeout=_GOODBYE_S)
             raise
@@ -204,6 +206,8 @@ class Link:
         fact = event[1]
         if "left" in fact:
             self._slots.pop(fact["left"], None)
+            if self.client is None:
+                self._left.add(fact["left"])
             self._listener.worker_left(fact["left"])
         elif "joined" in fact:
             self._slots[fact["joined"]] = fact["slots"]
