@@ -13,6 +13,8 @@ import pytest
 
 # Another interpreter for the kernels, to try other versions of ipykernel; tests do not see NBFLOW_ variables.
 KERNEL_PYTHON = os.environ.get("NBFLOW_BROWSER_KERNEL")
+# The front end of the tests that do not name theirs: "lab" or "notebook".
+FRONT = os.environ.get("NBFLOW_BROWSER_FRONT", "lab")
 
 
 def _harness() -> ModuleType:
@@ -49,5 +51,5 @@ def _nothing_left() -> None:
 @pytest.fixture
 def lab(server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """Return a JupyterLab (`harness.Lab`) with an empty folder; an indirect parameter holds arguments of `fresh`."""
-    yield server.fresh(**getattr(request, "param", {}))
+    yield server.fresh(**getattr(request, "param", {"front": FRONT}))
     server.clear()
