@@ -216,6 +216,7 @@ class Lab:
             page.turn_to(name)
         if cells is not None:
             page.wait_idle(self._start_s)
+            page.console.clear()  # nothing of ours ran yet, but Lab may complain of the notebook that it closed before
         return page
 
     def path(self, name: str) -> str:
