@@ -87,6 +87,7 @@ class TaskHandle(Generic[T]):
         self._settled = False
         self._ready = False  # whether the work may be run: what it needs is there
         self._needs: tuple[TaskHandle[Any], ...] = ()
+        self._wanted = 0  # by so many calls that have not ended
         self._backend: Any = None
         self._call: Call | None = None
         self._reason: str | None = None
@@ -112,7 +113,8 @@ class TaskHandle(Generic[T]):
 
         Raises:
             TaskTimeoutError: It has not ended within `timeout`.
-            BaseException: What the call raised. An interrupt while waiting cancels the call, and those it waits for.
+            BaseException: What the call raised. An interrupt while waiting cancels the call, and those that only it
+                waits for.
         """
         __tracebackhide__ = True
         deadline = None if timeout is None else SYSTEM_CLOCK.monotonic() + timeout
@@ -221,11 +223,12 @@ class TaskHandle(Generic[T]):
             return first
 
     def _give_up(self, reason: str) -> None:
-        """Cancel the call, and the calls that only ran for it: those it waits for."""
+        """Cancel the call, and those it waits for, unless others wait for them as well."""
         found: list[TaskHandle[Any]] = [self]
         for handle in found:
-            found += handle._needs
+            needs = handle._needs
             handle.cancel(reason)
+            found += [needed for needed in needs if not needed._wanted]
 
     def _succeed(self, value: Any) -> None:
         """End well, unless it has ended."""
@@ -253,9 +256,17 @@ class TaskHandle(Generic[T]):
         if self._call is not None:
             self._call.session.settled(self)
         self._call = None
-        self._needs = ()
+        self._want(())
         self._future.withdraw()
         self._future._handle = None
+
+    def _want(self, needs: tuple[TaskHandle[Any], ...]) -> None:
+        """Wait for these calls, instead of those before."""
+        before, self._needs = self._needs, needs
+        for found, change in ((before, -1), (needs, 1)):
+            for needed in found:
+                with needed._lock:
+                    needed._wanted += change
 
     def _leave_behind(self) -> None:
         """Give up on code that did not end when it was told to."""
@@ -367,7 +378,7 @@ def launch(
     if not waiting:
         start()
         return handle
-    handle._needs = tuple(waiting)
+    handle._want(tuple(waiting))
     left = [len(waiting)]
     lock = threading.Lock()
     context = copy_context()  # so that it starts in the cell that submitted it, not in that of whoever ends last

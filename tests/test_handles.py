@@ -314,6 +314,27 @@ def test_an_interrupted_wait_cancels_what_it_waits_for(
     recorder.check()
 
 
+def test_what_others_wait_for_is_not_given_up(recorder: EventRecorder) -> None:
+    """A cancelled wait ends what only it needs; what another call waits for, too, goes on for that one."""
+    gate, own = Gate(), Gate()
+
+    async def main() -> None:
+        shared, private = submit(gate.task), submit(own.task)
+        left, kept = submit(repr, [shared, private]), submit(repr, shared)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(left, 0.01)
+        with pytest.raises(TaskCancelledError):
+            await asyncio.to_thread(private.get, _LIMIT_S)
+        assert left.cancelled()
+        assert not shared.done()
+        gate.free.set()
+        assert await kept == repr("through")
+
+    with session(observers=[recorder]):
+        asyncio.run(main())
+    recorder.check()
+
+
 def test_what_has_ended_is_freed_at_once() -> None:
     """A handle and its work refer to each other only while the call has not ended: no collector has to find them."""
 

@@ -73,10 +73,8 @@ def _import_file(path: Path) -> ModuleType:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    name = path.stem
-    spec = importlib.util.spec_from_file_location(
-        name, path.resolve(), loader=_ProgramLoader(name, str(path.resolve()))
-    )
+    name, file = path.stem, str(path.resolve())
+    spec = importlib.util.spec_from_file_location(name, file, loader=_ProgramLoader(name, file))
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     # Known under its name, so that workers and pickles find what is defined in it.

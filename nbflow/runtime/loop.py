@@ -166,22 +166,37 @@ _here = threading.local()
 
 
 def _run_kept(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run the coroutine on the loop that this thread keeps; one that is left with tasks or by an error is closed."""
+    """Run the coroutine on the loop that this thread keeps; one on which anything is left, or an error, is closed."""
     __tracebackhide__ = True
-    import asyncio
 
     kept: _Kept = getattr(_here, "kept", None) or _Kept()
     _here.kept = None
     runner, clean = kept.runner, False
     try:
         value = runner.run(coroutine, context=copy_context())
-        clean = not asyncio.all_tasks(runner.get_loop())
+        clean = _is_empty(runner.get_loop())
     finally:
         if not clean:
             runner.close()
     if clean:
         _here.kept = kept
     return value
+
+
+def _is_empty(loop: Any) -> bool:
+    """Whether nothing of the calls before is left on a loop: no task, callback, timer, file, generator or thread.
+
+    asyncio has no question for that, so this looks at what its own loops keep; of any other loop it says no.
+    """
+    import asyncio
+
+    try:
+        timers = [each for each in loop._scheduled if not each.cancelled()]
+        files = len(loop._selector.get_map()) - 1  # the loop's own pipe, by which other threads wake it
+        rest = timers or files or loop._ready or loop._asyncgens or loop._default_executor
+        return not (rest or asyncio.all_tasks(loop))
+    except AttributeError:
+        return False
 
 
 def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -57,6 +57,79 @@ def test_without_a_loop() -> None:
         loop.run(fail())
 
 
+def _leaves_a_generator(said: list[str]) -> Any:
+    async def numbers() -> Any:
+        try:
+            yield 1
+            yield 2
+        finally:
+            said.append("generator closed")
+
+    async def main() -> asyncio.AbstractEventLoop:
+        async for _ in numbers():
+            break
+        return asyncio.get_running_loop()
+
+    return main()
+
+
+def _leaves_a_timer(said: list[str]) -> Any:
+    async def main() -> asyncio.AbstractEventLoop:
+        here = asyncio.get_running_loop()
+        here.call_later(0.001, said.append, "timer of the call before")
+        return here
+
+    return main()
+
+
+def _leaves_a_task(said: list[str]) -> Any:
+    async def wait() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            said.append("task cancelled")
+            raise
+
+    async def main() -> asyncio.AbstractEventLoop:
+        kept.append(asyncio.create_task(wait()))
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop()
+
+    kept: list[asyncio.Task[None]] = []
+    return main()
+
+
+def _leaves_a_thread(said: list[str]) -> Any:
+    async def main() -> asyncio.AbstractEventLoop:
+        said.append(await asyncio.to_thread(lambda: threading.current_thread().name))
+        return asyncio.get_running_loop()
+
+    return main()
+
+
+@pytest.mark.parametrize(
+    ("leave", "expected"),
+    [
+        (_leaves_a_generator, ["generator closed"]),
+        (_leaves_a_timer, []),
+        (_leaves_a_task, ["task cancelled"]),
+        (_leaves_a_thread, ["asyncio_0"]),
+    ],
+)
+def test_what_a_call_leaves_on_the_loop_of_its_worker_ends_with_it(
+    leave: Callable[[list[str]], Any], expected: list[str]
+) -> None:
+    """As with a loop of its own: generators are closed, timers never ring, threads end; later calls see none."""
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        left = pool.submit(lambda: loop.run(leave(said))).result(60)
+        assert said == expected
+        assert left.is_closed()
+        pool.submit(lambda: loop.run(asyncio.sleep(0.01))).result(60)
+        assert said == expected
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("asyncio_")]
+
+
 def test_a_worker_keeps_its_loop() -> None:
     """In other threads one loop serves all calls: each in the caller's context, none with what another one left."""
     loops: list[asyncio.AbstractEventLoop] = []
