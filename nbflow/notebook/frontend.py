@@ -1,7 +1,8 @@
 """Widgets of our own: their classes, and the look that they share.
 
 A widget is one anywidget model; its script and its styles are files beside the module that makes it, in the wheel, so
-that nothing is fetched from elsewhere. `base.css` has the colours, sizes and the frame of all of them.
+that nothing is fetched from elsewhere. `base.css` has the colours, sizes and the frame of all of them, and `base.js`
+which keys are theirs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 __all__ = ["widget_class"]
 
-_BASE = Path(__file__).with_name("base.css")
+_BASE = Path(__file__).with_name("base")
 
 
 def widget_class(
@@ -25,7 +26,7 @@ def widget_class(
         name: Name of the class.
         about: Its docstring.
         folder: Where its files are.
-        scripts: Names of the parts of its script, which are joined into one.
+        scripts: Names of the parts of its script, which follow what all widgets have, joined into one.
         styles: Names of the parts of its styles, which follow those of all widgets.
         synced: Name of the one dict that a front end gets when it shows the widget; everything else are messages.
 
@@ -37,8 +38,8 @@ def widget_class(
     fields = {
         "__doc__": about,
         "__module__": __name__,
-        "_esm": _joined([folder / script for script in scripts]),
-        "_css": _joined([_BASE, *(folder / style for style in styles)]),
+        "_esm": _joined([_BASE.with_suffix(".js"), *(folder / script for script in scripts)]),
+        "_css": _joined([_BASE.with_suffix(".css"), *(folder / style for style in styles)]),
         synced: traitlets.Dict().tag(sync=True),
     }
     return type(name, (anywidget.AnyWidget,), fields)

@@ -13,8 +13,8 @@ import pytest
 
 # Another interpreter for the kernels, to try other versions of ipykernel; tests do not see NBFLOW_ variables.
 KERNEL_PYTHON = os.environ.get("NBFLOW_BROWSER_KERNEL")
-# The front end of the tests that do not name theirs: "lab" or "notebook".
-FRONT = os.environ.get("NBFLOW_BROWSER_FRONT", "lab")
+# The front ends of all tests that do not name theirs.
+FRONTS = [pytest.param({"front": "lab"}, id="lab"), pytest.param({"front": "notebook"}, id="notebook 7")]
 
 
 def _harness() -> ModuleType:
@@ -48,8 +48,8 @@ def _nothing_left() -> None:
     """Server, browser and kernels of these tests outlive a single one; `server` ends them all, by their process ids."""
 
 
-@pytest.fixture
+@pytest.fixture(params=FRONTS)
 def lab(server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Return a JupyterLab (`harness.Lab`) with an empty folder; an indirect parameter holds arguments of `fresh`."""
-    yield server.fresh(**getattr(request, "param", {"front": FRONT}))
+    """Return a front end (`harness.Lab`) with an empty folder; the parameter holds arguments of `fresh`."""
+    yield server.fresh(**request.param)
     server.clear()

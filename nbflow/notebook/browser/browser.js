@@ -44,9 +44,7 @@ class Browser {
     this.sort = { column: "key", backwards: false };
     this.chosen = null;
     this.root = element("div", "nbflow-datasets", { role: "group", "aria-label": "Datasets" });
-    this.root.addEventListener("keydown", (event) => { // the notebook has meanings of its own for arrows and letters
-      if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
-    });
+    this.freeKeys = keepKeys(this.root);
     const head = element("div", "nbflow-head");
     this.title = element("span", "nbflow-title", {}, "Datasets");
     this.base = element("span", "nbflow-base");
@@ -274,6 +272,7 @@ class Browser {
 
   end() {
     clearTimeout(this.typed);
+    this.freeKeys();
     this.model.off("msg:custom", this.hear);
     this.model.off("comm_live_update", this.lose);
   }

@@ -129,9 +129,7 @@ class Explorer {
     this.sent = 0;
     this.root = element("div", "nbflow-explore");
     this.root.setAttribute("role", "group");
-    this.root.addEventListener("keydown", (event) => { // the notebook has meanings of its own for arrows and letters
-      if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
-    });
+    this.freeKeys = keepKeys(this.root);
     this.head = element("div", "nbflow-head");
     this.title = element("span", "nbflow-title");
     this.status = element("span", "nbflow-status", { role: "status", "aria-live": "polite" });
@@ -288,6 +286,7 @@ class Explorer {
   remove() {
     this.stop();
     clearTimeout(this.timer);
+    this.freeKeys();
     this.model.off("msg:custom", this.hear);
     this.model.off("comm_live_update", this.lose);
   }

@@ -59,7 +59,6 @@ class CallsTab extends Tab {
       clearTimeout(this.typing);
       this.typing = setTimeout(() => this.restart(), 150);
     });
-    this.query.addEventListener("keydown", (event) => event.stopPropagation());
     this.choice.addEventListener("change", () => this.restart());
     this.scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
   }

@@ -294,6 +294,7 @@ class View {
     root.setAttribute("role", "region");
     root.tabIndex = -1;
     root.setAttribute("aria-label", "nbflow: what this cell runs");
+    this.freeKeys = keepKeys(root);
     const header = element("div", "nbflow-head");
     const brand = element("span", "nbflow-brand");
     brand.textContent = "nbflow";
@@ -340,7 +341,6 @@ class View {
       const step = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: -1 }[event.key];
       if (step === undefined) return;
       event.preventDefault();
-      event.stopPropagation();
       this.choose(names.at(step % names.length));
       this.buttons.get(this.tab).focus();
     });
@@ -427,6 +427,7 @@ class View {
 
   close() {
     clearInterval(this.timer);
+    this.freeKeys();
     this.state.views.delete(this);
   }
 }
