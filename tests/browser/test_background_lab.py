@@ -1,4 +1,4 @@
-"""Cells in the background in a real JupyterLab and Notebook 7: outputs below their own cell, rows that can be cancelled."""
+"""Cells in the background, in both front ends: outputs below their own cell, rows that can be cancelled."""
 
 from __future__ import annotations
 
