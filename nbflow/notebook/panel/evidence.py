@@ -17,6 +17,7 @@ from nbflow.notebook.tap import is_attended
 __all__ = ["MODES", "choose_mode", "is_report"]
 
 MODES = ("auto", "widget", "html", "text", "off")
+_anywidget = False
 
 
 def choose_mode(shell: Any) -> str:
@@ -28,7 +29,7 @@ def choose_mode(shell: Any) -> str:
     kernel = getattr(shell, "kernel", None)
     if kernel is None:
         return "text"
-    if is_report() or _has_own_widgets() or not is_attended(kernel) or find_spec("anywidget") is None:
+    if is_report() or _has_own_widgets() or not is_attended(kernel) or not _has_anywidget():
         return "html"
     return "widget"
 
@@ -36,6 +37,13 @@ def choose_mode(shell: Any) -> str:
 def is_report() -> bool:
     """Whether `nbflow run` executes the notebook, which shows progress by itself: only the end is drawn."""
     return bool(os.environ.get("NBFLOW_REPORT"))
+
+
+def _has_anywidget() -> bool:
+    """Whether widgets can be made; once found, it is not looked for again (`%pip install` may still bring it)."""
+    global _anywidget
+    _anywidget = _anywidget or find_spec("anywidget") is not None
+    return _anywidget
 
 
 def _has_own_widgets() -> bool:

@@ -248,7 +248,7 @@ def test_evidence_for_html(make_stage: Any, monkeypatch: pytest.MonkeyPatch, why
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     stage = make_stage("auto", kernel=attended(why != "nobody answers"))
     if why == "no anywidget":
-        monkeypatch.setattr(evidence, "find_spec", lambda name: None)
+        monkeypatch.setattr(evidence, "_has_anywidget", lambda: False)
     elif why == "report":
         monkeypatch.setenv("NBFLOW_REPORT", "1")
     elif why == "VS Code":
