@@ -195,7 +195,7 @@ def test_five_thousand_calls_are_found_by_the_page(lab: Any) -> None:
     page.wait(lambda: "wait_for" not in "".join(calls.all_inner_texts()), 20, "the first call is still there")
     assert 5 < calls.count() < 40
     page.page.locator(".nbflow-list:visible").evaluate("node => { node.scrollTop = 0; }")
-    page.wait_text("wait_for")
+    page.wait(lambda: "wait_for" in "".join(calls.all_inner_texts()), 20, "the first call does not come back")
     shoot(page, "calls")
     page.page.evaluate("() => window.currentNotebook().sessionContext.session.kernel.restart()")
     page.wait_text("the kernel has ended")
