@@ -43,7 +43,16 @@ TESTS = tuple(
         "why",
     )
 )
-NEEDED = ("cloudpickle", "matplotlib", "nbconvert", "numpy", "pandas", "pytest>=8.2", "pytest-timeout>=2.3")
+NEEDED = (
+    "cloudpickle",
+    "matplotlib",
+    "nbconvert",
+    "numpy",
+    "pandas",
+    "pytest>=8.2",
+    "pytest-timeout>=2.3",
+    "pytest-xdist",
+)
 _ASK = "import IPython, ipykernel, sys; print(sys.version.split()[0], ipykernel.__version__, IPython.__version__)"
 
 
