@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from nbflow._clock import SYSTEM_CLOCK
-from nbflow._util import lazy
-from nbflow.backends.base import Job
+from nbflow._util import lazy, one_line, report
+from nbflow.backends.base import Work
 from nbflow.backends.remote import inside_worker
 from nbflow.core.attempts import ending
 from nbflow.errors import DefinitionError, TaskCancelledError, TaskTimeoutError
@@ -38,8 +36,8 @@ __all__ = ["TaskHandle", "submit"]
 T = TypeVar("T")
 
 
-class _Work(Job):
-    """The work of a handle, and the future of its outcome, which may come before the work has ended."""
+class _Work(Work):
+    """The work of a handle, which may end before its work does."""
 
     def __init__(self, handle: TaskHandle[Any]) -> None:
         super().__init__(_nothing, (), {})
@@ -57,8 +55,7 @@ class _Work(Job):
         handle._fail(handle._cancelled_error())
         return True
 
-    def set_running_or_notify_cancel(self) -> bool:
-        """Whether the work is still wanted; that it runs is nothing that anybody asks for."""
+    def _begins(self) -> bool:
         return self._handle is not None
 
     def settle(self, value: Any = None, error: BaseException | None = None) -> None:
@@ -83,8 +80,13 @@ class TaskHandle(Generic[T]):
     def __init__(self, name: str = "", task_id: int = -1) -> None:
         self.name = name
         self.task_id = task_id
-        self._future = _Work(self)
-        self._settled = False
+        self._work = _Work(self)
+        self._settled = False  # whether somebody has taken it on to end the handle
+        self._over = False  # whether that is done
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._waiters: list[Any] = []  # locks that whoever waits wants
+        self._callbacks: list[Callable[[TaskHandle[T]], object]] = []
         self._ready = False  # whether the work may be run: what it needs is there
         self._needs: tuple[TaskHandle[Any], ...] = ()
         self._wanted = 0  # by so many calls that have not ended
@@ -99,7 +101,7 @@ class TaskHandle(Generic[T]):
 
     def done(self) -> bool:
         """Whether the call has ended, in whatever way."""
-        return self._future.done()
+        return self._over
 
     def cancelled(self) -> bool:
         """Whether the call ended as cancelled."""
@@ -120,16 +122,14 @@ class TaskHandle(Generic[T]):
         deadline = None if timeout is None else SYSTEM_CLOCK.monotonic() + timeout
         try:
             self._help()
-            while not _wait(self._future, deadline):
-                if deadline is not None and SYSTEM_CLOCK.monotonic() >= deadline:
-                    raise TaskTimeoutError(
-                        f"Task {self.name!r} has not ended within {timeout:g} s; it goes on. "
-                        "Wait longer, or cancel() it.",
-                        task=self.name,
-                        timeout_s=timeout,
-                        stopped=False,
-                    )
-            return cast("T", self._future.result())
+            if not self._over and not self._wait(deadline):
+                raise TaskTimeoutError(
+                    f"Task {self.name!r} has not ended within {timeout:g} s; it goes on. Wait longer, or cancel() it.",
+                    task=self.name,
+                    timeout_s=timeout,
+                    stopped=False,
+                )
+            return self._outcome()
         except KeyboardInterrupt:
             self._give_up("interrupt")
             raise
@@ -144,9 +144,7 @@ class TaskHandle(Generic[T]):
     @property
     def exception(self) -> BaseException | None:
         """What the call raised; None if it succeeded or has not ended."""
-        if not self._future.done():
-            return None
-        return self._future.exception()
+        return self._error
 
     def cancel(self, reason: str = "handle") -> bool:
         """Cancel the call: it never starts, or is told to end; what does not end in time is left behind and reported.
@@ -159,7 +157,7 @@ class TaskHandle(Generic[T]):
                 return False
             self._reason = self._reason or reason
             call = self._call
-        if not self._future.cancel() and call is not None:
+        if not self._work.cancel() and call is not None:
             call.cancel(reason)
             late = threading.Timer(GRACE_S, self._leave_behind)
             late.daemon = True
@@ -168,7 +166,11 @@ class TaskHandle(Generic[T]):
 
     def add_done_callback(self, callback: Callable[[TaskHandle[T]], object]) -> None:
         """Call `callback(handle)` when the call has ended, in the thread where it ended; at once if it has."""
-        self._future.add_done_callback(lambda _: callback(self))
+        with self._lock:
+            if not self._over:
+                self._callbacks.append(callback)
+                return
+        self._tell(callback)
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio
@@ -181,14 +183,14 @@ class TaskHandle(Generic[T]):
                 here.call_soon_threadsafe(over.set)
 
         if not self.done():
-            self._future.add_done_callback(ended)
+            self.add_done_callback(ended)
             try:
                 with self._lent():
                     yield from over.wait().__await__()
             except asyncio.CancelledError:
                 self._give_up("its awaiting task was cancelled")
                 raise
-        return cast("T", self._future.result())
+        return self._outcome()
 
     def __repr__(self) -> str:
         state = "running" if not self.done() else "failed" if self.exception is not None else "done"
@@ -207,7 +209,7 @@ class TaskHandle(Generic[T]):
         helped = False
         for needed in self._needs:
             helped = needed._help() or helped
-        return (self._ready and self._future.run()) or helped
+        return (self._ready and self._work.run()) or helped
 
     def _lent(self) -> AbstractContextManager[Any]:
         """Let the pool replace this thread while it awaits, if it is a worker; an event loop cannot help."""
@@ -215,6 +217,49 @@ class TaskHandle(Generic[T]):
             return nullcontext()
         lend: Callable[[], AbstractContextManager[Any]] = getattr(self._backend, "lend", nullcontext)
         return lend()
+
+    def _wait(self, deadline: float | None = None) -> bool:
+        """Wait until the call has ended, or for the deadline; whether it has ended."""
+        woken = threading.Lock()
+        woken.acquire()
+        with self._lock:
+            if self._over:
+                return True
+            self._waiters.append(woken)
+        try:
+            while not woken.acquire(timeout=wake_s(deadline)):
+                if self._over or (deadline is not None and SYSTEM_CLOCK.monotonic() >= deadline):
+                    break
+        finally:
+            with self._lock:
+                if woken in self._waiters:
+                    self._waiters.remove(woken)
+        return self._over
+
+    def _outcome(self) -> T:
+        """Return what the call returned, or raise what it raised."""
+        __tracebackhide__ = True
+        if self._error is not None:
+            raise self._error
+        value: T = self._value
+        return value
+
+    def _end(self, value: Any, error: BaseException | None = None) -> None:
+        """Let everybody know how the call ended; whoever has claimed the handle does this."""
+        with self._lock:
+            self._value, self._error, self._over = value, error, True
+            waiters, self._waiters = self._waiters, []
+            callbacks, self._callbacks = self._callbacks, []
+        for woken in waiters:
+            woken.release()
+        for callback in callbacks:
+            self._tell(callback)
+
+    def _tell(self, callback: Callable[[TaskHandle[T]], object]) -> None:
+        try:
+            callback(self)
+        except Exception as error:
+            report(f"A callback of {self!r} raised {one_line(error)}.")
 
     def _claim(self) -> bool:
         """Whether the caller may settle the handle: the first one may, and has to."""
@@ -234,7 +279,7 @@ class TaskHandle(Generic[T]):
         """End well, unless it has ended."""
         if self._claim():
             self._let_go()
-            self._future.set_result(value)
+            self._end(value)
 
     def _fail(self, error: BaseException) -> None:
         """End as failed or cancelled; the first outcome wins. A call that never started is told about here."""
@@ -249,16 +294,17 @@ class TaskHandle(Generic[T]):
                 step = ending(error, call.spec.policy)
                 emit(call, step.fact, step.data)
         finally:
-            self._future.set_exception(error)
+            self._end(None, error)
 
     def _let_go(self) -> None:
         """Forget what only a call that has not ended needs; its work refers to its handle, too."""
         if self._call is not None:
             self._call.session.settled(self)
         self._call = None
-        self._want(())
-        self._future.withdraw()
-        self._future._handle = None
+        if self._needs:
+            self._want(())
+        self._work.withdraw()
+        self._work._handle = None
 
     def _want(self, needs: tuple[TaskHandle[Any], ...]) -> None:
         """Wait for these calls, instead of those before."""
@@ -365,9 +411,9 @@ def launch(
             return
         try:
             call.kwargs, call.args = (_resolve(kwargs), _resolve(args)) if nested else (kwargs, args)
-            handle._future.load(run)
+            handle._work.load(run)
             handle._ready = True
-            backend.take(handle._future)
+            backend.take(handle._work)
         except Exception as error:
             handle._fail(error)
         except BaseException:  # an interrupt in the middle: perhaps it is queued, perhaps not
@@ -408,15 +454,6 @@ def _drive_away(call: Call) -> Any:
         if remote.is_dry_run(error):
             return None
         raise
-
-
-def _wait(future: Future[Any], deadline: float | None) -> bool:
-    """Wait a little for the future; whether it has ended."""
-    try:
-        future.exception(wake_s(deadline))
-    except FutureTimeoutError:
-        return future.done()
-    return True
 
 
 def _handles(value: Any) -> Iterator[TaskHandle[Any]]:

@@ -296,7 +296,7 @@ class Collector:
                 groups.setdefault((call.spec.name, self._is_cell(call)), []).append(call)
         rows = [_run_of_calls(name, "cell" if cell else "call", found) for (name, cell), found in groups.items()]
         for number, (state, ended) in list(self._maps.items()):
-            if everything or state.over.is_set():
+            if everything or state.over:
                 del self._maps[number]
                 rows.append(_run_of_map(state, ended))
         return [

@@ -205,6 +205,7 @@ def test_get_with_a_timeout(timeout: float) -> None:
     ) as caught:
         handle.get(timeout)
     assert caught.value.stopped is False  # type: ignore[attr-defined]
+    assert not handle._waiters, "whoever asks in vain again and again leaves nothing behind"
     gate.free.set()
     assert handle.get(_LIMIT_S) == "through"
 
@@ -234,6 +235,25 @@ def test_callbacks() -> None:
     assert heard == [handle]
     handle.add_done_callback(heard.append)
     assert heard == [handle, handle]
+
+
+def test_a_callback_that_raises(capfd: pytest.CaptureFixture[str]) -> None:
+    """What a callback raises is reported, and keeps neither the others nor the result from anybody."""
+
+    def raising(_: TaskHandle[Any]) -> None:
+        raise LookupError("where am I?")
+
+    gate = Gate()
+    heard: list[Any] = []
+    handle = submit(gate.task)
+    for callback in (raising, heard.append):
+        handle.add_done_callback(callback)
+    gate.free.set()
+    assert handle.get(_LIMIT_S) == "through"
+    handle.add_done_callback(raising)
+    while heard != [handle]:  # callbacks are called after those who wait are told
+        gate.free.wait(0.001)
+    assert capfd.readouterr().err.count("'wait' done> raised LookupError: where am I?") == 2
 
 
 def test_await() -> None:
@@ -376,7 +396,7 @@ def _waits(frame: FrameType | None) -> bool:
     while frame is not None:
         names.append(frame.f_code.co_name)
         frame = frame.f_back
-    return names[0] == "_next" or (names[0] == "wait" and "get" in names)
+    return names[0] == "_next" or (names[0] == "_wait" and "get" in names)
 
 
 # -- cancelling -------------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ class Backend(abc.ABC):
         self._check_started()
         return self._submit(func, args, kwargs or {}, context=SubmitContext(map_index=map_index))
 
-    def take(self, job: Job) -> None:
+    def take(self, job: Work) -> None:
         """Have a job run that was made elsewhere: by a worker, or by whoever is quicker.
 
         Raises:
@@ -185,30 +185,20 @@ class SteadyCondition(threading.Condition):
     __exit__: Any = property(attrgetter("_lock.__exit__"))
 
 
-class Job(Future[Any]):
-    """A future that carries its own work, so that whoever comes first may run it.
+class Work(abc.ABC):
+    """A call to be made once, by whoever comes first: a worker, or somebody who waits for it.
 
-    A worker, or somebody who waits for it.
+    Subclasses say what becomes of its outcome.
     """
 
     def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super().__init__()
-        self._condition = SteadyCondition()
         self._work: Any = (func, args, kwargs)
         self._claim = threading.Lock()
 
-    def cancel(self) -> bool:
-        """Withdraw the work, unless somebody runs it; whoever waits for the future is told at once."""
-        if not super().cancel():
-            return False
-        if self.withdraw():
-            self.set_running_or_notify_cancel()
-        return True
-
     def withdraw(self) -> bool:
-        """Let nobody run the work; False if somebody does, or has, or it was withdrawn before.
+        """Let nobody make the call; False if somebody does, or has, or it was withdrawn before.
 
-        The future itself does not change, so whoever withdraws the work has to settle it.
+        Nobody is told, so whoever withdraws it has to settle it.
         """
         if not self._claim.acquire(blocking=False):
             return False
@@ -216,11 +206,11 @@ class Job(Future[Any]):
         return True
 
     def run(self) -> bool:
-        """Run the work in this thread; False if somebody else has, or it was cancelled."""
+        """Make the call in this thread; False if somebody else has, or it was cancelled."""
         if not self._claim.acquire(blocking=False):
             return False
         (func, args, kwargs), self._work = self._work, None
-        if not self.set_running_or_notify_cancel():
+        if not self._begins():
             return False
         try:
             value = func(*args, **kwargs)
@@ -230,8 +220,40 @@ class Job(Future[Any]):
             self.settle(value)
         return True
 
+    def _begins(self) -> bool:
+        """Whether the call is still wanted, now that somebody is about to make it."""
+        return True
+
+    @abc.abstractmethod
+    def cancel(self) -> bool:
+        """Withdraw the call, unless somebody makes it; whoever waits for its outcome is told at once."""
+
+    @abc.abstractmethod
     def settle(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Take in what came of the work."""
+        """Take in what came of the call."""
+
+
+class Job(Work, Future[Any]):
+    """A future that carries its own work."""
+
+    def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        Future.__init__(self)
+        self._condition = SteadyCondition()
+        Work.__init__(self, func, args, kwargs)
+
+    def cancel(self) -> bool:
+        """Withdraw the work, unless somebody runs it; whoever waits for the future is told at once."""
+        if not Future.cancel(self):
+            return False
+        if self.withdraw():
+            self.set_running_or_notify_cancel()
+        return True
+
+    def _begins(self) -> bool:
+        return self.set_running_or_notify_cancel()
+
+    def settle(self, value: Any = None, error: BaseException | None = None) -> None:
+        """End the future."""
         if error is not None:
             self.set_exception(error)
         else:

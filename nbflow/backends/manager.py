@@ -14,6 +14,7 @@ import threading
 from importlib import import_module
 from typing import Any
 
+from nbflow._util import perhaps
 from nbflow.backends.base import Abilities, Backend
 from nbflow.errors import BackendError, DefinitionError
 
@@ -125,9 +126,10 @@ class BackendManager:
                     return real + backend.removeprefix(scheme)
         elif (name := self._adopt(backend)) is not None:
             return name
+        known = self.names()
         raise BackendError(
-            f"There is no backend {backend!r}. Known: {', '.join(self.names())}. The address of a Dask scheduler, a "
-            "Backend, an executor and a Dask client will do, too."
+            f"There is no backend {backend!r}{perhaps(str(backend), known) or '.'} Known: {', '.join(known)}. The "
+            "address of a Dask scheduler, a Backend, an executor and a Dask client will do, too."
         )
 
     def _adopt(self, thing: Any) -> str | None:
@@ -152,6 +154,8 @@ class BackendManager:
         Raises:
             BackendError: There is none of that name, or it cannot be started.
         """
+        if isinstance(backend, str) and (running := self._running.get(backend)) is not None:
+            return running
         name = self.resolve(backend)
         with self._lock:
             if name not in self._running:

@@ -14,7 +14,7 @@ from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
-from nbflow.backends.base import Abilities, Backend, BackendContext, Job, SubmitContext
+from nbflow.backends.base import Abilities, Backend, BackendContext, Job, SubmitContext, Work
 
 __all__ = ["ThreadBackend"]
 
@@ -30,7 +30,7 @@ class ThreadBackend(Backend):
     def _start(self, *, context: BackendContext) -> None:
         self._limit = context.settings.max_backend_threads
         # Written in C, hence handed over to a waiting worker without a lock that both would want at once.
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Work | None] = SimpleQueue()
         self._lock = threading.Lock()  # guards what follows
         self._threads: dict[int, threading.Thread] = {}
         self._spare = 0  # workers without a job, less jobs without a worker: taking a job changes nothing
@@ -44,12 +44,12 @@ class ThreadBackend(Backend):
         self._put(job)
         return job
 
-    def take(self, job: Job) -> None:
+    def take(self, job: Work) -> None:
         """Queue a job that was made elsewhere; it sees the context variables that it was made with."""
         self._check_started()
         self._put(job)
 
-    def _put(self, job: Job) -> None:
+    def _put(self, job: Work) -> None:
         with self._lock:
             self._spare -= 1
             self._jobs.put(job)
@@ -117,7 +117,7 @@ class ThreadBackend(Backend):
             if thread is not threading.current_thread():
                 thread.join(_JOIN_S / len(threads))
 
-    def _left(self) -> Iterator[Job]:
+    def _left(self) -> Iterator[Work]:
         """Take the jobs that no worker has taken."""
         while True:
             try:

@@ -50,7 +50,9 @@ class _Gathering:
         self._one = one
         self._indices = iter(range(state.total))
         self._tasks: list[asyncio.Task[None]] = []
-        self._running: dict[int, asyncio.Task[Any] | None] = {}
+        self._runner: Callable[[int], asyncio.Task[None]] = self._tasks.__getitem__  # whichever task awaits an item
+        self._slots = state.slots
+        self._clock = state.session.clock.monotonic
         here = asyncio.get_running_loop()
         state.on_stop = lambda: here.call_soon_threadsafe(self._cancel_all)
         if state.untracked:  # else its call ends itself
@@ -60,7 +62,9 @@ class _Gathering:
         """Run all items."""
         total, create = self._state.total, asyncio.get_running_loop().create_task
         if limit is not None and limit < total:
-            self._tasks.extend(create(self._several()) for _ in range(limit))
+            running: dict[int, asyncio.Task[None]] = {}
+            self._runner = running.__getitem__
+            self._tasks.extend(create(self._several(running)) for _ in range(limit))
         else:
             self._tasks.extend(create(self._item(index)) for index in range(total))
         await asyncio.gather(*self._tasks)
@@ -75,22 +79,24 @@ class _Gathering:
             task.cancel()
 
     def _cancel_item(self, index: int) -> None:
-        if (task := self._running.get(index)) is not None:
-            task.cancel()
+        if index in self._slots:  # else it has not begun, or has ended
+            self._runner(index).cancel()
 
-    async def _several(self) -> None:
+    async def _several(self, running: dict[int, Any]) -> None:
+        me = asyncio.current_task()
         for index in self._indices:
             if self._state.cancel_reason is not None:
                 return
+            running[index] = me
             await self._item(index)
+            del running[index]
 
     async def _item(self, index: int) -> None:
         state = self._state
         if index in state.dropped:
             state.drop(index)
             return
-        state.slots[index] = [index, state.session.clock.monotonic(), "loop"]
-        me = self._running[index] = asyncio.current_task()
+        self._slots[index] = [index, self._clock(), "loop"]
         try:
             state.results[index] = await self._one(index)
         except asyncio.CancelledError:
@@ -98,7 +104,7 @@ class _Gathering:
                 raise
         except Exception as error:
             state.keep(index, error)
-            if state.untracked and index in state.dropped and me is not None:
+            if state.untracked and index in state.dropped and (me := asyncio.current_task()) is not None:
                 me.uncancel()  # only this item was cancelled
         finally:
-            del state.slots[index], self._running[index]
+            del self._slots[index]

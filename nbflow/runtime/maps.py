@@ -71,7 +71,7 @@ class MapState:
         self.started = session.clock.monotonic()
         self.cancel_reason: str | None = None
         self.error: BaseException | None = None
-        self.over = threading.Event()
+        self.over = False
         self.on_stop: Callable[[], object] | None = None
         self.index_of: Callable[[int], int | None] | None = None  # by the ids of calls, where these are known before
         self.dropped: dict[int, str] = {}  # items that were cancelled one by one, and by whom
@@ -131,7 +131,7 @@ class MapState:
     def count(self, call: Call) -> None:
         """Add an ended call to the counters; one that was left behind and ends after the map is in them already."""
         with self._lock:
-            if self.over.is_set():
+            if self.over:
                 return
             if call.state == current.COMPLETED:
                 self.completed += 1
@@ -146,12 +146,12 @@ class MapState:
     def count_completed(self, number: int) -> None:
         """Add calls that were computed and have completed."""
         with self._lock:
-            if not self.over.is_set():
+            if not self.over:
                 self.completed += number
 
     def cancel(self, reason: str = "cancelled") -> bool:
         """Stop the map: no further item starts, running ones are told to end; False if it is over."""
-        if self.over.is_set():
+        if self.over:
             return False
         self.stop(reason)
         return True
@@ -169,7 +169,7 @@ class MapState:
             False if it has ended, or was cancelled before.
         """
         with self._lock:
-            if self.over.is_set() or index in self.dropped or self.results[index] is not PENDING:
+            if self.over or index in self.dropped or self.results[index] is not PENDING:
                 return False
             self.dropped[index] = reason
         for call in list(self.session.active.values()):
@@ -240,7 +240,7 @@ class MapState:
         session = self.session
         session.active.pop(self.id, None)
         with self._lock:
-            self.over.set()
+            self.over = True
             self.cancelled = self.total - self.completed - self.failed
         duration = session.clock.monotonic() - self.started
         tallies = {"completed": self.completed, "failed": self.failed, "cancelled": self.cancelled}

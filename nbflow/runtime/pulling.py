@@ -56,7 +56,7 @@ def run_map(
 def _pull_here(state: MapState, run_item: Callable[[int], Any]) -> None:
     """Run all items in this thread; whoever cancels the map from another one stops the item that runs."""
     me = threading.get_ident()
-    puller = _Puller(state, run_item, _Ranges(state.total, 1), 1)
+    puller = _Puller(state, run_item, _Ranges(state.total, 1), None)
 
     def stop() -> None:
         if threading.get_ident() != me:

@@ -53,7 +53,9 @@ def test_unknown_name(manager: BackendManager, name: Any) -> None:
     """An unknown name is an error that lists the known ones."""
     with pytest.raises(BackendError) as caught:
         manager.get(name)
-    assert f"There is no backend {name!r}. Known: dask, " in str(caught.value)
+    assert str(caught.value).startswith(f"There is no backend {name!r}")
+    assert ("did you mean noop?" in str(caught.value)) == (name == "nope")
+    assert "Known: dask, " in str(caught.value)
     assert "thread" in str(caught.value)
 
 

@@ -137,6 +137,30 @@ def test_the_users_main_is_not_run_again(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("once\nTrue 2\n", "", 0)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are not forked here")
+def test_forked_workers_draw_numbers_of_their_own(tmp_path: Path) -> None:
+    """No two workers have the same state of NumPy's generator, and none loads that for its sake: it takes long."""
+    pytest.importorskip("numpy")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, numpy\n"
+        "from nbflow.backends.process import nursery\n"
+        "def forked(ask):\n"
+        "    if nursery._fork(lambda: None) == 0:\n"
+        "        print(ask(), flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()\n"
+        "had = 'numpy.random' in sys.modules\n"
+        "forked(lambda: ('numpy.random' in sys.modules) == had)\n"
+        "import numpy.random\n"
+        "for _ in range(2): forked(numpy.random.random)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=_LIMIT_S, check=True)
+    kept, one, two = done.stdout.split()
+    assert kept == "True"
+    assert one != two
+
+
 def test_workers_that_die_at_once_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls do not wait for workers that will never be ready."""
     monkeypatch.setattr(sys, "executable", "/bin/false" if os.path.exists("/bin/false") else "/usr/bin/false")

@@ -106,7 +106,8 @@ def test_without_collecting_a_cancelled_item_is_raised_at_the_end(tmp_path: Path
 
 
 @pytest.mark.parametrize("options", [{}, {"retries": 1}], ids=["plain", "retried"])
-def test_one_gathered_item_is_cancelled(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("concurrency", [2, None])
+def test_one_gathered_item_is_cancelled(concurrency: int | None, options: dict[str, Any]) -> None:
     """Also where one asyncio task runs many items one after the other."""
 
     async def item(index: int) -> int:
@@ -116,7 +117,7 @@ def test_one_gathered_item_is_cancelled(options: dict[str, Any]) -> None:
         return index
 
     with session() as context:
-        gathered = gather_tasks(task(item, **options), range(6), concurrency=2, on_error="collect")
+        gathered = gather_tasks(task(item, **options), range(6), concurrency=concurrency, on_error="collect")
         results = asyncio.run(gathered)
     assert [found for found in results if isinstance(found, int)] == [0, 1, 3, 4, 5]
     assert isinstance(results[2], TaskCancelledError)

@@ -29,7 +29,7 @@ def announce(name):
 
     def look():
         names = []
-        while not (name in names and names[0] == "wait"):
+        while not (name in names and names[0] in ("wait", "_wait")):
             time.sleep(0.001)
             frame, names = sys._current_frames()[main], []
             while frame is not None:

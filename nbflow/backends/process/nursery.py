@@ -114,7 +114,7 @@ def _loaded() -> list[str]:
 
 
 _OURS = ("backends", "cache", "core", "datasets", "runtime", "sessions", "storage", "tasks", "_context")
-_HEAVY = ("numpy", "pandas")
+_HEAVY = ("numpy", "numpy.random", "pandas")  # numpy imports `numpy.random` only for who asks for it
 
 
 def _python(code: str, **options: Any) -> subprocess.Popen[bytes]:
@@ -243,8 +243,8 @@ def _fork(wish: Callable[[], object]) -> int:
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
-        if (numpy := sys.modules.get("numpy")) is not None:
-            numpy.random.seed()  # else all workers draw the same numbers; Python's own generator sees to it itself
+        if (random := sys.modules.get("numpy.random")) is not None:
+            random.seed()  # else all workers draw the same numbers; Python's own generator sees to it itself
         wish()
         if os.getppid() != nursery:  # it died in between
             os._exit(1)
