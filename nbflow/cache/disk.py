@@ -25,6 +25,7 @@ from xxhash import xxh3_64_hexdigest
 
 from nbflow._typing import TYPE_CHECKING
 from nbflow._util import lazy
+from nbflow.cache.ahead import Ahead
 from nbflow.cache.blob import Damaged, Packed, check_buffers, read_front
 from nbflow.cache.database import is_corruption
 from nbflow.cache.files import Files, Stamp
@@ -57,6 +58,7 @@ class _Folder:
 
     def __init__(self, seats: Seats) -> None:
         self.known = Known(seats)
+        self.ahead = Ahead(seats)
         self.tiers: weakref.WeakSet[DiskTier] = weakref.WeakSet()
         self.seals: dict[str, bytes] = {}  # of results that wait to be written
 
@@ -146,13 +148,18 @@ class DiskTier:
 
     def _find(self, key: str) -> bytes | None:
         """Return the seal of an entry of the index."""
-        known = self._shared.known
+        known, ahead = self._shared.known, self._shared.ahead
         if known.lacks(key):
             return None
-        sealed = self._index.read(key)
-        if sealed is None:
+        sealed = ahead.take(key)
+        if sealed is not None:
+            return sealed
+        found = self._index.find(key)
+        if found is None:
             known.missed(self._index)
-        return sealed
+            return None
+        ahead.went_to(self._index, found[1])
+        return found[0]
 
     def too_old(self, key: str) -> float | None:
         """Return the limit that the entry under `key` had passed when it was last asked for; None if it had not."""
@@ -345,9 +352,10 @@ class DiskTier:
         """Forget a damaged entry, keeping its bytes for inspection."""
         self.faults[key] = reason
         try:
-            sealed = self._index.read(key)
-            if sealed is None or self._index.readonly:
+            found = self._index.find(key)
+            if found is None or self._index.readonly:
                 return
+            sealed = found[0]
             name = self._index.file_of(key)
             if name is None:
                 self.files.set_aside(

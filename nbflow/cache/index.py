@@ -58,8 +58,14 @@ INSERT OR IGNORE INTO totals VALUES (1, 0, 0, 0.0, 0.0);
 """
 _EVICTED = "CREATE TABLE IF NOT EXISTS evicted (n INTEGER PRIMARY KEY, id INTEGER UNIQUE, at REAL)"
 _ANY_EVICTED = "SELECT 1 FROM sqlite_master WHERE name = 'evicted'"
+_INF = float("inf")
 _DEAREST, _REMEMBERED = 1000, 10_000  # evicted entries that are remembered: of one eviction, and of all
-_READ = "SELECT seal FROM live JOIN rows USING (n) WHERE live.id = ?"
+_FIND = "SELECT seal, n FROM live JOIN rows USING (n) WHERE live.id = ?"
+_NEXT = (
+    "SELECT rows.id, seal FROM rows JOIN live ON live.id = rows.id AND live.n = rows.n "
+    "WHERE rows.n > ? AND rows.n <= ? AND length(seal) <= ?"
+)
+_SHORT = 2048  # bytes of a seal that is worth reading before it is asked for
 _INFOS = (
     "SELECT rows.key, kinds.task, kinds.cell, rows.created, live.used, live.cost, live.size, rows.ttl, kinds.parts, "
     "rows.parts, live.hits, live.pinned "
@@ -115,17 +121,21 @@ class Index(Database):
 
     # -- one key
 
-    def read(self, key: str) -> bytes | None:
-        """Return the seal of `key`; does not wait for what another thread writes."""
+    def find(self, key: str) -> tuple[bytes, int] | None:
+        """Return the seal of `key` and its place among all others; does not wait for what another thread writes."""
         if self._changing:
-            found = self.ask_aside(_READ, (number_of(key),))
-            return found[0][0] if found else None
+            rows = self.ask_aside(_FIND, (number_of(key),))
+            return rows[0] if rows else None
         with self._lock:
             connection = self._connection or self.connect()
             if connection is None:
                 return None
-            found = connection.execute(_READ, (number_of(key),)).fetchone()
-        return None if found is None else found[0]
+            found: tuple[bytes, int] | None = connection.execute(_FIND, (number_of(key),)).fetchone()
+            return found
+
+    def seals(self, place: int, count: int) -> dict[int, bytes]:
+        """Return the short seals at the `count` places after `place`, by the numbers of their entries."""
+        return dict(self._ask(_NEXT, (place, place + count, _SHORT)))
 
     def file_of(self, key: str) -> str | None:
         """Return the name of the file that has the result of `key`."""
@@ -280,25 +290,21 @@ class Index(Database):
                 return 0, []
             with self.change() as connection:
                 self._write_uses(connection)
-                old = "pinned = 0 AND used < ?", (unused_since,)
-                self._remember_evicted(connection, *old, now)
-                count, files = self._delete(connection, *old)
+                count, files = self._evict(connection, "pinned = 0 AND used < ?", (unused_since,), now)
                 total = connection.execute("UPDATE totals SET pruned = ? RETURNING bytes", (now,)).fetchone()[0]
-                last = self._cut(connection, total - max_bytes)
+                last = self._cut(connection, total, total - max_bytes)
                 if last is not None:
-                    worst = "pinned = 0 AND (priority, used) <= (?, ?)", last
-                    self._remember_evicted(connection, *worst, now)
-                    more, further = self._delete(connection, *worst)
+                    more, further = self._evict(connection, "pinned = 0 AND (priority, used) <= (?, ?)", last, now)
                     connection.execute("UPDATE totals SET floor = max(floor, ?)", last[:1])
                     count, files = count + more, files + further
         return count, files
 
-    def _remember_evicted(
+    def _evict(
         self, connection: sqlite3.Connection, where: str, values: tuple[Any, ...], now: float
-    ) -> None:
-        """Note which entries have to go; where there are none, no miss need ask for them."""
+    ) -> tuple[int, list[str]]:
+        """Forget entries as `_delete` does, and remember the dearest; where nothing is, no miss need ask for it."""
         if connection.execute(f"SELECT 1 FROM live WHERE {where} LIMIT 1", values).fetchone() is None:
-            return
+            return 0, []
         connection.execute(_EVICTED)
         connection.execute(
             f"INSERT OR REPLACE INTO evicted (id, at) SELECT id, ? FROM live WHERE {where} ORDER BY cost DESC LIMIT ?",
@@ -306,6 +312,7 @@ class Index(Database):
         )
         connection.execute("DELETE FROM evicted WHERE n <= (SELECT max(n) FROM evicted) - ?", (_REMEMBERED,))
         self._has_evicted = True
+        return self._delete(connection, where, values)
 
     def evicted(self, key: str) -> float | None:
         """Return when the entry under `key` had to go, if that is remembered and nothing came since."""
@@ -315,18 +322,28 @@ class Index(Database):
         return found[0][0] if found else None
 
     @staticmethod
-    def _cut(connection: sqlite3.Connection, excess: int) -> tuple[float, float] | None:
-        """Return priority and last use of the best entry that has to go, so that `excess` bytes go; None for none."""
-        if excess <= 0:
-            return None
+    def _cut(connection: sqlite3.Connection, total: int, excess: int) -> tuple[float, float] | None:
+        """Return priority and last use of the best entry that has to go, so that `excess` bytes go; None for none.
+
+        To sort all entries would take a third of an eviction, so only those with about that priority are sorted.
+        """
         last = None
-        rows = connection.execute("SELECT size, priority, used FROM live WHERE pinned = 0 ORDER BY priority, used")
-        for size, priority, used in rows:
-            last = (priority, used)
-            excess -= size
-            if excess <= 0:
-                break
-        rows.close()
+        for least, most in (_about(connection, total, excess), (-_INF, _INF)) if excess > 0 else ():
+            below = "SELECT total(size) FROM live WHERE pinned = 0 AND priority < ?"
+            left = excess - connection.execute(below, (least,)).fetchone()[0]
+            if left <= 0:  # a wrong guess; nothing is below the last one
+                continue
+            rows = connection.execute(
+                "SELECT size, priority, used FROM live WHERE pinned = 0 AND priority BETWEEN ? AND ? "
+                "ORDER BY priority, used",
+                (least, most),
+            )
+            for size, priority, used in rows:
+                last = (priority, used)
+                left -= size
+                if left <= 0:
+                    rows.close()
+                    return last
         return last
 
     def _forget(self, where: str, *values: Any) -> tuple[int, list[str]]:
@@ -439,6 +456,21 @@ class Index(Database):
         with self._lock:
             connection = self.connect()
             return [] if connection is None else connection.execute(question, values).fetchall()
+
+
+def _about(connection: sqlite3.Connection, total: int, excess: int) -> tuple[float, float]:
+    """Return two priorities between which that of the last entry to go probably is, see `Index._cut`."""
+    # Ids are made by a hash, so the first entries are a fair sample of all.
+    sample = connection.execute("SELECT priority, size, pinned FROM live ORDER BY id LIMIT 1000").fetchall()
+    each = total / max(sum([size for _, size, _ in sample]), 1)  # bytes for which one of the sample stands
+    least, gone, margin = -_INF, 0.0, total / 20
+    for priority, size, pinned in sorted(sample):
+        gone += 0 if pinned else size * each
+        if gone > excess + margin:
+            return least, float(priority)
+        if gone < excess - margin:
+            least = priority
+    return least, _INF
 
 
 def number_of(key: str) -> int:

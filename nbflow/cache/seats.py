@@ -144,6 +144,17 @@ class Seats:
         own = _DESKS + self._desk * _MARK
         return self._opening + shared[_DESKS:own] + shared[own + _MARK : _MARKS_END]
 
+    def all_marks(self) -> bytes:
+        """Return the marks of all processes as they are now, this one included; empty where they are not known."""
+        shared = self._shared
+        return self._opening + shared[_DESKS:_MARKS_END] if shared is not None and self._works else b""
+
+    def watch(self) -> bytes:
+        """Return what `all_marks` does, from now on also where this process has no desk."""
+        with self._lock:
+            self._opened()
+        return self.all_marks()
+
     def change(self) -> None:
         """Change the mark of this process, after a change of the index was committed; never raises."""
         with self._lock:

@@ -63,7 +63,7 @@ def test_forgotten_entries_are_removed_by_later_writes(index: Index) -> None:
     assert counts(index) == {"live": 500, "rows": 1000, "kinds": 1, "gone": 500}
     left = {entry.key for entry in index.entries()}
     assert len(left) == 500
-    assert all((index.read(f"k{n}") is not None) == (f"k{n}" in left) for n in range(1000))
+    assert all((index.find(f"k{n}") is not None) == (f"k{n}" in left) for n in range(1000))
     for number in range(3):
         index.write([row(f"new{number}")])
     assert counts(index) == {"live": 503, "rows": 503, "kinds": 1, "gone": 0}
@@ -71,14 +71,43 @@ def test_forgotten_entries_are_removed_by_later_writes(index: Index) -> None:
     index.close()
 
 
+@pytest.mark.parametrize("kind", ["even", "uneven", "few priorities", "pinned", "one large"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
+def test_those_worth_least_go_and_no_more(index: Index, kind: str, share: float) -> None:
+    """Whatever sizes and priorities are like, eviction takes in order of priority and last use, until the rest fits."""
+    rng = random.Random(len(kind))
+    sizes = {"even": lambda: 100, "uneven": lambda: int(rng.paretovariate(0.7))}
+    costs = [rng.choice((0.0, 1.0)) if kind == "few priorities" else rng.random() for _ in range(3000)]
+    rows = [row(f"k{n}", cost=cost, size=sizes.get(kind, sizes["even"])()) for n, cost in enumerate(costs)]
+    for entry, used in zip(rows, rng.sample(range(3000), 3000), strict=True):
+        entry.info.last_used = float(used)
+    if kind == "one large":
+        rows[7].info.size_bytes = 10_000_000
+    index.write(rows)
+    for n in range(0, 3000 if kind == "pinned" else 0, 2):
+        index.pin(f"k{n}", True)
+    total = index.totals()[1]
+    wanted = set()
+    excess = total - int(total * share)
+    for key, size in index._ask(
+        "SELECT key, size FROM live JOIN rows USING (n) WHERE pinned = 0 ORDER BY priority, used"
+    ):
+        if excess > 0:
+            wanted.add(key)
+            excess -= size
+    assert index.evict(int(total * share), 0.0, 2.0)[0] == len(wanted)
+    assert {entry.key for entry in index.entries()} == {f"k{n}" for n in range(3000)} - wanted
+    index.close()
+
+
 def test_a_forgotten_entry_can_come_back(index: Index) -> None:
     """A key that was deleted and is written again is found, and stays when the old row is removed."""
     index.write([row("k"), row("l")])
     assert index.delete(["k"]) == (1, [])
-    assert index.read("k") is None
+    assert index.find("k") is None
     index.write([row("k", size=7)])
     index.reclaim()
-    assert index.read("k") == b"seal of k"
+    assert (index.find("k") or (None,))[0] == b"seal of k"
     assert index.totals()[:2] == (2, 107)
     assert index.clear() == (2, [])
     assert counts(index) == {"live": 0, "rows": 0, "kinds": 0, "gone": 0}

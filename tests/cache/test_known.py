@@ -33,13 +33,13 @@ def seated(folder: Path) -> CacheStore:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys that an index was asked for."""
     asked: list[str] = []
-    real = Index.read
+    real = Index.find
 
-    def read(self: Index, key: str) -> bytes | None:
+    def find(self: Index, key: str) -> tuple[bytes, int] | None:
         asked.append(key)
         return real(self, key)
 
-    monkeypatch.setattr(Index, "read", read)
+    monkeypatch.setattr(Index, "find", find)
     return asked
 
 

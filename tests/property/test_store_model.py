@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from nbflow.cache import CacheKey, CacheStore
 
-KEYS = st.sampled_from([f"{number:032x}" for number in range(6)])
+ALL_KEYS = [f"{number:032x}" for number in range(10)]
+KEYS = st.sampled_from(ALL_KEYS)
 # Of the large ones, half are compressed and half are files.
 LARGE = st.binary(max_size=20).map(lambda data: data * 4000) | st.integers(0, 9).map(
     lambda seed: random.Random(seed).randbytes(80_000)
@@ -51,9 +52,10 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.clock = Clock()
         self.model: dict[str, tuple[Any, float, float | None]] = {}
         self.store = self.open()
+        self.bare = self.open(memory_bytes=0)  # asks the index each time, or what it has read ahead of it
 
-    def open(self) -> CacheStore:
-        return CacheStore(os.path.join(self.folder, "cache"), ttl=1000, clock=self.clock)
+    def open(self, **options: Any) -> CacheStore:
+        return CacheStore(os.path.join(self.folder, "cache"), ttl=1000, clock=self.clock, **options)
 
     def expected(self, key: str) -> Any:
         if key not in self.model:
@@ -66,6 +68,11 @@ class StoreAgainstDict(RuleBasedStateMachine):
         assert self.store.save(CacheKey(key, "task"), value, ttl=ttl, cost_s=cost).persisted
         self.model[key] = (value, self.clock.now, ttl)
 
+    @rule(value=SMALL)
+    def save_in_a_row(self, value: Any) -> None:
+        for key in ALL_KEYS:
+            self.save(key, value, None, 0.0)
+
     @rule(key=KEYS)
     def fetch(self, key: str) -> None:
         found = self.store.fetch(key)
@@ -76,6 +83,14 @@ class StoreAgainstDict(RuleBasedStateMachine):
             assert type(found.value) is type(wanted[0])
             if isinstance(found.value, list):
                 found.value.append("mine")
+
+    @rule(keys=st.permutations(ALL_KEYS) | st.just(ALL_KEYS), at=st.integers(0, 9), changed=KEYS, value=SMALL)
+    def change_amid_reading(self, keys: list[str], at: int, changed: str, value: Any) -> None:
+        for number, key in enumerate(keys):
+            if number == at:
+                self.save(changed, value, None, 0.0)
+            found, wanted = self.bare.fetch(key), self.expected(key)
+            assert (None if found is None else (found.value,)) == wanted
 
     @rule(key=KEYS)
     def peek(self, key: str) -> None:
@@ -120,6 +135,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         self.store.close()
+        self.bare.close()
         shutil.rmtree(self.folder)
         if self.before is None:
             del os.environ["NBFLOW_KEY_FILE"]
