@@ -94,6 +94,30 @@ def test_session_only(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("make_it", "said"),
+    [
+        (Path(__file__).open, "TypeError: an open file belongs to this process; keep what it reads, or its path"),
+        (lambda: (n for n in [1]), "TypeError: cannot pickle 'generator' object; make a list of it"),
+        (threading.Lock, "cannot pickle '_thread.lock' object; keep what it takes to make it anew"),
+    ],
+)
+def test_what_cannot_be_kept_says_what_could(make_it: Any, said: str, tmp_path: Path) -> None:
+    """A hit never hands out something else than the call did, such as the text of an open file; a note helps."""
+
+    @task(cache=True)
+    def opened() -> Any:
+        return make_it()
+
+    with session(cache_store=tmp_path / "cache") as context:
+        results = [opened(), opened()]
+        assert not any(call.cached for call in context.records)
+        assert said in context.records[-1].notes[0]
+    for result in results:
+        getattr(result, "close", bool)()
+    assert len({type(result) for result in results}) == 1
+
+
 @pytest.mark.parametrize("how", ["cache", "cache_store", "object"])
 def test_own_store(how: str, tmp_path: Path) -> None:
     """A task may have a store of its own, by path or as an object."""

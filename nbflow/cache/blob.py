@@ -19,11 +19,15 @@ from collections.abc import Iterable, Sequence
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from nbflow._typing import TYPE_CHECKING, Any, NamedTuple
+from nbflow._util import lazy
 from nbflow.cache.trust import MAC_BYTES, Signer
 
 if TYPE_CHECKING:
     import pickle
+
+    from nbflow.cache import byvalue
 else:
+    byvalue = lazy("nbflow.cache.byvalue")
     try:
         import _pickle as pickle  # all of it that is used here, without what takes as long as a hit to import
     except ImportError:
@@ -111,11 +115,8 @@ def pack(value: Any, *, in_band: int = _IN_BAND) -> Packed:
     try:
         head = pickle.dumps(value, protocol=5, buffer_callback=keep)
     except Exception:  # pickle itself names many types of errors here
-        import cloudpickle
-
-        by_value: Any = cloudpickle.dumps  # its annotations differ between implementations of Python
         buffers.clear()
-        head = by_value(value, protocol=5, buffer_callback=keep)
+        head = byvalue.dumps(value, keep)
     return Packed(head, tuple(buffers))
 
 
@@ -190,7 +191,7 @@ def read_front(data: bytes | memoryview, signer: Signer | None) -> Front:
         raise Damaged("it is cut off")
     view = memoryview(data)
     if signer is not None and signer.sign(view[:end]) != bytes(view[end : end + MAC_BYTES]):
-        raise Damaged("it was not written by you, or was changed")
+        raise Damaged("it was not sealed by your key on this machine, or was changed")
     table = tuple(_ROW.unpack_from(data, _LENGTHS.size + _ROW.size * index) for index in range(count)) if count else ()
     plain = tuple(_PLAIN.iter_unpack(view[known:begin]))
     return Front(end + MAC_BYTES, view[begin:end], table, _name(view[:end]), plain)

@@ -13,15 +13,16 @@ from types import FunctionType
 from xxhash import xxh3_128_hexdigest
 
 from nbflow._typing import Any
+from nbflow.cache import nodes
 from nbflow.cache.classes import is_plain_object
 from nbflow.cache.digest import LEAVES, Walk, is_container
 from nbflow.cache.graph import Graph
 from nbflow.cache.nodes import ABSENT, is_constant
 from nbflow.cache.parts import Fingerprint, Undigestable, hashed, part_bytes, text_bytes
 from nbflow.cache.places import file_signature, is_standard
-from nbflow.cache.source import Shelf
+from nbflow.cache.source import Imports, Shelf
 
-__all__ = ["Snapshot", "content_bytes", "digest", "fingerprint", "snapshot"]
+__all__ = ["Snapshot", "content_bytes", "digest", "fingerprint", "imports", "snapshot"]
 
 _CHEAP = 32  # members up to which a captured container is digested again at every call
 
@@ -128,6 +129,13 @@ def snapshot(root: Any, depends: tuple[Any, ...] = (), shelf: Shelf | None = Non
     graph.add(root)
     for index, other in enumerate(depends):
         graph.add_value("depends", f"depends[{index}]", other)
+    return Snapshot(graph)
+
+
+def imports(found: Imports, shelf: Shelf | None = None) -> Snapshot:
+    """Walk from what code that is no function imports: its parts are those modules and packages."""
+    graph = Graph(shelf=shelf)
+    nodes.imported(graph, found)
     return Snapshot(graph)
 
 

@@ -20,19 +20,20 @@ from nbflow.cache.classes import class_members, is_plain_object
 from nbflow.cache.digest import Walk, is_data, task_function
 from nbflow.cache.parts import KeyPart, Undigestable, framed, hashed, text_bytes
 from nbflow.cache.places import file_signature, is_local, is_standard, module_file, where_of
-from nbflow.cache.source import REBOUND, CodeFacts, code_bytes, facts_of, module_facts
+from nbflow.cache.source import REBOUND, CodeFacts, Imports, code_bytes, facts_of, module_facts
 
 if TYPE_CHECKING:
-    from nbflow.cache import identity
+    from nbflow.cache import identity, loaded
     from nbflow.cache.graph import Graph
 else:
-    identity = lazy("nbflow.cache.identity")
+    identity, loaded = lazy("nbflow.cache.identity"), lazy("nbflow.cache.loaded")
 
 __all__ = [
     "ABSENT",
     "class_node",
     "code_node",
     "function_node",
+    "imported",
     "installed_node",
     "is_code",
     "is_constant",
@@ -199,6 +200,12 @@ def _chain_state(chain: tuple[str, ...], facts: CodeFacts) -> bool:
     return any(state[: len(chain)] == chain for state in facts.state)
 
 
+def imported(graph: Graph, found: Imports) -> None:
+    """Follow the imports of code that is no function, such as the body of a cell."""
+    for name, level, taken in found:
+        _import(graph, name, level, taken, "")
+
+
 def _import(graph: Graph, name: str, level: int, taken: tuple[str, ...], package: str) -> bytes:
     """Follow an import inside a body: the whole module, whether or not it has been loaded yet."""
     text = f"import {'.' * level}{name} {','.join(taken)}"
@@ -244,6 +251,10 @@ def _module_file(graph: Graph, name: str) -> None:
         content, imports = hashed(b"mf", data), ()
     package = name if file and file.endswith(("__init__.py",)) else name.rpartition(".")[0]
     pieces.append(content)
+    as_loaded = loaded.loaded_as(name, file, data, content)
+    if as_loaded is not None:
+        pieces.append(as_loaded)
+        graph.solid = False  # a reload leaves no trace in the file
     for other, level, taken in imports:
         pieces.append(_import(graph, other, level, taken, package))
     _watch_file(graph, file)

@@ -118,7 +118,7 @@ def unseal(signer: Signer, key: str, data: object) -> Record:
     if type(data) is not bytes or len(data) < _BEGIN:
         raise Damaged("its index entry is cut off")
     if signer.sign(_framed_key(key), data[MAC_BYTES:]) != data[:MAC_BYTES]:
-        raise Damaged("its index entry was not written by you, or was changed")
+        raise Damaged("its index entry was not sealed by your key on this machine, or was changed")
     created, ttl, cost, result, kind, length = _unpack(data, MAC_BYTES)
     ttl = ttl if ttl == ttl else None
     if not length:

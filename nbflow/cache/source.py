@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 else:
     syntax = lazy("nbflow.cache.syntax")
 
-__all__ = ["REBOUND", "CodeFacts", "Shelf", "code_bytes", "facts_of", "inner_codes", "module_facts"]
+__all__ = ["REBOUND", "CodeFacts", "Imports", "Shelf", "code_bytes", "facts_of", "inner_codes", "module_facts"]
 
 REBOUND = "="
 Imports = tuple[tuple[str, int, tuple[str, ...]], ...]

@@ -14,11 +14,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from nbflow.cache.digest import task_function
-from nbflow.cache.fingerprint import Snapshot, snapshot
+from nbflow.cache.fingerprint import Snapshot, imports, snapshot
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
+from nbflow.cache.parts import KeyPart
+from nbflow.cache.source import Imports, Shelf
 from nbflow.notebook.cells import Cell, CellOptions
 from nbflow.notebook.heap import Heap
 from nbflow.runtime import current
+from nbflow.sessions import session_or_default
 
 __all__ = ["SHELL_NAMES", "CellKeyer", "digest_or_none"]
 
@@ -98,6 +101,9 @@ class CellKeyer:
         builder = KeyBuilder(self.name)
         builder.add_digest("code", self.name, self.cell.digest, where=self.cell.label)
         seen: set[tuple[str, str]] = set()
+        for part in _imports_of(self.cell.imports):
+            seen.add((part.kind, part.name))
+            builder.add_digest(part.kind, part.name, part.digest, part.text, part.where)
         self._class_state, self._class_values = {}, {}
         state: dict[str, None] = {}
         roots: dict[str, Any] = {}
@@ -205,6 +211,22 @@ class CellKeyer:
         owner, _, attribute = name.rpartition(".")
         kind = self._class_state.get((owner, attribute))
         return self.namespace.get(name) if kind is None else vars(kind).get(attribute)
+
+
+_imported: dict[Imports, Snapshot] = {}
+
+
+def _imports_of(found: Imports) -> tuple[KeyPart, ...]:
+    """Return modules and packages that a cell imports; looked at again when a file of theirs has changed."""
+    if not found:
+        return ()
+    known = _imported.get(found)
+    if known is None or not known.holds():
+        if len(_imported) >= 256:
+            _imported.clear()
+        notes = getattr(session_or_default().cache_store, "notes", None)
+        known = _imported[found] = imports(found, None if notes is None else Shelf(notes))
+    return known.fingerprint.parts
 
 
 def _is_artist(value: Any, depth: int = 1) -> bool:
