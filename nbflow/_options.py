@@ -19,6 +19,13 @@ __all__ = ["RETRY_OPTIONS", "make_spec"]
 
 RETRY_OPTIONS = ("retry_delay", "backoff", "jitter", "retry_on")
 
+_MEANT: dict[str, str] = {
+    **dict.fromkeys(("memory", "mem", "ram"), "'session'"),
+    **dict.fromkeys(("off", "none", "false"), "False"),
+    **dict.fromkeys(("on", "true", "local"), "True"),
+}
+"""Words that people write for `cache` and that would be taken for the name of a folder, with what they mean."""
+
 
 def make_spec(func: Callable[..., Any], chosen: dict[str, Any], defaults: dict[str, Any]) -> TaskSpec:
     """Return the description of the task that `func` and its options make.
@@ -129,6 +136,8 @@ def _checked_cache(chosen: dict[str, Any]) -> tuple[bool | str, Any]:
     for option, place in (("cache_store", store), ("cache", None if cache is True else cache)):
         if place and not (isinstance(place, (str, os.PathLike)) or hasattr(place, "fetch")):
             raise DefinitionError(f"{option}={place!r} is no cache store; give a path, a URL or a CacheStore.")
+    if isinstance(cache, str) and (meant := _MEANT.get(cache.lower())):
+        raise DefinitionError(f"cache={cache!r} would be a folder of that name; write cache={meant}, or './{cache}'.")
     if "" in (cache, store):
         raise DefinitionError('"" is no place for a cache; give a path, or cache=True for the session\'s store.')
     if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not ttl >= 0):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 
 from nbflow._typing import TYPE_CHECKING, Any
@@ -15,9 +16,21 @@ from nbflow._typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PACKAGE_ROOT", "format_duration", "lazy", "one_line", "perhaps", "report", "trim_traceback"]
+__all__ = [
+    "PACKAGE_ROOT",
+    "STARTED",
+    "format_duration",
+    "lazy",
+    "one_line",
+    "perhaps",
+    "refusal",
+    "report",
+    "trim_traceback",
+]
 
 PACKAGE_ROOT = os.path.dirname(__file__)
+STARTED = time.time()
+"""Wall-clock time at which nbflow was imported."""
 
 
 class _LazyModule:
@@ -60,12 +73,23 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+_INSTEAD = {"generator": "make a list of it", "coroutine": "it has not run, put `await` before the call"}
+
+
+def refusal(error: BaseException) -> str:
+    """Return in one line why pickle does not take a value, and what could be kept instead."""
+    line = one_line(error)
+    kind = line.partition("cannot pickle '")[2].partition("' object")[0]
+    return f"{line}; {_INSTEAD.get(kind, 'keep what it takes to make it anew')}" if kind else line
+
+
 def perhaps(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean ...?` with the one of `known` that was probably meant, or nothing."""
     from difflib import get_close_matches  # only mistakes need it
 
-    found = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {found[0]}?" if found else ""
+    bare = {name.lstrip("-"): name for name in known}  # dashes would make all options alike
+    found = get_close_matches(word.lstrip("-"), list(bare), n=1)
+    return f"; did you mean {bare[found[0]]}?" if found else ""
 
 
 def trim_traceback(error: BaseException, limit: int = 4000) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from nbflow._frozen import Frozen
 from nbflow._typing import TYPE_CHECKING, Any
+from nbflow._util import perhaps
 from nbflow.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def load_settings(
     for name, value in table.items():
         source = f"[tool.nbflow] {name} in {file}"
         if name not in _known:
-            raise SettingsError(f"{source}: there is no such setting. Known: {', '.join(sorted(_known))}.")
+            raise _unknown(name, source)
         if (beside := _known[name].beside) and file is not None:
             value = _beside(file, value, name=beside == "name")
         values[name] = _parse(_known[name], name, value, source)
@@ -274,10 +275,15 @@ def load_settings(
             values[name] = _parse(setting, name, text, f"environment variable NBFLOW_{name.upper()}")
     for name, value in overrides.items():
         if name not in _known:
-            raise SettingsError(f"{name}: there is no such setting. Known: {', '.join(sorted(_known))}.")
+            raise _unknown(name, name)
         if value is not None:
             values[name] = value
     return Settings(**values)
+
+
+def _unknown(name: str, source: str) -> SettingsError:
+    known = ", ".join(sorted(_known))
+    return SettingsError(f"{source}: there is no such setting{perhaps(name, _known) or '.'} Known: {known}.")
 
 
 def _parse(setting: _Setting, name: str, value: Any, source: str) -> Any:

@@ -438,8 +438,13 @@ def make_task(func: Callable[..., Any], options: dict[str, Any]) -> Task[Any, An
         kind = type(func).__name__
         raise DefinitionError(f"Put @{kind} above @task, not below: the task has to wrap the function itself.")
     if isinstance(func, type) or not callable(func):
-        what = f"the class {func.__name__!r}" if isinstance(func, type) else repr(func)
-        raise DefinitionError(f"@task needs a function, not {what}. Decorate a function that builds or uses it.")
+        import reprlib  # only mistakes need it
+
+        what = f"the class {func.__name__!r}" if isinstance(func, type) else reprlib.repr(func)
+        raise DefinitionError(
+            f"A task is made of a function, not of {what}. Give the function itself (`f`, not `f(…)`), or one that "
+            "builds or uses the object."
+        )
     chosen = {**_OPTIONS, **options}
     spec = make_spec(func, chosen, _OPTIONS)
     return _TYPES[spec.kind](func, spec, chosen)

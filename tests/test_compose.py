@@ -248,7 +248,7 @@ def test_bad_options(options: dict[str, Any], said: str) -> None:
 
 def test_what_cannot_be_mapped() -> None:
     """Values where functions or iterables are wanted say so."""
-    with pytest.raises(DefinitionError, match="@task needs a function, not 3"):
+    with pytest.raises(DefinitionError, match="A task is made of a function, not of 3"):
         map_tasks(3, [1])  # type: ignore[call-overload]
     with pytest.raises(
         DefinitionError, match=r"map_tasks\('double'\): argument 2 is 5, which cannot be iterated; give one"

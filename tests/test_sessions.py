@@ -387,7 +387,7 @@ def test_a_failing_body_closes_the_session() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"backend": "nope"}, BackendError, "There is no backend 'nope'. Known: dask"),
+        ({"backend": "nope"}, BackendError, "There is no backend 'nope'; did you mean noop? Known: dask"),
         ({"backend": 3}, BackendError, "There is no backend 3"),
         ({"settings": {}}, DefinitionError, "settings={} is not a Settings object; use nbflow.settings.load_settings"),
         ({"observers": [3]}, DefinitionError, "observer=3 is not callable"),

@@ -303,9 +303,9 @@ def test_odd_signatures() -> None:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        (Shop, "@task needs a function, not the class 'Shop'. Decorate a function"),
-        (3, "@task needs a function, not 3"),
-        ("text", "@task needs a function, not 'text'"),
+        (Shop, "A task is made of a function, not of the class 'Shop'. Give the function itself"),
+        (3, "A task is made of a function, not of 3"),
+        ("text", "A task is made of a function, not of 'text'"),
     ],
 )
 def test_what_is_no_function(what: Any, said: str) -> None:
@@ -336,7 +336,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"backend": ""}, "backend='' must be the name of a backend, such as 'thread'."),
     ({"backend": 3}, "backend=3 must be the name of a backend"),
     ({"retries": -1}, "retries=-1 must be a whole number ≥ 0: how many times"),
-    ({"retry_delay": "1"}, "retry_delay='1' must be a number ≥ 0."),
+    ({"retry_delay": "1"}, "retry_delay='1' must be a number of seconds ≥ 0."),
     ({"backoff": 0}, "backoff=0 must be a number ≥ 1."),
     ({"jitter": -1}, "jitter=-1 must be a number ≥ 0."),
     (
@@ -344,9 +344,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "retry_on=<class 'KeyboardInterrupt'> is not an Exception type; give one or a tuple",
     ),
     ({"retry_on": [OSError]}, "retry_on=[<class 'OSError'>] is not an Exception type"),
-    ({"timeout": 0}, "timeout=0 must be a number > 0."),
-    ({"timeout": "1 s"}, "timeout='1 s' must be a number > 0."),
+    ({"timeout": 0}, "timeout=0 must be a number of seconds > 0."),
+    ({"timeout": "1 s"}, "timeout='1 s' must be a number of seconds > 0."),
     ({"cache": 3}, "cache=3 is no cache store; give a path, a URL or a CacheStore."),
+    ({"cache": "memory"}, "cache='memory' would be a folder of that name; write cache='session', or './memory'."),
+    ({"cache": "off"}, "write cache=False, or './off'."),
     ({"cache": ""}, "is no place for a cache; give a path, or cache=True"),
     ({"cache": True, "cache_store": 3}, "cache_store=3 is no cache store; give a path"),
     ({"cache": "a", "cache_store": "b"}, "cache='a' names a store and so does cache_store; give only one of them."),

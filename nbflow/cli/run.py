@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("target", metavar="FILE.ipynb|MODULE:NAME", help="a notebook, or a workflow such as pipeline:train")
     add("-p", "--param", metavar="NAME=VALUE", action="append", default=[], help="set a parameter (may be repeated)")
-    add("--backend", metavar="NAME", help="where maps run: inline, thread, or one of a plug-in")
+    add("--backend", metavar="NAME", help="where maps run: inline, thread, process, dask, …")
     add("--force", action="store_true", help="compute every task anew and overwrite its cached result")
     add("-q", "--quiet", action="store_true", help="say nothing but errors")
     add("--json", action="store_true", help="print one JSON object at the end instead of the table")

@@ -41,11 +41,11 @@ class Policy(Frozen):
             raise DefinitionError(
                 f"retries={self.retries!r} must be a whole number ≥ 0: how many times to try again after a failure."
             )
-        _check_number("retry_delay", self.delay_s, low=0.0)
+        _check_number("retry_delay", self.delay_s, low=0.0, unit=" of seconds")
         _check_number("backoff", self.backoff, low=1.0)
         _check_number("jitter", self.jitter, low=0.0)
         if self.timeout_s is not None:
-            _check_number("timeout", self.timeout_s, low=0.0, open_low=True)
+            _check_number("timeout", self.timeout_s, low=0.0, open_low=True, unit=" of seconds")
         for kind in self.retry_on:
             if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise DefinitionError(
@@ -70,12 +70,12 @@ class Policy(Frozen):
         return delay + delay * self.jitter * random() if self.jitter else delay
 
 
-def _check_number(option: str, value: float, *, low: float, open_low: bool = False) -> None:
+def _check_number(option: str, value: float, *, low: float, open_low: bool = False, unit: str = "") -> None:
     good = (
         isinstance(value, (int, float)) and not isinstance(value, bool) and (value > low if open_low else value >= low)
     )
     if not good or value != value or value == float("inf"):
-        raise DefinitionError(f"{option}={value!r} must be a number {'>' if open_low else '≥'} {low:g}.")
+        raise DefinitionError(f"{option}={value!r} must be a number{unit} {'>' if open_low else '≥'} {low:g}.")
 
 
 NO_RETRY = Policy()

@@ -43,8 +43,8 @@ def configured(dataset: type[AbstractDataset], key: str, options: Options | None
     if missing := dataset.missing():
         ours = dataset.__module__.startswith("nbflow.")
         raise DatasetError(
-            f"Dataset {key!r}: format {dataset.format!r} needs {' and '.join(missing)}, which is not installed. "
-            f"Install it: pip install {repr(_EXTRA) if ours else ' '.join(missing)}.",
+            f"Dataset {key!r}: format {dataset.format!r} needs {' and '.join(missing)}, not installed here. "
+            f"Run: pip install {repr(_EXTRA) if ours else ' '.join(missing)}.",
             key=key,
             format=dataset.format,
             missing=missing,

@@ -399,7 +399,8 @@ class DatasetStore:
 
     def _not_found(self, key: str) -> DatasetNotFoundError:
         return DatasetNotFoundError(
-            f"There is no dataset {key!r} in {self._driver!r}. Save it first, or look at list_keys().", key=key
+            f"There is no dataset {key!r} in {self._driver!r}. Save it first; a session's `datasets` lists all.",
+            key=key,
         )
 
     def _bytes(self, key: str) -> bytes:

@@ -19,7 +19,7 @@ from inspect import CO_COROUTINE
 from types import CodeType, ModuleType
 from typing import Any
 
-from nbflow.cache.source import module_facts
+from nbflow.cache.source import Imports, module_facts
 from nbflow.notebook.names import BRANCH, Effects, find_effects
 
 __all__ = ["SEEDS", "Cell", "CellOptions", "compile_body", "read_cell"]
@@ -73,6 +73,7 @@ class Cell:
         main, last: Code of the statements, and of the last expression (None where there is none).
         definitions: Statements that run again on a hit, in order; `defined` are the names that only they bind, and
             `late` the ids of those that need the data, which is restored first.
+        imports: What it imports anywhere.
         configured: Modules that other statements than these store into, which no record can bring back.
         seeds: Whether its text seems to seed a random generator.
         flags: Compiler flags of its code.
@@ -92,6 +93,7 @@ class Cell:
     flags: int
     loops: frozenset[int]
     late: frozenset[int] = frozenset()
+    imports: Imports = ()
     _definition_codes: tuple[list[CodeType], list[CodeType]] | None = field(default=None)
 
     @property
@@ -147,9 +149,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
     with shell.compile.extra_flags(ast.PyCF_ALLOW_TOP_LEVEL_AWAIT):
         tree: ast.Module = shell.compile.ast_parse(shown, filename=filename)
         effects = find_effects(tree.body, star_names=_star_names, expand=_expander(shell))
-        digest = module_facts("0\n" + source)[0].hex()[
-            -32:
-        ]  # the 0 keeps a string at the top from passing as a docstring
+        facts = module_facts("0\n" + source)  # the 0 keeps a string at the top from passing as a docstring
         imported = _imported(tree)
         found = [each for each in tree.body if _is_definition(each, shell.user_ns, imported)]
         definitions, late = _in_two_parts(tree.body, found)
@@ -166,7 +166,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         filename=filename,
         label=f"cell {number}",
         effects=effects,
-        digest=digest,
+        digest=facts[0].hex()[-32:],
         main=main,
         last=last,
         definitions=definitions,
@@ -178,6 +178,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         flags=flags,
         loops=loops,
         late=late,
+        imports=facts[1],
     )
 
 

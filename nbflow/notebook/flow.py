@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbflow._util import format_duration
+from nbflow._util import format_duration, perhaps
 from nbflow.cache.digest import task_function
 from nbflow.cache.explain import Explanation
 from nbflow.cache.fingerprint import fingerprint
@@ -164,7 +164,8 @@ class Flow:
     def _read(self, line: str) -> tuple[str, list[str]]:
         command, *rest = line.split() or ["status"]
         if command not in SUBCOMMANDS:
-            raise _usage(f"%flow {command}: there is no such subcommand; use one of {', '.join(SUBCOMMANDS)}.")
+            meant = perhaps(command, SUBCOMMANDS) or "."
+            raise _usage(f"%flow {command}: there is no such subcommand{meant} There are: {', '.join(SUBCOMMANDS)}.")
         if command in _ALONE and rest:
             raise _usage(f"%flow {command} takes nothing more, but got {' '.join(rest)!r}.")
         if command == "why" and rest in ([], ["--dry"]):

@@ -1,4 +1,4 @@
-"""A word of help below a cell that has forgotten to await.
+"""A word of help below a cell that has forgotten to await, or to ask a handle for its result.
 
 What async tasks and `gather_tasks` return without `await` is a coroutine: it has not begun to run, and Python's own
 messages (`'coroutine' object is not iterable`) do not say what to type. Only coroutines of ours are spoken of, each
@@ -29,6 +29,8 @@ def after_cell(result: Any, names: Mapping[str, Any], told: set[str]) -> None:
     error = result.error_in_exec
     if isinstance(error, (TypeError, AttributeError)) and "coroutine" in str(error):
         _say("a coroutine was used as if it were a result; put `await` before the call that made it.")
+    elif isinstance(error, (TypeError, AttributeError)) and "'TaskHandle'" in str(error):
+        _say("a handle was used as if it were a result; `.get()` waits for the result and returns it.")
     elif _is_waiting(result.result):
         _say("this is a coroutine, nothing has run yet; put `await` before the call.")
     else:

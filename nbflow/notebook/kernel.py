@@ -30,6 +30,7 @@ from nbflow.notebook.background import Background, cancel_all, label_here, names
 from nbflow.notebook.cellkey import CellKeyer
 from nbflow.notebook.cells import SEEDS, Cell, CellOptions, compile_body, read_cell
 from nbflow.notebook.changes import Changes
+from nbflow.notebook.edits import Edits
 from nbflow.notebook.flow import Flow
 from nbflow.notebook.graph import CellNode, Graph, name_for
 from nbflow.notebook.interrupts import interruptible, keep_interrupts
@@ -38,8 +39,9 @@ from nbflow.notebook.names import find_effects
 from nbflow.notebook.output import Taps
 from nbflow.notebook.panel import PanelController
 from nbflow.notebook.past import is_cell, notebook_path
-from nbflow.notebook.runner import CellRun, tidy_error
+from nbflow.notebook.runner import CellRun
 from nbflow.notebook.shown import Shown
+from nbflow.notebook.tracebacks import shorten, tidy_error
 from nbflow.runtime.current import ambient
 from nbflow.runtime.loop import start_beat
 from nbflow.sessions import (
@@ -91,6 +93,7 @@ class ShellState:
         self._number = len(shell.history_manager.input_hist_parsed) - 1
         self._raw: str | None = None
         self._hinted: set[str] = set()
+        self._edits = Edits()
         self._info: Any = None
         self._cell_id: str | None = None
         self.session_options: dict[str, Any] = {}
@@ -187,6 +190,7 @@ class ShellState:
             is_task = any(node.label == self.label for node in self.graph.nodes.values())
             self.changes.after_cell(session, self.label, meant=is_task or (raw or "").lstrip().startswith("%flow"))
         hints.after_cell(result, self.shell.user_ns, self._hinted)
+        self._edits.tell()
         self._stop_beat()
         self._drop_interrupts()
         self._raw = None
@@ -394,6 +398,7 @@ class ShellState:
         shell.events.register("post_run_cell", self.after_cell)
         shell.Completer.custom_matchers.append(self.complete)
         set_where(self.where_of_file)
+        shorten(shell)
         self.open_session()
         ambient.why, ambient.panel = self.flow.why, self.show_panel
         ambient.browse = lambda datasets: browser.show(self, datasets)
@@ -407,6 +412,7 @@ class ShellState:
         self.close_session()
         ambient.browse = ambient.explore = ambient.why = ambient.panel = None
         set_where(None)
+        shorten(None)
         self.taps.remove()
         guard.forget()
         for event, callback in (("pre_run_cell", self.before_cell), ("post_run_cell", self.after_cell)):
@@ -414,7 +420,7 @@ class ShellState:
         shell.input_transformers_post[:] = [each for each in shell.input_transformers_post if each != self.rewrite]
         matchers = shell.Completer.custom_matchers
         matchers[:] = [each for each in matchers if each is not self.complete]
-        for kind, name in (("cell", "task"), ("line", "flow"), ("line", "session")):
+        for kind, name in (("cell", "task"), ("line", "%task"), ("line", "flow"), ("line", "session")):
             shell.magics_manager.magics[kind].pop(name, None)
         shell.magics_manager.registry.pop("NbflowMagics", None)
         shell.configurables[:] = [each for each in shell.configurables if each is not self.magics]

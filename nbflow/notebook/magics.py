@@ -32,6 +32,8 @@ __all__ = ["NbflowMagics", "completion_matcher", "parse_task_line"]
 
 
 _PLAIN = CellDefaults()
+_UNITS = r"(?:sec(?:ond)?|hour|day|week)s?|min(?:ute)?s?|s|h|d|w"
+_UNIT_APART = re.compile(rf"(--(?:ttl|timeout))[ =]+(\d+)\s+({_UNITS})(?!\S)")
 
 
 @magics_class
@@ -86,6 +88,14 @@ class NbflowMagics(Configured, Magics):
         __tracebackhide__ = True
         return self.state.run_task(parse_task_line(line, self.cell_defaults()), cell)
 
+    @line_magic("%task")  # type: ignore[arg-type]
+    def misplaced_task(self, line: str) -> None:
+        """What IPython takes `%%task` for below the first line of a cell; a word on how to put it."""
+        raise UsageError(
+            "%%task must be the first line of its cell, before comments too. Move it up, or what is above it into "
+            "a cell of its own."
+        )
+
     @line_magic
     def flow(self, line: str) -> Any:
         """What ran, what is stale, and why.
@@ -108,7 +118,7 @@ class NbflowMagics(Configured, Magics):
         return self.state.flow.do(line)
 
     @magic_arguments()
-    @argument("--backend", metavar="B", help="Where maps and submits run: inline, thread, or one of a plug-in.")
+    @argument("--backend", metavar="B", help="Where maps and submits run: inline, thread, process, dask, …")
     @argument("--cache", metavar="PATH", help="Where cached results live: a folder, or off for memory only.")
     @argument("--shared", metavar="URL", help="A store behind it: a folder, URL or bundle, or off for none.")
     @argument("--datasets", metavar="PATH", help="Where datasets live: a folder or URL.")
@@ -170,6 +180,9 @@ def parse_task_line(line: str, defaults: CellDefaults = _PLAIN) -> CellOptions:
     Raises:
         UsageError: Some option is wrong; the message says which.
     """
+    if apart := _UNIT_APART.search(line):
+        unit = "min" if apart[3].startswith("m") else apart[3][0]
+        raise UsageError(f"{apart[0]}: write number and unit as one word, such as {apart[1]} {apart[2]}{unit}.")
     given = _parse(NbflowMagics.task, line)
     cache = given.cache or ("off" if given.no_cache else defaults.cache)
     if cache not in ("disk", "session", "off"):
@@ -215,6 +228,10 @@ def _parse(magic: Any, line: str) -> Any:
     except UsageError as error:
         known = [option for action in magic.parser._actions for option in action.option_strings]
         wrong = re.search(r"unrecognized arguments: (-[^\s=]+)", str(error))
+        if wrong and magic is NbflowMagics.task and wrong[1] == "--backend":
+            raise UsageError(
+                f"{error}; a cell runs in the kernel, the maps in it where %session --backend says."
+            ) from None
         raise UsageError(f"{error}{perhaps(wrong[1], known)}" if wrong else str(error)) from None
 
 

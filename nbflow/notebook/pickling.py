@@ -130,7 +130,7 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: M
         if obj.closed:
             return _closed_file, (str(getattr(obj, "name", "")), str(getattr(obj, "mode", "r")))
         if kind not in _IN_MEMORY:
-            raise TypeError("an open file is of this process only")
+            raise TypeError("an open file belongs to this process; keep what it reads, or its path")
     if kind.__module__ == "logging" and hasattr(obj, "handlers") and (obj.handlers or obj.level):
         raise TypeError("a logger's level and handlers are of this process only")
     if not isinstance(obj, (FunctionType, type)) or obj.__module__ != "__main__":

@@ -14,6 +14,7 @@ from nbflow.cache.explain import Explanation
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.cache.parts import combine, part_bytes
 from nbflow.notebook.graph import CellNode, Graph
+from nbflow.notebook.unseen import unseen
 from nbflow.status import foresee, reasons_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def cell_now(graph: Graph, key_now: Callable[[CellNode], CacheKey | None], node:
         return Explanation(f"{head} is stale", reasons_of(reason))
     if node.state == "cached":
         saved = format_duration(node.saved_s)
-        return Explanation(f"{head} is up to date; it was restored from the cache (saved {saved} so far)")
+        verdict = f"{head} is up to date; it was restored from the cache (saved {saved} so far)"
+        return Explanation(verdict, unseen((node.cell.main, node.cell.last), "use --ttl 1h, or --no-cache"))
     if node.state == "uncached":
         return Explanation(f"{head} is not cached", [node.reason or "caching is off"])
     return Explanation(f"{head} is up to date; it ran because", reasons_of(node.reason) or ["it had not run before"])
@@ -85,7 +87,8 @@ def task_now(head: str, call: Call, changes: list[str]) -> Explanation:
     if call.notes and not call.cached:
         return Explanation(f"{head} is not stored", call.notes)
     if call.cached:
-        return Explanation(f"{head} is up to date; its last call came from the cache")
+        asked = unseen((getattr(call.spec.func, "__code__", None),), "use cache_ttl=3600, or cache=False")
+        return Explanation(f"{head} is up to date; its last call came from the cache", asked)
     reasons = [*(reasons_of(call.reason) or ["it had not run before"]), *call.remarks]
     return Explanation(f"{head} is up to date; its last call ran because", reasons)
 

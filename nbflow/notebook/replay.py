@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from nbflow._util import one_line
+from nbflow._util import refusal
 from nbflow.notebook.heap import Heap, content_of, follow, is_array, refill
 from nbflow.notebook.pickling import References, Stream, dump, load
 from nbflow.notebook.recorder import Item
@@ -245,13 +245,13 @@ class LiveOutputs:
             try:
                 pickled(value)
             except Exception as reason:
-                return f"{name} ({type(value).__name__}) cannot be stored: {one_line(reason)}"
+                return f"{name} ({type(value).__name__}) cannot be stored: {refusal(reason)}"
         for _, content in updates:
             try:
                 pickled(content)
             except Exception as reason:
-                return f"what it changed in place cannot be stored: {one_line(reason)}"
-        return f"its outputs cannot be stored together: {one_line(error)}"
+                return f"what it changed in place cannot be stored: {refusal(reason)}"
+        return f"its outputs cannot be stored together: {refusal(error)}"
 
 
 class _Plain:

@@ -12,7 +12,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from nbflow._util import format_duration
@@ -35,7 +35,7 @@ from nbflow.runtime.drivers import drive_async, drive_sync
 from nbflow.runtime.loop import bridged, heartbeat
 from nbflow.status import reasons_of
 
-__all__ = ["CellRun", "ForcedKeyer", "tidy_error"]
+__all__ = ["CellRun", "ForcedKeyer"]
 
 _SCALARS = (int, float, complex, str, bytes, bool, type(None), range, frozenset)
 _NO_INPUT = (
@@ -468,27 +468,3 @@ class ForcedKeyer:
         key = self.run.keyer.key(*args, **kwargs)
         self.run.drop_entry()
         return key
-
-
-def tidy_error(shell: Any, cell: Cell, name: str, error: BaseException) -> None:
-    """Let IPython show an error of a cell's body as that of a plain cell: from the body on, without our note.
-
-    Args:
-        shell: The IPython shell.
-        cell: The cell.
-        name: The name it is kept under.
-        error: What its body raised; its traceback itself stays whole, for `%debug`.
-    """
-    notes = getattr(error, "__notes__", [])
-    notes[:] = [note for note in notes if not note.startswith(f"nbflow: in task {name!r}")]
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code not in (cell.main, cell.last):
-        trace = trace.tb_next
-    if trace is None:
-        return
-
-    def render() -> Any:
-        return shell.InteractiveTB.structured_traceback(type(error), error, trace, tb_offset=0)
-
-    with suppress(AttributeError, TypeError):  # an exception type that allows no attributes is shown with all frames
-        error._render_traceback_ = render  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import os
 from collections.abc import Generator
 
 from nbflow._typing import TYPE_CHECKING, Any
-from nbflow._util import lazy, one_line
+from nbflow._util import lazy, one_line, refusal
 from nbflow.core.attempts import Emit, Hit, Lookup, Outcome, Publish, Raised, Returned, Save, attempts, ending
 from nbflow.core.reads import Reads
 from nbflow.core.spec import render_template
@@ -334,7 +334,7 @@ class Steps:
         return now - call.started if call.started is not None else 0.0
 
     def _cache_failed(self, stage: str, error: Exception | str) -> None:
-        text = error if isinstance(error, str) else one_line(error)
+        text = error if isinstance(error, str) else refusal(error)
         self.call.notes += (f"not cached: {stage} failed: {text}",)
         emit(self.call, "CacheFailed", {"stage": stage, "error": text})
 

@@ -176,7 +176,7 @@ class FileDriver(Driver):
 
     def _not_found(self, key: object) -> DatasetNotFoundError:
         return DatasetNotFoundError(
-            f"There is no dataset {str(key)!r} in {self._base}. Save it first, or look at list_keys().",
+            f"There is no dataset {str(key)!r} in {self._base}. Save it first; a session's `datasets` lists all.",
             key=str(key),
             base_path=self._base,
         )

@@ -45,9 +45,10 @@ def open_url(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise DatasetError(
-            f"Cannot open {url!r}: {error}. Install the library that this kind of place needs, or use a folder.",
+            f"Cannot open {url!r}: {error}. Install the library that this kind of place needs (for S3: "
+            "pip install 'nbflow[s3]'), or use a folder.",
             url=url,
-        ) from error
+        ) from None
     return fs, path
 
 

@@ -270,7 +270,10 @@ def test_html_shows_what_called_what(cli: Cli, tmp_path: Path) -> None:
     [
         (["rnu", "flows:total"], "there is no command rnu; did you mean run?"),
         (["run", "flows:total", "--bakend", "thread"], "there is no option --bakend; did you mean --backend?"),
-        (["run", "flows:total", "-p", "n=1", "--backend", "thred"], "There is no backend 'thred'. Known: dask"),
+        (
+            ["run", "flows:total", "-p", "n=1", "--backend", "thred"],
+            "There is no backend 'thred'; did you mean thread? Known: dask",
+        ),
     ],
 )
 def test_typing_mistakes_are_told(cli: Cli, words: list[str], message: str) -> None:

@@ -378,7 +378,7 @@ class TestLaziness:
         store.driver.save(key, b"x")
         for module in missing:
             monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(DatasetError, match=rf"needs {named}, which is not installed.*pip install 'nbflow\[data\]'"):
+        with pytest.raises(DatasetError, match=rf"needs {named}, not installed here.*pip install 'nbflow\[data\]'"):
             store.load(key)
 
     def test_next_library(self, store: DatasetStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,5 +395,5 @@ class TestLaziness:
     def test_missing_library_of_a_plugin(self, store: DatasetStore) -> None:
         """A format of somebody else names its library, not our extra."""
         type("Z", (AbstractDataset,), {"__module__": "zarrlike"}, format="zz", types="zzz.Group", extensions="zz")
-        with pytest.raises(DatasetError, match="needs zzz, which is not installed. Install it: pip install zzz"):
+        with pytest.raises(DatasetError, match="needs zzz, not installed here. Run: pip install zzz"):
             store.load("a.zz")

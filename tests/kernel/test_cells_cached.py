@@ -518,3 +518,30 @@ def test_cells_that_draw_on_figures_of_others_run_plainly(shared: Any) -> None:
     assert "not cached: it draws on `axes`" in result.stderr
     shared.ok("%%task drawn_on\naxes[0].plot([1, 2])\nlines = len(axes[0].lines)")
     assert shared.value("lines") == 2
+
+
+def test_a_local_module_that_a_cell_imports_counts(kernel: Any) -> None:
+    """An edit of it is seen after a restart, and what ran before a reload is not taken for the new code's."""
+    file = kernel.folder / "imported_helper.py"
+    cells = (
+        "%%task a\nfrom imported_helper import f\na = f()",
+        "%%task b\nimport imported_helper\nb = imported_helper.f()",
+    )
+    file.write_text("def f(): return 1\n")
+    for value in (1, 100):
+        file.write_text(f"def f(): return {value}\n")
+        for _ in range(2):
+            for cell in cells:
+                last = kernel.ok(cell)
+            assert kernel.value("a, b") == (value, value)
+        assert last.badges
+        kernel.restart()
+    file.write_text("def f(): return 100_000\n")
+    kernel.ok(cells[0])
+    file.write_text("def f(): return 1_000_000\n")
+    kernel.ok(cells[0])
+    assert kernel.value("a") == 100_000
+    assert "imported_helper" in str(kernel.ok("%flow why a").displays[-1])
+    kernel.restart()
+    kernel.ok(cells[0])
+    assert kernel.value("a") == 1_000_000

@@ -100,12 +100,16 @@ def test_quiet_verbose_and_no_replay(shared: Any) -> None:
     ("line", "message"),
     [
         ("--ttl soon", "--ttl soon: use seconds"),
+        ("--ttl 1 day", "--ttl 1 day: write number and unit as one word, such as --ttl 1d."),
+        ("--timeout 5 minutes", "such as --timeout 5min."),
         ("--cache cloud", "--cache cloud: use disk, session or off"),
         ("--retries -1", "--retries -1: use a whole number"),
         ("--retries x", "invalid int value"),
         ("--timeout 0", "--timeout 0: use a time > 0"),
         ("--inputs a-b", "'a-b' is not a name"),
         ("--bogus", "unrecognized arguments"),
+        ("--tll 1d", "--tll; did you mean --ttl?"),
+        ("--backend process", "a cell runs in the kernel, the maps in it where %session --backend says"),
         ("-q -v", "--quiet and --verbose contradict"),
         ("-n --cache disk", "contradict each other"),
         ("-n --ttl 5", "--ttl has no meaning without a cache"),
@@ -124,7 +128,8 @@ def test_wrong_options_of_task(shared: Any, line: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("%flow dance", "no such subcommand; use one of status, why, stale, run, clear"),
+        ("%flow qqq", "no such subcommand. There are: status, why, stale, run, clear"),
+        ("%flow rnu", "no such subcommand; did you mean run? There are: status"),
         ("%flow why", "which cell or task?"),
         ("%flow why nobody", "nothing called 'nobody' has run"),
         ("%flow run nobody", "no task cell is called 'nobody'"),
@@ -141,6 +146,41 @@ def test_wrong_uses_of_line_magics(shared: Any, line: str, message: str) -> None
     assert result.status == "error"
     assert result.stderr.startswith("UsageError: ")
     assert message in result.stderr
+
+
+def test_a_magic_below_the_first_line(shared: Any) -> None:
+    """IPython takes `%%task` for a line magic there; what it calls then says where to put it."""
+    result = shared.run("# a comment\n%%task\nraise SystemError('the body ran')")
+    assert result.stderr.startswith("UsageError: %%task must be the first line of its cell")
+
+
+def test_errors_of_ours_end_in_the_cell(shared: Any) -> None:
+    """The message says what is wrong; frames of nbflow would only push it away."""
+    shared.ok("import nbflow")
+    for code in ("nbflow.task(cach=True)(len)", "%%task\nnbflow.task(cach=True)(len)"):
+        shown = shared.run(code).traceback
+        assert "did you mean cache?" in shown
+        assert "tasks.py" not in shown
+        assert "Cell In[" in shown
+
+
+def test_an_edited_module_is_told_of_once(shared: Any) -> None:
+    """Python goes on with what it imported; who edits the file is told how to get the new code."""
+    file = shared.folder / "edited_helper.py"
+    file.write_text("def f(): return 1\n")
+    shared.ok("import edited_helper, importlib")
+    file.write_text("def f(): return 1000\n")
+    assert (
+        "edited_helper.py was edited, but this kernel still runs it"
+        in shared.ok("%%task\nf1 = edited_helper.f()").stderr
+    )
+    assert shared.ok("edited_helper.f()").stderr == ""
+    for text in ("def f(): return 1000\n", "def f(): return 1\n"):  # written anew, and as it was
+        file.write_text(text)
+        assert shared.ok("edited_helper.f()").stderr == ""
+    file.write_text("def f(): return 1_000_000\n")
+    assert shared.ok("_ = importlib.reload(edited_helper)").stderr == ""
+    assert shared.value("edited_helper.f()") == 1_000_000
 
 
 def test_usage_is_printed(shared: Any) -> None:

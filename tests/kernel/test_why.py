@@ -36,6 +36,9 @@ def test_cells_before_and_after(kernel: Any) -> None:
     assert "global" not in why(kernel, "rows --dry")
     assert "input `size` 10 → 11 (cell 12)" in why(kernel, "rows --dry")
     assert "which cell or task?" in kernel.run("%flow why --dry").stderr
+    for _ in range(2):
+        kernel.ok("%%task stamp\nimport time\nstamp = time.time()")
+    assert "the clock (`time.time`) cannot count" in why(kernel, "stamp")
 
 
 def test_tasks_before_and_after(kernel: Any) -> None:
@@ -52,6 +55,9 @@ def test_tasks_before_and_after(kernel: Any) -> None:
     assert asked.stdout == ""
     assert asked.result == "price would run: argument `x` 4 → 9."
     assert "price is fresh" in kernel.value("str(why(price, 3))")
+    kernel.ok("import random, nbflow\n@task(cache=True)\ndef roll(): return random.random()")
+    kernel.ok("roll(), roll()")
+    assert "random numbers (`random.random`) cannot count" in why(kernel, "roll")
     kernel.ok("%flow clear price")
     assert "evicted or cleared" in why(kernel, "price --dry")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nbflow import gather_tasks, task
+from nbflow import gather_tasks, session, submit, task
 from nbflow.notebook.hints import after_cell
 
 
@@ -69,3 +69,19 @@ def test_errors_of_whoever_takes_it_for_a_result(say: Any, operation: Any) -> No
         rows.close()
     assert "put `await` before" in say(error=caught.value)
     assert say(error=TypeError("something else")) == ""
+
+
+@task
+def plain(n: int) -> int:
+    return n
+
+
+@pytest.mark.parametrize("operation", [len, iter, lambda each: each.shape, lambda each: each + 1])
+def test_a_handle_is_not_its_result(say: Any, operation: Any) -> None:
+    """Whoever takes a handle for the result is told how to ask for it."""
+    with session():
+        handle = submit(plain, 1)
+        with pytest.raises((TypeError, AttributeError)) as caught:
+            operation(handle)
+        assert handle.get() == 1
+    assert "`.get()` waits for the result" in say(error=caught.value)
