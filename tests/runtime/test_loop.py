@@ -76,7 +76,7 @@ def _leaves_a_generator(said: list[str]) -> Any:
 def _leaves_a_timer(said: list[str]) -> Any:
     async def main() -> asyncio.AbstractEventLoop:
         here = asyncio.get_running_loop()
-        here.call_later(0.001, said.append, "timer of the call before")
+        here.call_later(60, said.append, "timer of the call before")
         return here
 
     return main()
