@@ -134,7 +134,9 @@ class DisplayTap:
     """A tap on a display publisher.
 
     ipykernel has hooks for this, but keeps them per thread: what a task shows from a pool's thread would be missed.
-    So the two methods are shadowed on the instance, and `remove` takes the shadows away.
+    So the two methods are shadowed on the instance, and `remove` takes the shadows away. So is a third one, by which
+    ipykernel has its other thread send what was printed before something is shown, and waits for that twice, also
+    where nothing was printed: it took as long as all the rest of a display.
     """
 
     def __init__(self, publisher: Any) -> None:
@@ -143,6 +145,8 @@ class DisplayTap:
         self._clear: Callable[..., Any] = publisher.clear_output
         publisher.publish = self.publish
         publisher.clear_output = self.clear_output
+        if hasattr(publisher, "_flush_streams"):
+            publisher._flush_streams = _flush_printed
 
     def publish(
         self,
@@ -171,8 +175,15 @@ class DisplayTap:
 
     def remove(self) -> None:
         """Take the tap away again; idempotent."""
-        for name in ("publish", "clear_output"):
+        for name in ("publish", "clear_output", "_flush_streams"):
             self.publisher.__dict__.pop(name, None)
+
+
+def _flush_printed() -> None:
+    """Flush the streams on which something waits to be sent; one that does not say so is flushed."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "_flush_pending", True):
+            stream.flush()
 
 
 class Taps:

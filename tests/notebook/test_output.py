@@ -145,6 +145,41 @@ def test_a_display_tap_is_removed_twice_without_harm() -> None:
     assert publisher.shown == [{"a": 1}]
 
 
+class Flushed(io.StringIO):
+    """A stream that counts how often it is flushed."""
+
+    times = 0
+
+    def flush(self) -> None:
+        self.times += 1
+
+
+def test_only_what_was_printed_is_flushed_before_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that says that nothing waits is left alone; one that says otherwise, or nothing, is flushed."""
+
+    class Flushing(Publisher):
+        def _flush_streams(self) -> None:
+            raise AssertionError("it is in the way of the tap")
+
+        def publish(self, *args: Any, **options: Any) -> None:
+            self._flush_streams()
+            super().publish(*args, **options)
+
+    publisher, out, err = Flushing(), Flushed(), Flushed()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    tap = DisplayTap(publisher)
+    out._flush_pending = False  # type: ignore[attr-defined]
+    publisher.publish({"a": 1})
+    assert (out.times, err.times) == (0, 1)
+    out._flush_pending = True  # type: ignore[attr-defined]
+    publisher.publish({"a": 1})
+    assert (out.times, err.times) == (1, 2)
+    tap.remove()
+    with pytest.raises(AssertionError, match="in the way"):
+        publisher.publish({"a": 1})
+
+
 def test_input_is_refused_in_this_context_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cell's own `input()` raises; another thread may still ask; afterwards all is as before."""
     monkeypatch.setattr("builtins.input", lambda prompt="": "answer")
