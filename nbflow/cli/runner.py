@@ -163,9 +163,15 @@ class Runner(NotebookClient):
         if self._kernel is None and find_spec("ipykernel") is None:
             return f"{sys.executable} has no ipykernel; pip install ipykernel"
         try:
-            self.create_kernel_manager()
-            await self.async_start_new_kernel(env=self._env, stdout=output, stderr=output)
-            await self.async_start_new_kernel_client()
+            for tries_left in (2, 1, 0):
+                self.create_kernel_manager()
+                try:
+                    await self.async_start_new_kernel(env=self._env, stdout=output, stderr=output)
+                    await self.async_start_new_kernel_client()
+                    break
+                except RuntimeError:  # its ports were free when they were chosen
+                    if not tries_left or "Address already in use" not in _last_line(output, 0):
+                        raise
             await self._read_language()
             # Warnings of the start explain nothing about a later death.
             self._quiet_until = output.seek(0, io.SEEK_END)

@@ -169,6 +169,26 @@ def test_kernels_that_are_not_there_or_do_not_start_return_3(cli: Cli, notebook:
     assert not (tmp_path / "book.executed.ipynb").exists()
 
 
+def test_a_port_that_somebody_took_in_between_is_no_failure(cli: Cli, notebook: Book, tmp_path: Path) -> None:
+    """Ports are chosen before the kernel has them: one that lost its port is started again, with other ports."""
+    first, launch = tmp_path / "first", [sys.executable, "-m", "ipykernel_launcher", "-f"]
+    code = (
+        "import json, os, pathlib, socket, subprocess, sys\n"
+        f"first, command = pathlib.Path({str(first)!r}), [*{launch!r}, sys.argv[1]]\n"
+        "if first.exists():\n"
+        "    os.execv(command[0], command)\n"
+        "first.touch()\n"
+        "taken = socket.create_server(('127.0.0.1', json.load(open(sys.argv[1]))['shell_port']))\n"
+        "sys.exit(subprocess.call(command))\n"
+    )
+    install_spec(tmp_path, "late", [sys.executable, "-c", code, "{connection_file}"])
+    notebook("print('hello')")
+    done = cli("run", "book.ipynb", "--kernel", "late", JUPYTER_PATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert first.exists()
+    assert text_of(tmp_path / "book.executed.ipynb", 0) == "hello\n"
+
+
 def test_the_kernel_works_in_the_notebooks_folder(cli: Cli, notebook: Book, tmp_path: Path) -> None:
     """Relative paths mean what they mean in JupyterLab; --cwd changes that."""
     for name in ("sub", "elsewhere"):

@@ -100,9 +100,16 @@ class Kernel:
         self._env = {**os.environ, **own, **(env or {})}
         self._load = load
         self._results: dict[str, Result] = {}
+        try:
+            self._start()
+        except RuntimeError:  # it died at once: one of its ports was free when it was chosen, and then no more
+            self.close()
+            self._start()
+
+    def _start(self) -> None:
         self.manager = KernelManager(kernel_name="python3")
         self.manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        self.manager.start_kernel(cwd=str(folder), env=self._env)
+        self.manager.start_kernel(cwd=str(self.folder), env=self._env)
         self._connect()
 
     def _connect(self) -> None:
