@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "OPEN_FILE",
     "PACKAGE_ROOT",
     "STARTED",
     "format_duration",
@@ -72,6 +73,9 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
+
+OPEN_FILE = "an open file belongs to this process; keep what it reads, or its path"
+"""Why none is kept."""
 
 _INSTEAD = {"generator": "make a list of it", "coroutine": "it has not run, put `await` before the call"}
 

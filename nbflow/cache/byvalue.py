@@ -14,13 +14,15 @@ from typing import Any
 
 import cloudpickle
 
+from nbflow._util import OPEN_FILE
+
 __all__ = ["dumps"]
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdin, sys.stdout, sys.stderr):
-            raise TypeError("an open file belongs to this process; keep what it reads, or its path")
+            raise TypeError(OPEN_FILE)
         return super().reducer_override(obj)
 
 

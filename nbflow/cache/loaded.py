@@ -67,8 +67,13 @@ def _says(module: ModuleType, file: str, text: bytes) -> bool:
         return False
     space = vars(module)
     return all(code_bytes(code) in written for code in _codes(space, module.__name__, file)) and all(
-        space.get(name, value) == value for name, value in _constants(tree)
+        _is(space.get(name, value), value) for name, value in dict(_constants(tree)).items()
     )
+
+
+def _is(found: Any, constant: Any) -> bool:
+    """Whether a value is that constant; values of other types have ideas of their own of what equals them."""
+    return type(found) is type(constant) and bool(found == constant)
 
 
 def _codes(space: Any, module: str, file: str) -> Iterator[CodeType]:

@@ -4,15 +4,15 @@ const OWN_KEYS = new Set([
   "Enter", " ", "ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End", "PageUp", "PageDown", "Delete", "Escape",
 ]);
 
-/* Keep the notebook's shortcuts from the keys that a widget needs: all of them in a field, else those that move, press
-   and close. Shift+Enter, and what is pressed with Ctrl, Cmd or Alt, stay the notebook's. It looks for its shortcuts
-   while a key goes down to the widget (Notebook 7) or on its way up (JupyterLab), and passes by a target that carries
-   this attribute. Returns what ends that. */
-function keepKeys(root) {
+/* Keep the notebook's shortcuts from the keys that a widget needs: all of them in a field or if it wants all, else those
+   that move, press and close. Shift+Enter, and what is pressed with Ctrl, Cmd or Alt, stay the notebook's. It looks for
+   its shortcuts while a key goes down to the widget (Notebook 7) or on its way up (JupyterLab), and passes by a target
+   that carries this attribute. Returns what ends that. */
+function keepKeys(root, all = false) {
   const mark = (event) => {
     if (event.target === root || !root.contains(event.target)) return;
     const field = event.target.matches("textarea, select, input:not([type=range], [type=checkbox])");
-    const own = (field || OWN_KEYS.has(event.key)) && !(event.key === "Enter" && event.shiftKey);
+    const own = (all || field || OWN_KEYS.has(event.key)) && !(event.key === "Enter" && event.shiftKey);
     event.target.toggleAttribute("data-lm-suppress-shortcuts", own && !event.ctrlKey && !event.metaKey && !event.altKey);
   };
   window.addEventListener("keydown", mark, true);

@@ -100,9 +100,11 @@ def move_sliders(page: Any, folder: Path) -> None:
     slider.press("ArrowRight")
     page.wait(lambda: view.locator('.nbflow-explore[data-stale="true"]').count() == 1, 5, "not greyed")
     page.wait_text("depth is 10")
+    slider.press("b")  # a shortcut of the notebook that puts in a cell
     before = (folder / "test.ipynb").read_text()
     slider.press("Control+s")
     page.wait(lambda: (folder / "test.ipynb").read_text() != before, 10, "the notebook's own shortcuts do not work")
+    assert view.locator(".jp-Cell").count() == 2
     page.click("Keep")
     page.wait(lambda: view.locator(".nbflow-kept textarea").count() == 1, 10, "nothing to keep")
     assert view.locator(".nbflow-kept textarea").input_value() == "fit(depth=10, noise=0.2, kind='sine', points=True)"

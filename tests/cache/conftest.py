@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nbflow.cache import CacheStore, FunctionKeyer
+from nbflow.cache.index import Index
 
 _numbers = itertools.count(1)
 
@@ -58,3 +59,17 @@ def store(folder: Path) -> Any:
     store = CacheStore(folder)
     yield store
     store.close()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys that an index was asked for."""
+    keys: list[str] = []
+    real = Index.find
+
+    def find(self: Index, key: str) -> tuple[bytes, int] | None:
+        keys.append(key)
+        return real(self, key)
+
+    monkeypatch.setattr(Index, "find", find)
+    return keys

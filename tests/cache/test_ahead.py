@@ -10,7 +10,6 @@ import pytest
 
 from nbflow.cache import CACHE_MISS, CacheStore
 from nbflow.cache import ahead as module
-from nbflow.cache.index import Index
 from nbflow.cache.seats import Seats
 
 COUNT = 300
@@ -19,20 +18,6 @@ COUNT = 300
 @pytest.fixture(autouse=True)
 def _lasting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LASTS_S", 1e9)
-
-
-@pytest.fixture
-def finds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys that an index was asked for."""
-    asked: list[str] = []
-    real = Index.find
-
-    def find(self: Index, key: str) -> tuple[bytes, int] | None:
-        asked.append(key)
-        return real(self, key)
-
-    monkeypatch.setattr(Index, "find", find)
-    return asked
 
 
 @pytest.fixture
@@ -55,26 +40,26 @@ def elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> CacheStore:
     return CacheStore(folder, memory_bytes=0)
 
 
-def test_results_in_a_row_are_read_together(store: CacheStore, finds: list[str]) -> None:
+def test_results_in_a_row_are_read_together(store: CacheStore, asked: list[str]) -> None:
     """Whoever asks in the order of storing asks the index a few times in all, and finds each result."""
     assert [store.get(f"k{n}") for n in range(COUNT)] == list(range(COUNT))
-    assert len(finds) < 20
+    assert len(asked) < 20
     store.close()
 
 
-def test_nearly_in_a_row(store: CacheStore, finds: list[str]) -> None:
+def test_nearly_in_a_row(store: CacheStore, asked: list[str]) -> None:
     """A few threads that take turns ask about in the order of storing, which is enough."""
     order = [n for begin in range(0, COUNT, 4) for n in random.Random(begin).sample(range(begin, begin + 4), 4)]
     assert [store.get(f"k{n}") for n in order] == order
-    assert len(finds) < 40
+    assert len(asked) < 40
     store.close()
 
 
-def test_here_and_there(store: CacheStore, finds: list[str]) -> None:
+def test_here_and_there(store: CacheStore, asked: list[str]) -> None:
     """Whoever asks for one result here and one there has nothing read that was not asked for."""
     order = [n * 97 % COUNT for n in range(COUNT)]
     assert [store.get(f"k{n}") for n in order] == order
-    assert len(finds) == COUNT
+    assert len(asked) == COUNT
     store.close()
 
 
@@ -99,12 +84,12 @@ def test_what_changes_meanwhile(store: CacheStore, folder: Path, monkeypatch: py
     store.close()
 
 
-def test_what_is_gone_is_not_read(store: CacheStore, finds: list[str]) -> None:
+def test_what_is_gone_is_not_read(store: CacheStore, asked: list[str]) -> None:
     """Rows of deleted and of replaced entries, which are removed later, are none to be read ahead."""
     for n in range(50, 60):
         store.invalidate(f"k{n}")
         store.save(f"k{n + 10}", "new", cost_s=1.0)
-    finds.clear()
+    asked.clear()
     found = [store.get(f"k{n}") for n in range(100)]
     assert found[50:60] == [CACHE_MISS] * 10
     assert found[60:70] == ["new"] * 10
@@ -125,17 +110,17 @@ def test_a_damaged_neighbour(store: CacheStore) -> None:
     store.close()
 
 
-def test_it_ends_with_time(store: CacheStore, finds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_ends_with_time(store: CacheStore, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that cannot tell of its changes is noticed all the same, a second later."""
     monkeypatch.setattr(module, "_LASTS_S", -1.0)
     assert [store.get(f"k{n}") for n in range(50)] == list(range(50))
-    assert len(finds) == 50
+    assert len(asked) == 50
     store.close()
 
 
-def test_where_nobody_can_tell(store: CacheStore, finds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nobody_can_tell(store: CacheStore, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a file for marks each result is asked for."""
     monkeypatch.setattr(Seats, "watch", lambda self: b"")
     assert [store.get(f"k{n}") for n in range(50)] == list(range(50))
-    assert len(finds) == 50
+    assert len(asked) == 50
     store.close()

@@ -9,7 +9,6 @@ import pytest
 
 from nbflow.cache import CACHE_MISS, CacheStore
 from nbflow.cache import known as module
-from nbflow.cache.index import Index
 from nbflow.cache.parts import CacheKey
 
 
@@ -30,42 +29,28 @@ def seated(folder: Path) -> CacheStore:
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys that an index was asked for."""
-    asked: list[str] = []
-    real = Index.find
-
-    def find(self: Index, key: str) -> tuple[bytes, int] | None:
-        asked.append(key)
-        return real(self, key)
-
-    monkeypatch.setattr(Index, "find", find)
-    return asked
-
-
-@pytest.fixture
 def _lasting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LASTS_S", 1e9)
 
 
 @pytest.mark.usefixtures("_lasting")
-def test_misses_are_not_asked_for(folder: Path, reads: list[str]) -> None:
+def test_misses_are_not_asked_for(folder: Path, asked: list[str]) -> None:
     """After some misses nothing is asked for that is not there; what is written is found, before and after a commit."""
     store = seated(folder)
     for number in range(20):
         assert store.fetch(f"k{number}") is None
-    assert len(reads) == 2
+    assert len(asked) == 2
     store.save("k7", 7)
     assert store.get("k7") == 7
     store.flush()
     assert store.get("k7") == 7
     assert store.get("first") == 1
-    assert reads[2:] == ["k7", "first"]
+    assert asked[2:] == ["k7", "first"]
     store.close()
 
 
 @pytest.mark.usefixtures("_lasting")
-def test_another_process_writes(folder: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_process_writes(folder: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What somebody else commits is found by the next look."""
     import nbflow.cache.disk
     import nbflow.cache.flight
@@ -73,7 +58,7 @@ def test_another_process_writes(folder: Path, reads: list[str], monkeypatch: pyt
     store = seated(folder)
     for number in range(5):
         assert store.fetch(f"k{number}") is None
-    assert len(reads) == 2
+    assert len(asked) == 2
     monkeypatch.setattr(nbflow.cache.flight, "_tables", {})  # as if in another process
     monkeypatch.setattr(nbflow.cache.disk, "_folders", {})
     other = CacheStore(folder)
@@ -95,13 +80,13 @@ def test_two_stores_of_one_process(folder: Path) -> None:
     other.close()
 
 
-def test_it_ends_with_time(folder: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_ends_with_time(folder: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that cannot tell of its changes is noticed all the same, some seconds later."""
     monkeypatch.setattr(module, "_LASTS_S", -1.0)
     store = seated(folder)
     for number in range(6):
         assert store.fetch(f"k{number}") is None
-    assert len(reads) == 6
+    assert len(asked) == 6
     store.close()
 
 
@@ -133,7 +118,7 @@ def test_a_read_does_not_wait_for_a_write(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("_lasting")
-def test_a_call_that_computes_asks_once_at_most(folder: Path, reads: list[str]) -> None:
+def test_a_call_that_computes_asks_once_at_most(folder: Path, asked: list[str]) -> None:
     """Of a hundred calls that find nothing, only the first few ask the index; each of them is there afterwards."""
     import nbflow
 
@@ -143,7 +128,7 @@ def test_a_call_that_computes_asks_once_at_most(folder: Path, reads: list[str]) 
 
     with nbflow.session(cache_store=str(folder)):
         assert [double(n) for n in range(100)] == [2 * n for n in range(100)]
-        assert len(reads) < 10
+        assert len(asked) < 10
     with nbflow.session(cache_store=str(folder)) as session:
         assert [double(n) for n in range(100)] == [2 * n for n in range(100)]
         assert all(call.cached for call in session.records)

@@ -67,6 +67,26 @@ def test_an_edit_that_is_not_loaded_has_a_key_of_its_own(module: Path, edited: s
     assert digest() == old
 
 
+class Odd:
+    """Like an array, it cannot be compared as a whole."""
+
+    def __eq__(self, other: object) -> Any:
+        raise ValueError("ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_a_name_that_holds_something_else_by_now(module: Path) -> None:
+    """What a module keeps under the name of a constant at run time is not what its file says; it is not compared."""
+    text = ONE + "\nKEPT = None\nRATE = 2\n"
+    found: Any = load(module, text)
+    old = digest()
+    loaded._first.clear()
+    found.KEPT = Odd()
+    apart = digest()
+    assert apart == digest() != old
+
+
 def test_what_does_not_matter(module: Path) -> None:
     """A comment, another time of the file, and an edit that is taken back leave the key as it was."""
     load(module, ONE)

@@ -44,7 +44,7 @@ class Browser {
     this.sort = { column: "key", backwards: false };
     this.chosen = null;
     this.root = element("div", "nbflow-datasets", { role: "group", "aria-label": "Datasets" });
-    this.freeKeys = keepKeys(this.root);
+    this.freeKeys = keepKeys(this.root, true); // a letter too many would cut or delete the cell
     const head = element("div", "nbflow-head");
     this.title = element("span", "nbflow-title", {}, "Datasets");
     this.base = element("span", "nbflow-base");

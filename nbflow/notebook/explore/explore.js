@@ -129,7 +129,7 @@ class Explorer {
     this.sent = 0;
     this.root = element("div", "nbflow-explore");
     this.root.setAttribute("role", "group");
-    this.freeKeys = keepKeys(this.root);
+    this.freeKeys = keepKeys(this.root, true); // a letter too many would cut or delete the cell
     this.head = element("div", "nbflow-head");
     this.title = element("span", "nbflow-title");
     this.status = element("span", "nbflow-status", { role: "status", "aria-live": "polite" });
