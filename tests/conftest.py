@@ -65,6 +65,8 @@ def _no_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("NBFLOW_HOME", str(folder / ".nbflow"))
         patch.setenv("NBFLOW_KEY_FILE", str(folder / "key"))
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))
+        patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or os.path.expanduser("~/.cache/matplotlib"))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # all but the fonts, which take seconds to find
         yield
 
 

@@ -37,6 +37,7 @@ from types import (
 
 from xxhash import xxh3_128_digest
 
+from nbflow._installed import entry_points
 from nbflow._typing import TYPE_CHECKING, Any, TypeAlias
 from nbflow._util import lazy, one_line, report
 from nbflow.cache import memo
@@ -412,9 +413,9 @@ def _load_entry_points(package: str) -> None:
     if package in _asked or package in sys.stdlib_module_names or package == "__main__":
         return
     _asked.add(package)
-    from importlib.metadata import entry_points
-
-    for point in entry_points(group="nbflow.digests", name=package):
+    for point in entry_points("nbflow.digests"):
+        if point.name != package:
+            continue
         try:
             point.load()()
         except Exception as error:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Final
 
+from nbflow._installed import entry_points
 from nbflow.datasets.registry import Registry, installed, resolve, type_name
 from nbflow.errors import DatasetError
 
@@ -286,6 +287,4 @@ def _modules_of(types: tuple[type | str, ...]) -> tuple[str, ...]:
 
 def _entry_points() -> dict[str, Any]:
     """Return the installed entry points of our group by name."""
-    from importlib.metadata import entry_points  # costs milliseconds, and most sessions never need it
-
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return {point.name: point for point in entry_points(GROUP)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections.abc
-import importlib.metadata
 import subprocess
 import sys
 import textwrap
@@ -14,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nbflow.datasets import AbstractDataset, DatasetStore
+from nbflow.datasets import AbstractDataset, DatasetStore, base
 from nbflow.errors import DatasetError
 
 
@@ -231,9 +230,7 @@ class _Point:
 def plugins(monkeypatch: pytest.MonkeyPatch) -> list[_Point]:
     """Return a list that stands for the installed entry points."""
     found: list[_Point] = []
-    monkeypatch.setattr(
-        importlib.metadata, "entry_points", lambda *, group: found if group == "nbflow.datasets" else []
-    )
+    monkeypatch.setattr(base, "entry_points", lambda group: found if group == "nbflow.datasets" else [])
     return found
 
 

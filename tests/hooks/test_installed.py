@@ -50,24 +50,9 @@ def test_a_class_named_by_an_entry_point_is_a_plugin_of_every_session(package: A
     assert len(installed_plugins()) == 1
 
 
-def test_a_list_of_entry_points_is_read_to_its_end(package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long one is read in pieces, and the name of the group may lie across two of them."""
-    monkeypatch.setattr(registry, "_CHUNK", 7)
-    package(PLUGIN, "one = added_hooks:Plugin")
-    assert len(installed_plugins()) == 1
-
-
 def test_one_that_cannot_be_loaded_is_left_out(package: Any) -> None:
     """A warning names it and says why; the others, and the session, go on."""
     package(PLUGIN, "bad = added_hooks:nothing\ngood = added_hooks:Plugin")
     with pytest.warns(RuntimeWarning, match=r"plugin 'bad' \(added_hooks:nothing\) cannot be loaded.*no attribute"):
         with session() as context:
             assert sys.modules["added_hooks"].Plugin.opened == [context.session_id]
-
-
-def test_without_such_packages_nothing_slow_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking costs a few files, not `importlib.metadata`'s reading of all packages."""
-    monkeypatch.setattr(registry, "_installed", None)
-    monkeypatch.setattr(sys, "path", [each for each in sys.path if "site-packages" not in each])
-    monkeypatch.setattr(registry, "_load_installed", lambda: pytest.fail("looked for entry points"))
-    assert installed_plugins() == ()
