@@ -92,7 +92,7 @@ class RemoteBackend(Backend):
 
     abilities: ClassVar[Abilities] = Abilities(local=False, cancel=True)
 
-    range_s: ClassVar[float] = 0.01
+    range_s: ClassVar[float] = 0.02
     """How long a job of many small items should last, in seconds: long enough to hide its way there and back."""
 
     @final
