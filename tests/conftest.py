@@ -151,13 +151,14 @@ def _children() -> set[int]:
 
 
 def _servers() -> set[int | None]:
-    """Return the ids of the helpers that multiprocessing and nbflow keep for the life of this process."""
+    """Return the ids of the helpers that multiprocessing, nbflow and tests keep for the life of this process."""
     forkserver, tracker = (
         sys.modules.get("multiprocessing.forkserver"),
         sys.modules.get("multiprocessing.resource_tracker"),
     )
     nursery = getattr(sys.modules.get("nbflow.backends.process.nursery"), "_nursery", None)
     return {
+        *getattr(sys.modules.get("tests.kernel.warm"), "pids", list)(),
         getattr(getattr(nursery, "process", None), "pid", None),
         getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None),
         getattr(getattr(tracker, "_resource_tracker", None), "_pid", None),

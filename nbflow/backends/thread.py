@@ -1,17 +1,18 @@
 """The thread backend: a pool of daemon threads that starts when needed and never blocks the end of a program.
 
-Workers are started one by one, as long as work waits and the limit allows; an idle worker blocks and polls nothing.
-A worker whose code could not be stopped is *detached*: it no longer counts, and ends itself when its code returns.
+Workers are started one by one, as long as work waits and the limit allows; an idle worker blocks and polls nothing, and
+of several the one is woken that has been idle for the shortest time. A worker whose code could not be stopped is
+*detached*: it no longer counts, and ends itself when its code returns.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
-from queue import Empty, SimpleQueue
 from typing import Any, cast
 
 from nbflow.backends.base import Abilities, Backend, BackendContext, Job, SubmitContext, Work
@@ -19,6 +20,8 @@ from nbflow.backends.base import Abilities, Backend, BackendContext, Job, Submit
 __all__ = ["ThreadBackend"]
 
 _JOIN_S = 0.5
+
+_release = type(threading.Lock()).release
 
 
 class ThreadBackend(Backend):
@@ -29,11 +32,11 @@ class ThreadBackend(Backend):
 
     def _start(self, *, context: BackendContext) -> None:
         self._limit = context.settings.max_backend_threads
-        # Written in C, hence handed over to a waiting worker without a lock that both would want at once.
-        self._jobs: SimpleQueue[Work | None] = SimpleQueue()
+        self._jobs: deque[Work] = deque()
+        self._idle: list[threading.Lock] = []  # what idle workers wait for
+        self._ending = False
         self._lock = threading.Lock()  # guards what follows
         self._threads: dict[int, threading.Thread] = {}
-        self._spare = 0  # workers without a job, less jobs without a worker: taking a job changes nothing
         self._number = 0
         self._local = threading.local()
 
@@ -50,34 +53,70 @@ class ThreadBackend(Backend):
         self._put(job)
 
     def _put(self, job: Work) -> None:
-        with self._lock:
-            self._spare -= 1
-            self._jobs.put(job)
-            if self._spare < 0:
-                self._grow()
+        self._jobs.append(job)
+        if not self._wake() and len(self._threads) < self._limit:
+            with self._lock:
+                self._grow(1)
 
-    def _grow(self) -> None:
-        """Start workers for the jobs that no idle one will take."""
-        while self._spare < 0 and len(self._threads) < self._limit:
+    def _wake(self) -> bool:
+        """Wake an idle worker; False if there is none.
+
+        To take what it waits for and to release it is one step in C, in which no interrupt strikes: a worker that is
+        on the list no more, and was not woken, would wait for ever.
+        """
+        if not self._idle:
+            return False
+        try:
+            next(map(_release, iter(self._idle.pop, None)))
+        except IndexError:  # somebody else was quicker
+            return False
+        return True
+
+    def _grow(self, most: int) -> None:
+        """Start workers for jobs that wait, as far as the limit allows."""
+        for _ in range(min(most, len(self._jobs), self._limit - len(self._threads))):
             self._number += 1
             thread = threading.Thread(target=self._work, name=f"nbflow-{self.name}-{self._number}", daemon=True)
             thread.start()
             self._threads[cast("int", thread.ident)] = thread
-            self._spare += 1
 
     def _work(self) -> None:
         """Run jobs until told to end, detached, or no longer needed."""
         me = threading.get_ident()
         self._local.worker = True
-        while (job := self._jobs.get()) is not None:
+        woken = threading.Lock()
+        woken.acquire()
+        while True:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                if self._sleep(woken):
+                    continue
+                return
             job.run()
             del job  # an idle worker must not keep a result alive
-            with self._lock:
-                if len(self._threads) > self._limit:  # it stood in for one that has come back
-                    self._threads.pop(me, None)
-                if me not in self._threads:
-                    return
-                self._spare += 1
+            if len(self._threads) > self._limit or me not in self._threads:
+                with self._lock:
+                    if len(self._threads) > self._limit:  # it stood in for one that has come back
+                        self._threads.pop(me, None)
+                    if me not in self._threads:
+                        return
+
+    def _sleep(self, woken: threading.Lock) -> bool:
+        """Wait for jobs; False if none will come.
+
+        Whoever brings a job first puts it down, and then looks for idle workers; a worker first says that it is idle,
+        and then looks for jobs. So one of them sees the other.
+        """
+        self._idle.append(woken)
+        if self._jobs or self._ending:
+            try:
+                self._idle.remove(woken)
+            except ValueError:  # it has been woken
+                woken.acquire()
+        else:
+            woken.acquire()
+        return not self._ending
 
     def detach(self, worker: str) -> None:
         """Stop counting the worker of that thread name; another may take its place."""
@@ -85,20 +124,20 @@ class ThreadBackend(Backend):
             for ident, thread in list(self._threads.items()):
                 if thread.name == worker:
                     del self._threads[ident]
-            self._grow()
+                    self._grow(1)
 
     def limit(self, workers: int) -> None:
         """Allow so many threads from now on."""
         with self._lock:
             self._limit = workers
-            self._grow()
+            self._grow(workers)
 
     @contextmanager
     def lend(self) -> Iterator[None]:
         """Let another worker take the place of this one while it awaits, so that awaiting never deadlocks."""
         with self._lock:
             self._limit += 1
-            self._grow()
+            self._grow(1)
         try:
             yield
         finally:
@@ -106,11 +145,12 @@ class ThreadBackend(Backend):
                 self._limit -= 1
 
     def _stop(self) -> None:
+        self._ending = True
         with self._lock:
             threads = list(self._threads.values())
-            waiting = list(self._left())
-            for _ in threads:
-                self._jobs.put(None)
+        waiting = list(self._left())
+        while self._wake():
+            pass
         for job in waiting:
             job.cancel()
         for thread in threads:
@@ -121,11 +161,9 @@ class ThreadBackend(Backend):
         """Take the jobs that no worker has taken."""
         while True:
             try:
-                job = self._jobs.get_nowait()
-            except Empty:
+                yield self._jobs.popleft()
+            except IndexError:
                 return
-            if job is not None:
-                yield job
 
     def workers(self) -> int:
         """Return the limit of threads."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import sys
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from nbflow.backends import BackendContext, ThreadBackend
+from nbflow.backends import thread as thread_module
 from nbflow.settings import load_settings
 
 _LIMIT_S = 60.0
@@ -37,6 +43,14 @@ def two() -> Iterator[ThreadBackend]:
 
 def names() -> set[str]:
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("nbflow-thread")}
+
+
+def until(is_so: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    pause, deadline = threading.Event(), time.monotonic() + _LIMIT_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        pause.wait(0.0005)
 
 
 def test_starts_no_thread_before_the_first_job(two: ThreadBackend) -> None:
@@ -105,6 +119,71 @@ def test_idle_workers_keep_nothing_alive(two: ThreadBackend) -> None:
     gc.collect()
     assert freed.wait(_LIMIT_S)
     assert alive() is None
+
+
+def fill(pool: ThreadBackend) -> None:
+    """Have two workers run two jobs that wait for each other."""
+    together = threading.Barrier(2)
+    futures = [pool.submit(together.wait, (_LIMIT_S,)) for _ in range(2)]
+    assert sorted(future.result(_LIMIT_S) for future in futures) == [0, 1]
+
+
+def test_wakes_only_as_many_as_there_is_work_for(two: ThreadBackend) -> None:
+    """Of two idle workers one runs all jobs that come one after the other; the other one sleeps on."""
+    fill(two)
+    ran = []
+    for _ in range(50):
+        until(lambda: len(two._idle) == 2)
+        ran.append(two.submit(lambda: threading.current_thread().name).result(_LIMIT_S))
+    assert len(set(ran)) == 1
+
+
+def test_no_job_is_overlooked(two: ThreadBackend) -> None:
+    """Jobs of several threads, brought while workers are about to sleep, are all run."""
+    ended: list[int] = []
+
+    def bring(first: int) -> None:
+        for number in range(first, first + 500):
+            two.submit(ended.append, (number,)).result(_LIMIT_S)
+
+    threads = [threading.Thread(target=bring, args=(first,)) for first in range(0, 2000, 500)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(_LIMIT_S)
+    assert sorted(ended) == list(range(2000))
+
+
+def test_interrupts_lose_no_worker(two: ThreadBackend) -> None:
+    """An interrupt at any step of handing a job over leaves no worker asleep for ever."""
+    fill(two)
+    before = sys.gettrace()
+    for step in itertools.count(1):
+        until(lambda: len(two._idle) == 2)
+        left = [step]
+
+        def strike(frame: FrameType, event: str, _: object, left: list[int] = left) -> Any:
+            if frame.f_code.co_filename != thread_module.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            left[0] -= event == "opcode"
+            if not left[0]:
+                raise KeyboardInterrupt
+            return strike
+
+        sys.settrace(strike)
+        try:
+            future = two.submit(int)
+        except KeyboardInterrupt:
+            future = None
+        finally:
+            sys.settrace(before)
+        assert two.submit(int).result(_LIMIT_S) == 0
+        if future is not None:
+            assert future.result(_LIMIT_S) == 0
+            assert step > 20
+            fill(two)
+            return
 
 
 def test_detached_worker_is_replaced(two: ThreadBackend) -> None:
