@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from nbflow import sessions
+from nbflow.cli.console import without_formats
 from nbflow.runtime import current
 from nbflow.settings import set_global_settings
 from nbflow.testing import EventRecorder, FakeClock
@@ -28,6 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Read by jupyter_core when it is imported, hence before any test module is.
     os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
     os.environ.setdefault("MPLBACKEND", "agg")
+    with without_formats():  # else each process of the tests spends two seconds on a grammar
+        import_module("nbformat")
     # A shell that starts a job in the background has it ignore interrupts, and many tests send themselves one.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

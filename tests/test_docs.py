@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import nbflow
+from tests.kernel import warm
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
@@ -56,17 +57,15 @@ def test_cells_run(name: str, tmp_path: Path) -> None:
 
     cells = [nbformat.v4.new_code_cell(code.rstrip("\n")) for _, code in blocks(ROOT / name, "ipython")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.ipynb")
-    command = [sys.executable, "-m", "nbflow", "run", "page.ipynb", "--json"]
     for again in (False, True):
-        done = subprocess.run(
-            command, cwd=tmp_path, env=_env(tmp_path), capture_output=True, text=True, timeout=100, check=False
-        )
+        command = ["-m", "nbflow", "run", "page.ipynb", "--json"]
+        done = warm.run(*command, cwd=tmp_path, env=_env(tmp_path), timeout=100)
         assert done.returncode == 0, f"{name}:\n{done.stdout}\n{done.stderr}"
         tasks = json.loads(done.stdout)["tasks"]
         assert [row["task"] for row in tasks if row["ran"] and again] == []
 
 
-def test_commands_exist() -> None:
+def test_commands_exist(tmp_path: Path) -> None:
     """Every `nbflow …` command that a page shows is one that there is, with options that it has."""
     shown = {
         line.strip()
@@ -79,9 +78,7 @@ def test_commands_exist() -> None:
     for command in sorted(shown):
         words = command.split()
         depth = 2 if words[1] != "cache" else 4 if words[2] == "key" else 3  # its actions have options of their own
-        done = subprocess.run(
-            [sys.executable, "-m", "nbflow", *words[1:depth], "--help"], capture_output=True, text=True, check=False
-        )
+        done = warm.run("-m", "nbflow", *words[1:depth], "--help", cwd=tmp_path, env=_env(tmp_path), timeout=100)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         unknown = [
             word for word in words[2:] if word.startswith("-") and not re.search(rf"(?<![\w-]){word}\b", done.stdout)

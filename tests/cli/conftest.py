@@ -1,4 +1,7 @@
-"""The command line as a user meets it: a process of its own, in an empty folder."""
+"""The command line as a user meets it: a process of its own, in an empty folder.
+
+Its imports and those of its kernels are warm, except in tests that are marked `cold`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import nbformat
 import pytest
 
 import nbflow
+from tests.kernel import warm
 
 
 @pytest.fixture
@@ -25,10 +29,15 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+def cli(
+    request: pytest.FixtureRequest, tmp_path: Path, environment: dict[str, str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return a function that runs `nbflow` with some arguments in `tmp_path`."""
+    cold = request.node.get_closest_marker("cold") is not None
 
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        if not cold:
+            return warm.run("-m", "nbflow", *arguments, cwd=tmp_path, env=environment | env, timeout=100)
         return subprocess.run(
             [sys.executable, "-m", "nbflow", *arguments],
             cwd=tmp_path,

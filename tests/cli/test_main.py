@@ -14,6 +14,7 @@ from nbflow.cli import main
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.mark.cold
 def test_help_names_commands_and_exit_codes(cli: Cli) -> None:
     """`nbflow --help` tells what there is and what the codes mean."""
     done = cli("--help")

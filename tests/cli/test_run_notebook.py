@@ -30,6 +30,7 @@ def text_of(path: Path, number: int) -> str:
     return "".join(out.text for out in outputs if out.output_type == "stream")
 
 
+@pytest.mark.cold
 def test_the_executed_copy_goes_beside_the_untouched_notebook(cli: Cli, notebook: Book, tmp_path: Path) -> None:
     """Outputs and numbers are in NAME.executed.ipynb; the notebook keeps every byte."""
     path = notebook("x = 20 + 1", "", "print(x)\nx * 2")
@@ -59,6 +60,7 @@ def test_output_names_file_or_folder_and_in_place_overwrites(cli: Cli, notebook:
     assert not (tmp_path / "book.executed.ipynb").exists()
 
 
+@pytest.mark.cold
 def test_parameters_reach_the_kernel(cli: Cli, notebook: Book, tmp_path: Path) -> None:
     """-p overrides the defaults, with their types, in a cell of its own."""
     notebook("# tags: parameters\nyear = 2013\nname = 'a'", "print(repr(year), repr(name))")
@@ -128,6 +130,7 @@ def test_a_cell_that_takes_too_long_is_stopped(cli: Cli, notebook: Book, tmp_pat
     assert read(tmp_path / "book.executed.ipynb").cells[1].outputs == []
 
 
+@pytest.mark.cold
 def test_the_kernel_is_this_python_whatever_the_notebook_names(cli: Cli, notebook: Book, tmp_path: Path) -> None:
     """No kernelspec has to be installed; the notebook's own metadata stays as it is."""
     spec = {"name": "gone-env", "display_name": "Gone", "language": "python"}
@@ -144,6 +147,7 @@ def install_spec(folder: Path, name: str, argv: list[str], **more: object) -> No
     (place / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": name, "language": "python", **more}))
 
 
+@pytest.mark.cold
 def test_another_kernel_can_be_asked_for(cli: Cli, notebook: Book, tmp_path: Path) -> None:
     """--kernel runs an installed kernelspec, with the environment that it declares."""
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -154,6 +158,7 @@ def test_another_kernel_can_be_asked_for(cli: Cli, notebook: Book, tmp_path: Pat
     assert text_of(tmp_path / "book.executed.ipynb", 0) == "yes\n"
 
 
+@pytest.mark.cold
 def test_kernels_that_are_not_there_or_do_not_start_return_3(cli: Cli, notebook: Book, tmp_path: Path) -> None:
     """One line with the reason; nothing is written."""
     complaint = "import sys; sys.exit('no module named everything')"

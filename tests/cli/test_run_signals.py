@@ -14,7 +14,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-pytestmark = [pytest.mark.kernel, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, pty and FIFOs")]
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.cold,
+    pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, pty and FIFOs"),
+]
 
 Book = Callable[..., Path]
 

@@ -71,6 +71,7 @@ def printed(path: Path, number: int) -> str:
     return "".join(out.get("text", "") for out in cell.outputs if out.output_type == "stream")
 
 
+@pytest.mark.cold
 def test_the_second_run_computes_nothing_and_shows_the_same(cli: Cli, notebook: Book, tmp_path: Path) -> None:
     """Cells, maps and gathers of coroutines come from the cache, with their outputs, in a new kernel."""
     notebook(SETUP, CELL, WORK)

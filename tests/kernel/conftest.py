@@ -1,4 +1,4 @@
-"""Kernels for the tests of this folder."""
+"""Kernels for the tests of this folder; their imports are warm, except in tests that are marked `cold`."""
 
 from __future__ import annotations
 
@@ -23,27 +23,31 @@ def _harness() -> Any:
     return sys.modules[name]
 
 
+def _is_cold(request: pytest.FixtureRequest) -> bool:
+    return request.node.get_closest_marker("cold") is not None
+
+
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A kernel for all tests of a file; they use names of their own and do not restart it."""
-    with _harness().Kernel(tmp_path_factory.mktemp("kernel")) as kernel:
+    with _harness().Kernel(tmp_path_factory.mktemp("kernel"), cold=_is_cold(request)) as kernel:
         yield kernel
 
 
 @pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Any]:
+def kernel(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """A kernel for one test, which may restart it."""
-    with _harness().Kernel(tmp_path) as kernel:
+    with _harness().Kernel(tmp_path, cold=_is_cold(request)) as kernel:
         yield kernel
 
 
 @pytest.fixture
-def start_kernel(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def start_kernel(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Start kernels with options; all end with the test."""
     started: list[Any] = []
 
     def start(**options: Any) -> Any:
-        started.append(_harness().Kernel(tmp_path, **options))
+        started.append(_harness().Kernel(tmp_path, **{"cold": _is_cold(request), **options}))
         return started[-1]
 
     yield start
@@ -52,12 +56,14 @@ def start_kernel(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture(scope="module")
-def start_kernel_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+def start_kernel_once(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Any]]:
     """Start kernels with options, in folders of their own; all end with the module's tests."""
     started: list[Any] = []
 
     def start(**options: Any) -> Any:
-        started.append(_harness().Kernel(tmp_path_factory.mktemp("kernel"), **options))
+        started.append(_harness().Kernel(tmp_path_factory.mktemp("kernel"), **{"cold": _is_cold(request), **options}))
         return started[-1]
 
     yield start

@@ -18,6 +18,8 @@ from typing import Any
 
 from jupyter_client.manager import KernelManager
 
+from tests.kernel import warm
+
 __all__ = ["Kernel", "Result"]
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -85,10 +87,14 @@ class Kernel:
         folder: Its working directory.
         env: Environment variables to add.
         load: Whether to load nbflow at each start.
+        cold: Whether to start Python anew, with nothing imported; else the kernel's imports may be warm.
     """
 
-    def __init__(self, folder: Path, *, env: dict[str, str] | None = None, load: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, env: dict[str, str] | None = None, load: bool = True, cold: bool = False
+    ) -> None:
         self.folder = folder
+        self._cold = cold
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH", "")])])
         own = {
@@ -108,7 +114,10 @@ class Kernel:
 
     def _start(self) -> None:
         self.manager = KernelManager(kernel_name="python3")
-        self.manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec: Any = self.manager.kernel_spec
+        spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        if not self._cold:
+            spec.metadata["kernel_provisioner"] = {"provisioner_name": warm.register()}
         self.manager.start_kernel(cwd=str(self.folder), env=self._env)
         self._connect()
 

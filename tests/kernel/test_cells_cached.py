@@ -157,6 +157,7 @@ def test_mutation_that_the_text_does_not_show(kernel: Any) -> None:
     assert first[2].result == second[2].result == "([1, 2, 3], 3)"
 
 
+@pytest.mark.cold
 def test_random_numbers_go_on_as_in_a_plain_notebook(kernel: Any) -> None:
     """The state of `random` and NumPy after a cell that draws is restored, so the next cell draws the same."""
     cells = [
@@ -174,6 +175,7 @@ def test_random_numbers_go_on_as_in_a_plain_notebook(kernel: Any) -> None:
     assert ran(kernel) == ["drawn"], "another seed is another input of a cell that draws"
 
 
+@pytest.mark.cold
 def test_numpy_seeded_in_the_cell_that_imports_it(kernel: Any) -> None:
     """A cell that loads NumPy, seeds and draws leaves the generator where the next cell expects it."""
     cells = [

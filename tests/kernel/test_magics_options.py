@@ -28,6 +28,7 @@ def test_force_and_no_cache(shared: Any) -> None:
     assert bump(shared, "", "unkept = 1")
 
 
+@pytest.mark.cold
 def test_session_cache_does_not_outlive_the_kernel(kernel: Any) -> None:
     """`--cache session` keeps a result in memory only."""
     assert bump(kernel, "--cache session")
@@ -277,6 +278,7 @@ def test_session_magic(kernel: Any) -> None:
     kernel.ok("%%task placed\nplaced = 1")
 
 
+@pytest.mark.cold
 def test_loading_twice_and_unloading(start_kernel: Any) -> None:
     """Loading again is fine, reloading too; unloading takes everything back."""
     kernel = start_kernel(load=False)
@@ -294,6 +296,7 @@ def test_loading_twice_and_unloading(start_kernel: Any) -> None:
     assert kernel.value("current_session()") is None
 
 
+@pytest.mark.cold
 def test_nothing_is_created_on_disk_before_it_is_needed(kernel: Any) -> None:
     """Loading nbflow and running plain cells makes no folder."""
     kernel.ok("x = 1")
