@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nbflow import gather_tasks, load_dataset, map_tasks, save_dataset, session, task
+from nbflow import gather_tasks, load_dataset, map_tasks, save_dataset, session, submit, task
 from nbflow.errors import (
     BackendError,
     DatasetError,
@@ -22,8 +22,10 @@ from nbflow.errors import (
     TaskTimeoutError,
 )
 from nbflow.events import (
+    AttemptFailed,
     DatasetLoaded,
     DatasetSaved,
+    Event,
     MapEnded,
     MapStarted,
     StragglerLeft,
@@ -732,7 +734,6 @@ def test_nested_thread_maps_never_deadlock(threads: int, quiet: bool, recorder: 
 
 def test_a_map_does_not_wait_for_workers_that_others_use() -> None:
     """A map whose items are all done returns, though a part of it still waits for a worker."""
-    from nbflow import submit
 
     free, begun = threading.Event(), threading.Event()
 
@@ -767,6 +768,39 @@ def test_failure_in_a_nested_map(recorder: EventRecorder) -> None:
             map_tasks(outer, range(2), backend="thread")
     assert caught.value.__notes__ == ["nbflow: in task 'inner[1]'"]
     recorder.check()
+
+
+@pytest.mark.parametrize("told", [AttemptFailed, TaskFailed])
+def test_what_a_call_tells_reaches_everybody_though_it_is_stopped_meanwhile(
+    recorder: EventRecorder, told: type[Event]
+) -> None:
+    """A call is cancelled while an inner one tells of its end: each event is heard once, then the stop strikes."""
+
+    @task
+    def inner() -> None:
+        raise KeyError("deep")
+
+    submitted = threading.Event()
+
+    @task
+    def outer() -> None:
+        assert submitted.wait(_LIMIT_S)
+        inner()
+
+    def saboteur(event: Event) -> None:
+        if type(event) is told and event.name == "inner":
+            thread = threading.Thread(target=handle.cancel)
+            thread.start()
+            thread.join(_LIMIT_S)
+
+    with session(observers=[saboteur, recorder]):
+        handle = submit(outer)
+        submitted.set()
+        with pytest.raises(TaskCancelledError):
+            handle.get(_LIMIT_S)
+    recorder.check()
+    kinds = [type(event).__name__ for event in recorder.events if event.name == "inner"]
+    assert told.__name__ in kinds
 
 
 def test_cancelling_the_outer_map_stops_the_inner_ones(recorder: EventRecorder) -> None:

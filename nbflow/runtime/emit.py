@@ -13,6 +13,7 @@ from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy, one_line, report, trim_traceback
 from nbflow.runtime import current
 from nbflow.runtime.current import Call
+from nbflow.runtime.stopping import shielded
 
 if TYPE_CHECKING:
     from nbflow.core import events
@@ -73,8 +74,12 @@ def emit(call: Call, fact: str, data: dict[str, Any], value: Any = None) -> bool
     if fact == "ProgressMade" and call.progress is not None:
         call.progress = (data["done"], data["total"], session.clock.monotonic())
     if session.fanout.wants(fact, call.map is not None):
-        session.fanout.emit(_event(call, fact, data))
+        shielded(_tell, call, fact, data)
     return True
+
+
+def _tell(call: Call, fact: str, data: dict[str, Any]) -> None:
+    call.session.fanout.emit(_event(call, fact, data))
 
 
 def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) -> bool:
@@ -98,6 +103,15 @@ def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) ->
         _ = call.name  # needs the arguments, which the end lets go
     if session.keep_failed is not None and state in (current.FAILED, current.TIMED_OUT):
         session.keep_failed(call)
+    closed: bool = shielded(_close, call, state, fact, data, told) if told else _close(call, state, fact, data, told)
+    if closed and failed is not None:
+        raise failed
+    return closed
+
+
+def _close(call: Call, state: str, fact: str, data: dict[str, Any], told: bool) -> bool:
+    """Let a call end, keep what became of it and tell it; False if it had ended before."""
+    session = call.session
     ended = session.clock.monotonic()
     closed = False
     try:
@@ -110,9 +124,7 @@ def _end(call: Call, state: str, fact: str, data: dict[str, Any], value: Any) ->
         raise
     finally:
         if closed and told:
-            session.fanout.emit(_event(call, fact, data))
-    if closed and failed is not None:
-        raise failed
+            _tell(call, fact, data)
     return closed
 
 

@@ -6,6 +6,7 @@ cancellation. What cannot be stopped in time is left behind, *detached*, and rep
 
 * `Stopped` and `DeadlineReached` derive from `BaseException`: a user's `except Exception` must not swallow them.
 * A region is only ever hit between its enter and its exit: both ends take the lock that `stop` holds.
+* Nobody is hit while an event is told: `shielded` puts that off until it has reached everybody.
 * Signal handlers and timers are put back as they were found.
 """
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 else:
     signal = lazy("signal")  # makes enumerations of all signals, and few programs stop anything
 
-__all__ = ["Alarm", "DeadlineReached", "Region", "Stopped", "call_detached", "can_alarm", "wake_s"]
+__all__ = ["Alarm", "DeadlineReached", "Region", "Stopped", "call_detached", "can_alarm", "shielded", "wake_s"]
 
 GRACE_S = 0.1
 """How long to wait for code to end after it was told to, before it is left behind."""
@@ -59,6 +60,48 @@ def _raise_in(ident: int, error: type[BaseException]) -> None:
 _CHECKS = 100
 """Rounds of an empty loop, each of which delivers an exception that is pending."""
 
+_aim = threading.RLock()  # held while somebody is hit, so that no shield goes up meanwhile; a signal's handler may hit
+_shields: dict[int, list[BaseException]] = {}  # by thread: what is to be raised when its shield comes down
+_struck: set[int] = set()  # threads to which something may be on its way
+
+
+def shielded(act: Callable[..., Any], *args: Any) -> Any:
+    """Return `act(*args)`; whoever wants to stop this thread meanwhile does so at its end.
+
+    An interrupt by the user is not put off, as that would take a signal handler.
+    """
+    ident = threading.get_ident()
+    if ident in _shields:
+        return act(*args)
+    late: list[BaseException] = []
+    try:
+        while not _raise_shield(ident, late):
+            _let_arrive(ident)
+        return act(*args)
+    finally:
+        with _aim:
+            _shields.pop(ident, None)
+        if late:
+            raise late[0]
+
+
+def _raise_shield(ident: int, late: list[BaseException]) -> bool:
+    """Put up the shield of this thread, unless something may be on its way to it."""
+    with _aim:
+        if ident in _struck:
+            _struck.discard(ident)
+            return False
+        _shields[ident] = late
+        return True
+
+
+def _let_arrive(ident: int) -> None:
+    """Give what is on its way to this thread the time to strike here."""
+    if ident == threading.main_thread().ident:
+        time.sleep(0.01)
+    for _ in range(_CHECKS):
+        pass
+
 
 class Region:
     """A stretch of code in the current thread that other threads may stop.
@@ -87,6 +130,8 @@ class Region:
                 self._ident = None
             if self._fired and not isinstance(exc[1], KeyboardInterrupt):
                 time.sleep(0.01)  # a signal that was sent may still be on its way: it has to strike here, not later
+            if self._fired:
+                _struck.discard(threading.get_ident())
             return
         try:
             with self._lock:
@@ -98,6 +143,8 @@ class Region:
                     pass
         except self._error:
             self._ident = None
+        if self._fired:
+            _struck.discard(threading.get_ident())
 
     def stop(self, error: type[BaseException] = Stopped) -> bool:
         """Stop the code if it is still in the region; safe from any thread, False if it is not."""
@@ -136,8 +183,17 @@ class Region:
                     pass
             except (KeyboardInterrupt, self._error):
                 pass
+            _struck.discard(threading.get_ident())
 
     def _hit(self, ident: int) -> None:
+        with _aim:
+            if (late := _shields.get(ident)) is not None:
+                late.append(KeyboardInterrupt() if self._main else self._error())
+                return
+            _struck.add(ident)
+            self._send(ident)
+
+    def _send(self, ident: int) -> None:
         if not self._main:
             _raise_in(ident, self._error)
         elif ident == threading.get_ident():
@@ -216,7 +272,10 @@ class Alarm:
                 alarm.rang = True
                 reached = DeadlineReached()
                 reached.alarm = alarm
-                raise reached
+                if (late := _shields.get(threading.get_ident())) is None:
+                    raise reached
+                late.append(reached)
+                break
         Alarm._arm()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nbflow.runtime.stopping import Alarm, DeadlineReached, Region, Stopped, call_detached, can_alarm
+from nbflow.runtime.stopping import Alarm, DeadlineReached, Region, Stopped, call_detached, can_alarm, shielded
 
 _LIMIT_S = 60.0
 
@@ -302,3 +302,88 @@ def test_late_stops_leave_the_interpreter_as_it_was() -> None:
     """After stops, also such as come too late, code goes on as ever, even under the trace of a debugger."""
     done = subprocess.run([sys.executable, "-c", _LATE_STOPS], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["True", "True"]
+
+
+def test_a_shield_puts_off_a_stop() -> None:
+    """What is shielded runs to its end, also from inside another shield; then the stop strikes."""
+    inside, go_on = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def told() -> None:
+        inside.set()
+        assert go_on.wait(_LIMIT_S)
+        shielded(done.append, "inner")
+        for _ in range(1000):
+            pass
+        done.append("outer")
+
+    def code() -> None:
+        shielded(told)
+        done.append("never")
+
+    worker = Worker(code)
+    worker.start()
+    assert inside.wait(_LIMIT_S)
+    assert worker.region.stop()
+    go_on.set()
+    worker.join(_LIMIT_S)
+    assert isinstance(worker.out, Stopped)
+    assert worker.after
+    assert done == ["inner", "outer"]
+
+
+def test_a_stop_that_is_on_its_way_strikes_before_the_shield() -> None:
+    """Nothing is begun by a thread that has been told to stop, and its next work is not disturbed."""
+    done: list[str] = []
+
+    def code() -> None:
+        worker.region.stop()
+        shielded(done.append, "begun")
+
+    worker = Worker(code)
+    worker.start()
+    worker.join(_LIMIT_S)
+    assert isinstance(worker.out, Stopped)
+    assert done == []
+    shielded(done.append, "next")
+    assert done == ["next"]
+
+
+def test_a_shield_of_the_main_thread() -> None:
+    """A stop from another thread waits, and so does an alarm."""
+    done: list[str] = []
+    region = Region()
+
+    def told() -> None:
+        thread = threading.Thread(target=region.stop)
+        thread.start()
+        thread.join(_LIMIT_S)
+        done.append("told")
+
+    with pytest.raises(KeyboardInterrupt):
+        with region:
+            shielded(told)
+            done.append("never")
+    assert done == ["told"]
+    if not can_alarm():
+        return
+
+    def late() -> None:
+        while not alarm.rang:
+            threading.Event().wait(0.001)
+        done.append("late")
+
+    alarm = Alarm(0.005)
+    with pytest.raises(DeadlineReached) as caught:
+        with alarm:
+            shielded(late)
+            done.append("never")
+    assert caught.value.alarm is alarm
+    assert done == ["told", "late"]
+
+
+def test_a_shield_lets_errors_through() -> None:
+    """What the shielded code returns or raises is what the caller gets."""
+    assert shielded(int, "7") == 7
+    with pytest.raises(ValueError, match="x"):
+        shielded(int, "x")
