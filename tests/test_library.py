@@ -104,7 +104,7 @@ def test_words(words: str, text: str) -> None:
 @pytest.mark.parametrize("backend", ["inline", "thread", "process"])
 def test_what_workers_save_is_there_when_the_map_returns(tmp_path: Path, backend: str) -> None:
     """Thirty saves into a slow store are complete, and can be read at once; one that fails, fails the map."""
-    slow = DatasetStore(FaultyDriver(FileDriver(tmp_path), delay_s=0.3 if backend != "inline" else 0.0), versions=2)
+    slow = DatasetStore(FaultyDriver(FileDriver(tmp_path), delay_s=0.1 if backend != "inline" else 0.0), versions=2)
 
     @task
     def part(n: int) -> Any:
