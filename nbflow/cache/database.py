@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Database", "is_corruption", "watch_forks"]
 
 _BUSY_S = 5.0
+_PAUSE_S = 0.005
+_BUSY = frozenset({5, 6})  # SQLITE_BUSY, SQLITE_LOCKED
 _CORRUPT = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
 
 
@@ -55,6 +58,10 @@ def _after_fork() -> None:
 def is_corruption(error: BaseException) -> bool:
     """Whether SQLite says that the file is no sound database (rather than busy, full or read-only)."""
     return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _CORRUPT
+
+
+def _is_busy(error: BaseException) -> bool:
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _BUSY
 
 
 def _sqlite() -> Any:
@@ -104,6 +111,17 @@ class Database:
             return self._open()
 
     def _open(self) -> sqlite3.Connection:
+        """Open the database; where several processes make it at once, SQLite itself does not always wait."""
+        deadline = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                return self._open_now()
+            except _sqlite().OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_PAUSE_S)
+
+    def _open_now(self) -> sqlite3.Connection:
         library = _sqlite()
         self.readonly = False
         connection: sqlite3.Connection = library.connect(

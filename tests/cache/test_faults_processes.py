@@ -159,7 +159,7 @@ def test_processes_hammer_the_same_keys(tmp_path: Path) -> None:
         said.append(child.communicate(timeout=seconds * 4 + 240)[0].strip())
         assert child.returncode == 0
     ran = log.read_text().split()
-    assert sorted(set(ran)) == sorted(ran), "computed more than once"
+    assert sorted(set(ran)) == sorted(ran), f"computed more than once: {said}"
     assert len(ran) >= 50
     for line in said:
         calls, _, rest = line.partition(" ")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nbflow.cache import database
 from nbflow.cache.index import Index, Row
 from nbflow.cache.memory import EntryInfo
 from nbflow.cache.parts import KeyPart
@@ -154,3 +157,54 @@ def test_an_index_that_nobody_has_any_more_closes_its_connections(tmp_path: Path
     del index
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         connection.execute("SELECT 1")
+
+
+class Refusing:
+    """SQLite that finds somebody else at work, so often."""
+
+    OperationalError = sqlite3.OperationalError
+
+    def __init__(self, *codes: int) -> None:
+        self.codes = list(codes)
+
+    def connect(self, *args: Any, **options: Any) -> sqlite3.Connection:
+        if self.codes:
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = self.codes.pop()
+            raise error
+        return sqlite3.connect(*args, **options)
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Refusing]:
+    """What makes SQLite refuse."""
+
+    def refuse(*codes: int) -> Refusing:
+        library = Refusing(*codes)
+        monkeypatch.setattr(database, "_sqlite", lambda: library)
+        monkeypatch.setattr(database, "_PAUSE_S", 0.0)
+        return library
+
+    return refuse
+
+
+def test_a_database_that_others_are_making_is_waited_for(index: Index, refusing: Callable[..., Refusing]) -> None:
+    """SQLite gives up at once where two processes make a database; what is to be stored is stored all the same."""
+    library = refusing(5, 261, 6)  # busy, busy with recovery, locked
+    index.write([row("k")])
+    assert not library.codes
+    assert index.totals()[0] == 1
+    index.close()
+
+
+@pytest.mark.parametrize("codes", [[5] * 100_000, [14]], ids=["locked for good", "another fault"])
+def test_nobody_waits_for_ever(
+    index: Index, refusing: Callable[..., Refusing], monkeypatch: pytest.MonkeyPatch, codes: list[int]
+) -> None:
+    """What stays locked is a fault in the end, and what is no matter of waiting is one at once."""
+    monkeypatch.setattr(database, "_BUSY_S", 0.01)
+    library = refusing(*codes)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        index.write([row("k")])
+    assert len(library.codes) < len(codes)
+    assert bool(library.codes) is (len(codes) > 1)
