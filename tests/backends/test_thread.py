@@ -166,7 +166,7 @@ def test_interrupts_lose_no_worker(two: ThreadBackend) -> None:
             if frame.f_code.co_filename != thread_module.__file__:
                 return None
             frame.f_trace_opcodes = True
-            left[0] -= event == "opcode"
+            left[0] -= event in ("line", "opcode")  # early versions of Python 3.12 tell of lines only
             if not left[0]:
                 raise KeyboardInterrupt
             return strike
@@ -181,7 +181,7 @@ def test_interrupts_lose_no_worker(two: ThreadBackend) -> None:
         assert two.submit(int).result(_LIMIT_S) == 0
         if future is not None:
             assert future.result(_LIMIT_S) == 0
-            assert step > 20
+            assert step > 5
             fill(two)
             return
 

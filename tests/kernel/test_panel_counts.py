@@ -103,7 +103,9 @@ def test_messages_are_few_at_any_rate_and_none_while_nothing_changes(front: Fron
     assert size <= 3000
     front.run("wait(4)")
     assert sum(kind == "comm_msg" for _, kind, _ in front.sent) <= 6, "it begins, and a snapshot follows"
-    assert sum(kind == "update_display_data" for _, kind, _ in front.sent) == 1
+    assert 1 <= sum(kind == "update_display_data" for _, kind, _ in front.sent) <= 2, (
+        "its end; before, if a hello is late"
+    )
 
 
 def test_reruns_leave_no_comm_and_no_growth(front: FrontEnd) -> None:
