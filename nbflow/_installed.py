@@ -139,5 +139,5 @@ def _remember(seen: dict[str, _Seen]) -> None:
         with open(beside, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
             stream.writelines(lines)
         os.replace(beside, place)
-    except OSError:
+    except OSError:  # read-only, full, or no home at all
         pass

@@ -14,6 +14,7 @@ import threading
 from importlib import import_module
 from typing import Any
 
+from nbflow._installed import entry_points
 from nbflow._util import perhaps
 from nbflow.backends.base import Abilities, Backend
 from nbflow.errors import BackendError, DefinitionError
@@ -66,9 +67,7 @@ def _check(name: str, cls: type[Backend]) -> None:
 def _found_by_entry_point() -> dict[str, Any]:
     global _entry_points
     if _entry_points is None:
-        from importlib.metadata import entry_points
-
-        _entry_points = {point.name: point for point in entry_points(group="nbflow.backends")}
+        _entry_points = {point.name: point for point in entry_points("nbflow.backends")}
     return _entry_points
 
 

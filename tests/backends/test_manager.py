@@ -113,12 +113,12 @@ def test_entry_points_are_read_from_the_group(monkeypatch: pytest.MonkeyPatch) -
     """The group is `nbflow.backends`, asked for once."""
     asked: list[str] = []
 
-    def entry_points(*, group: str) -> list[EntryPoint]:
+    def entry_points(group: str) -> list[EntryPoint]:
         asked.append(group)
         return [EntryPoint("json", "json:JSONDecoder", group)]
 
     monkeypatch.setattr(manager_module, "_entry_points", None)
-    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    monkeypatch.setattr(manager_module, "entry_points", entry_points)
     manager = BackendManager()
     with pytest.raises(DefinitionError, match="not a subclass"):
         manager.get("json")

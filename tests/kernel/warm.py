@@ -135,7 +135,10 @@ class _Server(_Connection):
         if os.getpid() != self._owner:  # a fork of the tests that ends as they do
             return
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._socket.close()
         self.process.stdin.close()
+        self.process.stdout.close()
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:  # such a fork has kept the other end open
