@@ -24,6 +24,9 @@ __all__ = ["Relay", "Spoken", "relay_of_context", "relaying", "take_over_process
 BATCH_S = 0.05
 """How long to wait for more before something is sent, since the last time."""
 
+LINE_S = 0.5
+"""How long a line waits for its end, so that `print`, which writes it in two parts, stays in one piece among others."""
+
 BATCH_CHARS = 1 << 18
 """How much text is sent at a time; more than that within `BATCH_S` is left out."""
 
@@ -45,7 +48,7 @@ class Relay:
         self._batch: list[Any] = []
         self._chars = 0
         self._left_out = {"stdout": 0, "stderr": 0}
-        self._sent_at = 0.0
+        self._sent_at = self._open_at = 0.0
         self._timer: threading.Timer | None = None
         self._sending = self._closed = False
 
@@ -71,14 +74,22 @@ class Relay:
             self._chars += len(text)
             call = current_call()
             last = self._batch[-1] if self._batch else None
+            if "\n" in text or not _is_open(last):
+                self._open_at = time.monotonic()
             if type(last) is tuple and last[0] == stream and last[2] == (None if call is None else call.id):
                 self._batch[-1] = (stream, last[1] + text, *last[2:])
             else:
                 self._batch.append((stream, text, *_writer(call)))
-            if text.endswith(("\n", "\r")):
-                self._due()
-            else:
+            if _is_open(self._batch[-1]):
                 self._later()
+            else:
+                self._due()
+
+    def soon(self) -> None:
+        """Send what waits, soon, also a line that has not ended."""
+        with self._lock:
+            self._open_at = float("-inf")
+            self._due()
 
     def _due(self) -> None:
         if time.monotonic() - self._sent_at >= BATCH_S:
@@ -95,7 +106,18 @@ class Relay:
     def _late(self) -> None:
         with self._lock:
             self._timer = None
+            last = self._batch[-1] if self._batch else None
+            if not _is_open(last) or time.monotonic() - self._open_at >= LINE_S:
+                self.flush()
+                return
+            stream, text, *writer = self._batch.pop()
+            whole, end, begun = text.rpartition("\n")
+            if end:
+                self._batch.append((stream, whole + end, *writer))
             self.flush()
+            self._batch.insert(0, (stream, begun, *writer))
+            self._chars += len(begun)
+            self._later()
 
     def flush(self) -> None:
         """Send what waits."""
@@ -124,6 +146,10 @@ class Relay:
             self.flush()
         if timer is not None:
             timer.cancel()
+
+
+def _is_open(entry: Any) -> bool:
+    return type(entry) is tuple and not entry[1].endswith(("\n", "\r"))
 
 
 def _writer(call: Call | None) -> tuple[int | None, str, int | None]:
@@ -189,7 +215,7 @@ class _Stream:
     def flush(self) -> None:
         relay = relay_of_context()
         if relay is not None:
-            relay._due()
+            relay.soon()
         elif self._behind is not None:
             self._behind.flush()
 

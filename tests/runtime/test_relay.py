@@ -49,6 +49,43 @@ def test_what_waits_is_sent_in_time(told: list[Any], monkeypatch: pytest.MonkeyP
         assert told == [[("stdout", "no end", None, "", None)]]
 
 
+def test_a_line_stays_in_one_piece(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in time for others does not cut the line that is being written; ended lines before it go."""
+    monkeypatch.setattr(relay, "BATCH_S", 1000)
+    monkeypatch.setattr(relay, "LINE_S", 1000)
+
+    def ring() -> None:
+        assert out._timer is not None
+        out._timer.cancel()
+        out._timer.join()
+        out._late()
+
+    with relaying(None) as out:
+        out.write("stdout", "one\n")
+        out.write("stdout", "two\nthr")
+        ring()
+        out.write("stdout", "ee")
+        ring()
+        out.write("stdout", "\n")
+        ring()
+    assert told == [[("stdout", text, None, "", None)] for text in ("one\n", "two\n", "three\n")]
+
+
+def test_a_line_that_is_flushed_goes_as_it_is(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who flushes wants the line to be seen before it has ended."""
+    monkeypatch.setattr(relay, "BATCH_S", 1000)
+    monkeypatch.setattr(relay, "LINE_S", 1000)
+    stream = relay._Stream(None, "stdout")
+    with relaying(None) as out:
+        out.write("stdout", "one\n")
+        print("...", end="", flush=True, file=stream)
+        assert out._timer is not None
+        out._timer.cancel()
+        out._timer.join()
+        out._late()
+        assert [entry[1] for batch in told for entry in batch] == ["one\n", "..."]
+
+
 def test_a_flood_is_cut(told: list[Any]) -> None:
     """Of too much text at a time the rest is left out, and how much is said."""
     with relaying(None) as out:
