@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ for line in sys.stdin:  # a writer for each line, killed by the parent; forking 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_writers_leave_only_whole_values(folder: Path) -> None:
     """Two hundred writers are killed at random moments: every value that is found is whole and under its key."""
-    rng = random.Random(3)
+    rng, moment = random.Random(3), threading.Event()
     text = WRITER.format(root=ROOT, folder=str(folder), keys=KEYS)
     forker = subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert forker.stdin is not None
@@ -63,9 +64,7 @@ def test_killed_writers_leave_only_whole_values(folder: Path) -> None:
             forker.stdin.write(b"%d\n" % number)
             forker.stdin.flush()
             writer = int(forker.stdout.readline())
-            deadline = time.monotonic() + rng.random() ** 2 * 0.08
-            while time.monotonic() < deadline:
-                pass
+            moment.wait(rng.random() ** 2 * 0.08)
             os.kill(writer, signal.SIGKILL)
             assert forker.stdout.readline() == b"dead\n"
             found += whole_values(folder)

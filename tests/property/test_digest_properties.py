@@ -21,17 +21,17 @@ TIMES_MORE = 10 if os.environ.get("NBFLOW_LONG") else 1
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text() | st.binary()
 TIMES = st.datetimes(timezones=st.none() | st.timezones()) | st.dates() | st.times() | st.timedeltas()
 SCALARS = PLAIN | TIMES | st.decimals(allow_nan=False) | st.fractions() | st.uuids()
-HASHABLE = st.recursive(SCALARS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=4), max_leaves=6)
+HASHABLE = st.recursive(SCALARS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=2), max_leaves=3)
 VALUES = st.recursive(
     HASHABLE,
     lambda inner: (
-        st.lists(inner, max_size=10)
-        | st.dictionaries(HASHABLE, inner, max_size=5)
-        | st.sets(HASHABLE, max_size=5)
+        st.lists(inner, max_size=4)
+        | st.dictionaries(HASHABLE, inner, max_size=3)
+        | st.sets(HASHABLE, max_size=3)
         | st.tuples(inner, inner)
         | st.binary(max_size=9).map(bytearray)
     ),
-    max_leaves=20,
+    max_leaves=6,
 )
 
 
