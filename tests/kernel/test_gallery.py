@@ -19,7 +19,8 @@ GALLERY = sorted(Path(__file__).with_name("gallery").glob("*.py"))
 NAMES = [path.stem for path in GALLERY]
 
 PREPARE = """%reset -f
-import atexit, os, shutil
+import atexit, gc, os, shutil
+gc.freeze()  # what is left are modules, through which no later collection need go
 %cd -q {folder}
 import matplotlib; matplotlib.rcdefaults(); import matplotlib.pyplot; matplotlib.pyplot.close('all')
 %load_ext nbflow
