@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from nbflow.backends import Backend
 from nbflow.backends.process import ProcessBackend
+from nbflow.backends.process.jobs import ProcessJob
 from nbflow.backends.remote import tell
 from nbflow.errors import BackendError, TransferError, WorkerLostError
 from nbflow.sessions import session
@@ -433,6 +434,34 @@ def test_stopping_a_call_leaves_what_waits_behind_it(single: ProcessBackend, tmp
     assert [job.result(_LIMIT_S) for job in behind[2:4]] == [2, 3]
     assert behind[0].cancelled()
     assert behind[1].cancelled()
+
+
+def test_a_call_between_two_workers_can_be_withdrawn() -> None:
+    """A call that no worker holds any more, or yet, has not begun: it is cancelled, and no worker gets it."""
+
+    class PoolOfNone:
+        forget = None
+
+        def post(self, act: Any, argument: Any) -> None:
+            """Do nothing."""
+
+    class Holder:
+        jobs = ()
+
+        def offer(self, job: ProcessJob) -> bytes:
+            job.holder = cast("Any", self)
+            return b"sent"
+
+        def take_back(self, job: ProcessJob) -> bool:
+            return True
+
+    job = ProcessJob(cast("Any", PoolOfNone()), 1, b"", [], None, "a call")
+    first = cast("Any", Holder())
+    assert job.offer_to(first) == b"sent"
+    assert job.reclaim()
+    assert job.cancel()
+    assert job.cancelled()
+    assert job.offer_to(first) is None
 
 
 def test_stop_is_quick_and_ends_everything(pool: ProcessBackend, tmp_path: Path) -> None:

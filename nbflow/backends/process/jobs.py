@@ -49,15 +49,26 @@ class ProcessJob(RemoteJob):
         self.listen = listen
         self.label = label
         self.holder: Worker | None = None  # who has it in its socket, though it may not have begun
+        self.withdrawn = False  # guarded by the condition, as is the holder until the job has begun
 
     def _give_up(self, _: RemoteJob) -> None:
         self.pool.post(self.pool.end, self)
         self.settle_stopped()
 
-    def begin(self) -> bool:
-        """Say that the job is on its way to a worker; False if it has ended, or nobody wants it."""
+    def offer_to(self, worker: Worker) -> bytes | None:
+        """Give the job to a worker and return what is to be sent there; None if it has ended, or nobody wants it."""
         with self._condition:
-            return not self.done() and (self.running() or self.set_running_or_notify_cancel())
+            if self.withdrawn or self.done() or not (self.running() or self.set_running_or_notify_cancel()):
+                return None
+            return worker.offer(self)
+
+    def reclaim(self) -> bool:
+        """Take the job back from its worker, for another; False if it has begun, or ended."""
+        with self._condition:
+            if self.holder is None or not self.holder.take_back(self):
+                return False
+            self.holder = self.worker = None
+            return not self.done()
 
     def cancel(self) -> bool:
         """Withdraw the call, unless it has begun."""
@@ -66,9 +77,10 @@ class ProcessJob(RemoteJob):
                 if self._state == "CANCELLED":
                     self.set_running_or_notify_cancel()
             return True
-        holder = self.holder
-        if holder is None or not holder.take_back(self):
-            return False
+        with self._condition:
+            if self.done() or (self.holder is not None and not self.holder.take_back(self)):
+                return False
+            self.withdrawn = True  # whether a worker had it, or it waits for another one
         self.settle_stopped()
         self.pool.post(self.pool.forget, self)
         return True

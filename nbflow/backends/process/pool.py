@@ -166,8 +166,7 @@ class Pool:
                 return
             if worker is None:
                 return
-            if job := self._next():
-                self._send_call(worker, job)
+            self._send_call(worker, self._queue.popleft())
         self._replace_lost()
         for worker in self._workers.values():
             if worker.ready and not worker.jobs and not self._steal(worker):
@@ -181,14 +180,6 @@ class Pool:
                 self._start()
             except OSError:  # then it waits on
                 pass
-
-    def _next(self) -> ProcessJob | None:
-        while self._queue:
-            job = self._queue.popleft()
-            if job.begin():
-                return job
-            self._release(job)
-        return None
 
     def _choose(self) -> Worker | None:
         idle = [worker for worker in self._workers.values() if not worker.jobs]
@@ -207,7 +198,10 @@ class Pool:
         return worker
 
     def _send_call(self, worker: Worker, job: ProcessJob) -> None:
-        data = worker.offer(job)
+        data = job.offer_to(worker)
+        if data is None:
+            self._release(job)
+            return
         if worker.around != self._around_number:
             worker.around = self._around_number
             data = wire.frame(wire.SURROUNDINGS, 0, self._around_body) + data
@@ -235,7 +229,7 @@ class Pool:
         for worker in self._workers.values():
             waiting = [job for job in list(worker.jobs)[0 if not worker.ready else 1 :] if not job.done()]
             for job in waiting:
-                if worker.take_back(job):
+                if job.reclaim():
                     worker.jobs.remove(job)
                     self._send_call(idle, job)
                     return True
@@ -386,14 +380,13 @@ class Pool:
     def _hand_over(self, worker: Worker) -> None:
         """Let the jobs of a worker go: to others, if they have not begun."""
         jobs, worker.jobs = list(worker.jobs), deque()
-        waiting = [job for job in jobs if worker.take_back(job)]
+        waiting = [job for job in jobs if job.reclaim()]
         for job in jobs:
-            if job.done():
+            if job not in waiting:
+                if not job.withdrawn:
+                    job.settle(error=worker.lost(job))
                 self._release(job)
-            elif job not in waiting:
-                job.settle(error=worker.lost(job))
-                self._release(job)
-        self._requeue([job for job in waiting if not job.done()])
+        self._requeue(waiting)
 
     def _on_status(self, worker: Worker) -> None:
         try:
@@ -436,7 +429,8 @@ class Pool:
                 worker.signal(SIGKILL)
 
     def _fail_all(self, error: BackendError) -> None:
-        while job := self._next():
+        while self._queue:
+            job = self._queue.popleft()
             job.settle(error=error)
             self._release(job)
 
