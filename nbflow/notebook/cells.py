@@ -17,19 +17,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from inspect import CO_COROUTINE
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbflow.cache.source import Imports, module_facts
+from nbflow.notebook.chance import SEEDS, Seeding, find_seeding
 from nbflow.notebook.names import BRANCH, Effects, find_effects
 
-__all__ = ["SEEDS", "Cell", "CellOptions", "compile_body", "read_cell"]
+__all__ = ["Cell", "CellOptions", "Part", "compile_body", "read_cell"]
 
 _LONG_NAME = 30
 LOOP_MARK = "__nbflow_loop_{}__"
 _FUTURE = 0
 for _feature in __future__.all_feature_names:
     _FUTURE |= getattr(__future__, _feature).compiler_flag
-SEEDS = re.compile(r"seed|set_?state", re.IGNORECASE)
 _EXPANSION = re.compile(r"[{$]\s*([A-Za-z_]\w*)")
 _TRANSPARENT = frozenset({"time", "capture", "prun"})
 _CONFIGURING = frozenset(
@@ -61,6 +61,13 @@ class CellOptions:
     background: bool = False
 
 
+class Part(NamedTuple):
+    """Some statements of a cell, or the expression at its end; what sets a seed is a part of its own."""
+
+    code: CodeType
+    seeding: Seeding | None
+
+
 @dataclass(slots=True, eq=False)
 class Cell:
     """The body of one cell, read and compiled.
@@ -70,7 +77,7 @@ class Cell:
         filename: What its code objects are filed under; `label` is the same for people ("cell 4").
         effects: Names it reads and writes.
         digest: Digest of its code, the same for any comments and layout.
-        main, last: Code of the statements, and of the last expression (None where there is none).
+        main, last: The statements in parts, and the last expression (None where there is none).
         definitions: Statements that run again on a hit, in order; `defined` are the names that only they bind, and
             `late` the ids of those that need the data, which is restored first.
         imports: What it imports anywhere.
@@ -84,8 +91,8 @@ class Cell:
     label: str
     effects: Effects
     digest: str
-    main: CodeType
-    last: CodeType | None
+    main: list[Part]
+    last: Part | None
     definitions: list[ast.stmt]
     defined: frozenset[str]
     configured: frozenset[str]
@@ -99,7 +106,17 @@ class Cell:
     @property
     def is_async(self) -> bool:
         """Whether the body awaits at its top level."""
-        return any(code is not None and code.co_flags & CO_COROUTINE for code in (self.main, self.last))
+        return any(code.co_flags & CO_COROUTINE for code in self.codes)
+
+    @property
+    def parts(self) -> list[Part]:
+        """All that it runs, in order."""
+        return self.main if self.last is None else [*self.main, self.last]
+
+    @property
+    def codes(self) -> list[CodeType]:
+        """The code of all parts."""
+        return [part.code for part in self.parts]
 
     def default_name(self) -> str:
         """A name that stays the same as long as the cell makes the same things: its first output, or its first line."""
@@ -160,7 +177,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         loops = frozenset(line for lines in effects.doubtful.values() for line in lines) - {BRANCH}
         runnable = shell.transform_ast(_with_marks(tree, loops))
         main, last = _compile(shell, runnable, filename)
-        flags = shell.compile.flags | main.co_flags & _FUTURE
+        flags = shell.compile.flags | main[0].code.co_flags & _FUTURE
     return Cell(
         shown=shown,
         filename=filename,
@@ -201,8 +218,8 @@ def _lines_before(body: str, raw: str | None) -> int:
     return 1 + skipped if where < 0 or raw is None else raw[:where].count("\n")
 
 
-def _compile(shell: Any, tree: ast.Module, filename: str) -> tuple[CodeType, CodeType | None]:
-    """Compile the statements, and the last expression apart where the shell shows it."""
+def _compile(shell: Any, tree: ast.Module, filename: str) -> tuple[list[Part], Part | None]:
+    """Compile the statements, apart those that set a seed, and the last expression where the shell shows it."""
     body = tree.body
     last: ast.expr | None = None
     how = shell.ast_node_interactivity
@@ -214,8 +231,28 @@ def _compile(shell: Any, tree: ast.Module, filename: str) -> tuple[CodeType, Cod
             target = end.targets[0] if isinstance(end, ast.Assign) else end.target
             if isinstance(target, ast.Name):
                 last = ast.copy_location(ast.Name(target.id, ast.Load()), end)
-    main = shell.compile(ast.Module(body, []), filename, "exec")
-    return main, None if last is None else shell.compile(ast.Expression(last), filename, "eval")
+    seedings = _seedings(shell, body if last is None else [*body, ast.Expr(last)])
+    main: list[Part] = []
+    begin = 0
+    for number in [*sorted(number for number in seedings if number < len(body)), len(body)]:
+        if begin < number or not body:
+            main.append(Part(shell.compile(ast.Module(body[begin:number], []), filename, "exec"), None))
+        if number < len(body):
+            main.append(Part(shell.compile(ast.Module([body[number]], []), filename, "exec"), seedings[number]))
+        begin = number + 1
+    if last is None:
+        return main, None
+    return main, Part(shell.compile(ast.Expression(last), filename, "eval"), seedings.get(len(body)))
+
+
+def _seedings(shell: Any, body: list[ast.stmt]) -> dict[int, Seeding]:
+    """Return which statements set a seed, by their numbers."""
+    functions = {
+        node.name: node for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    }
+    expand = _expander(shell)
+    found = ((number, find_seeding(statement, functions, expand)) for number, statement in enumerate(body))
+    return {number: seeding for number, seeding in found if seeding is not None}
 
 
 def _with_marks(tree: ast.Module, lines: Collection[int]) -> ast.Module:

@@ -28,7 +28,8 @@ from nbflow.history import Collector, History
 from nbflow.notebook import hints, report
 from nbflow.notebook.background import Background, cancel_all, label_here, names_read
 from nbflow.notebook.cellkey import CellKeyer
-from nbflow.notebook.cells import SEEDS, Cell, CellOptions, compile_body, read_cell
+from nbflow.notebook.cells import Cell, CellOptions, compile_body, read_cell
+from nbflow.notebook.chance import SEEDS
 from nbflow.notebook.changes import Changes
 from nbflow.notebook.edits import Edits
 from nbflow.notebook.flow import Flow
@@ -85,8 +86,9 @@ class ShellState:
         self.graph = Graph()
         self.changes = Changes(shell.user_ns)
         self.label: str | None = None
-        self.seeded = False
         self.ran: dict[str | int, str] = dict(enumerate(shell.history_manager.input_hist_raw))  # before we came
+        self.seeded = any(map(SEEDS.search, self.ran.values()))
+        self._fresh: dict[str, Any] = {}  # states of random generators, see `CellRun`
         self.magics = NbflowMagics(shell, self)
         self.session: SessionContext | None = None
         self.panel: Any = None
@@ -294,7 +296,15 @@ class ShellState:
         """
         session = session_or_default()
         return kind(
-            self.shell, session, cell, name, options, where=self.where_written, seeded=self.seeded, panel=self.panel
+            self.shell,
+            session,
+            cell,
+            name,
+            options,
+            where=self.where_written,
+            seeded=self.seeded,
+            fresh=self._fresh,
+            panel=self.panel,
         )
 
     def _source_of(self, body: str) -> tuple[str, bool | None]:

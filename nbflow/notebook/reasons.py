@@ -35,7 +35,7 @@ def cell_now(graph: Graph, key_now: Callable[[CellNode], CacheKey | None], node:
     if node.state == "cached":
         saved = format_duration(node.saved_s)
         verdict = f"{head} is up to date; it was restored from the cache (saved {saved} so far)"
-        return Explanation(verdict, unseen((node.cell.main, node.cell.last), "use --ttl 1h, or --no-cache"))
+        return Explanation(verdict, unseen(node.cell.codes, "use --ttl 1h, or --no-cache"))
     if node.state == "uncached":
         return Explanation(f"{head} is not cached", [node.reason or "caching is off"])
     return Explanation(f"{head} is up to date; it ran because", reasons_of(node.reason) or ["it had not run before"])

@@ -13,7 +13,6 @@ the cache, when it saves) in one piece, so that two names of one object stay two
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -23,57 +22,11 @@ from nbflow.notebook.heap import Heap, content_of, follow, is_array, refill
 from nbflow.notebook.pickling import References, Stream, dump, load
 from nbflow.notebook.recorder import Item
 
-__all__ = ["LiveOutputs", "Packed", "Record", "Unstorable", "drawn", "random_states", "set_random_states"]
+__all__ = ["LiveOutputs", "Packed", "Record", "Unstorable"]
 
 
 class Unstorable(Exception):
     """A cell's record cannot be stored; the message says which output and why."""
-
-
-# -- random generators
-
-
-def random_states() -> dict[str, Any]:
-    """Return the states of the global generators of `random` and NumPy, such that they can be compared and set."""
-    states: dict[str, Any] = {}
-    if (module := sys.modules.get("random")) is not None:
-        states["random"] = module.getstate()
-    if (module := sys.modules.get("numpy.random")) is not None:
-        kind, keys, *rest = module.get_state()
-        states["numpy"] = (kind, keys.tobytes(), *rest)
-    return states
-
-
-def set_random_states(states: Mapping[str, Any]) -> None:
-    """Put generators into the given states; those whose module cannot be had are left alone."""
-    for name, state in states.items():
-        if name == "random":
-            import random
-
-            random.setstate(state)
-        else:
-            import numpy
-
-            kind, keys, *rest = state
-            numpy.random.set_state((kind, numpy.frombuffer(keys, dtype=numpy.uint32), *rest))
-
-
-def drawn(before: Mapping[str, Any], after: Mapping[str, Any], *, seeds: bool) -> dict[str, Any]:
-    """Return the states (after) of the generators that a cell drew from or set.
-
-    Args:
-        before: States before the cell ran.
-        after: States after it.
-        seeds: Whether the cell's text sets a seed, so that a generator that it loaded first counts as set.
-    """
-    changed = {}
-    for name, state in after.items():
-        if name in before:
-            if before[name] != state:
-                changed[name] = state
-        elif seeds or state[2] != 624:  # a generator that nobody has drawn from stands at the end of its block
-            changed[name] = state
-    return changed
 
 
 # -- the record

@@ -23,13 +23,14 @@ from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.notebook import output
 from nbflow.notebook.cellkey import CellKeyer, digest_or_none
-from nbflow.notebook.cells import Cell, CellOptions
+from nbflow.notebook.cells import Cell, CellOptions, Part
+from nbflow.notebook.chance import Draws, random_states, set_random_states
 from nbflow.notebook.conditions import PRESENT, condition_of, hold
 from nbflow.notebook.interrupts import Interrupts
 from nbflow.notebook.names import BRANCH
 from nbflow.notebook.opened import following
 from nbflow.notebook.recorder import Recorder, badge, replay
-from nbflow.notebook.replay import LiveOutputs, Record, Unstorable, drawn, random_states, set_random_states
+from nbflow.notebook.replay import LiveOutputs, Record, Unstorable
 from nbflow.runtime import current
 from nbflow.runtime.drivers import drive_async, drive_sync
 from nbflow.runtime.loop import bridged, heartbeat
@@ -56,6 +57,7 @@ class CellRun:
         options: The options of the magic.
         where: Which cell last bound a name, in words.
         seeded: Whether somebody has set a random seed in this kernel, so that the generators' states mean something.
+        fresh: States that random generators had before; added to while nobody has.
         panel: The panel's controller, which is told of the badge.
 
     Attributes:
@@ -77,6 +79,7 @@ class CellRun:
         *,
         where: Callable[[str], str] = lambda name: "",
         seeded: bool = False,
+        fresh: dict[str, Any] | None = None,
         panel: Any = None,
     ) -> None:
         self.shell = shell
@@ -85,6 +88,7 @@ class CellRun:
         self.name = name
         self.options = options
         self.seeded = seeded
+        self._fresh = {} if fresh is None else fresh
         self.panel = panel
         self.namespace: dict[str, Any] = self._own_namespace()
         self.keyer = CellKeyer(cell, name, self.namespace, options, where)
@@ -96,7 +100,7 @@ class CellRun:
         self.unsteady: str | None = None
         self._force = options.force
         self._before: dict[str, Any] = {}
-        self._random: dict[str, Any] = {}
+        self._draws: Draws | None = None
         self._idle_loops: frozenset[int] = frozenset()
 
     def _own_namespace(self) -> dict[str, Any]:
@@ -195,20 +199,34 @@ class CellRun:
 
     def _execute(self) -> Any:
         __tracebackhide__ = True
-        namespace = self.namespace
-        exec(self.cell.main, namespace)
-        return None if self.cell.last is None else eval(self.cell.last, namespace)
+        value = None
+        for part in self.cell.parts:
+            generator = self._before_seed(part)
+            value = eval(part.code, self.namespace)
+            self._after_seed(part, generator)
+        return value if self.cell.last is not None else None
 
     async def _execute_async(self) -> Any:
         __tracebackhide__ = True
-        namespace = self.namespace
         value = None
-        for code in (self.cell.main, self.cell.last):
-            if code is not None:
-                value = eval(code, namespace)
-                if code.co_flags & inspect.CO_COROUTINE:
-                    value = await value
+        for part in self.cell.parts:
+            generator = self._before_seed(part)
+            value = eval(part.code, self.namespace)
+            if part.code.co_flags & inspect.CO_COROUTINE:
+                value = await value
+            self._after_seed(part, generator)
         return value if self.cell.last is not None else None
+
+    def _before_seed(self, part: Part) -> str | None:
+        """Look what has been drawn before a part that sets a seed; return the generator that it surely sets."""
+        if part.seeding is None or self._draws is None:
+            return None
+        self._draws.look()
+        return part.seeding.generator(self.namespace)
+
+    def _after_seed(self, part: Part, generator: str | None) -> None:
+        if part.seeding is not None and self._draws is not None:
+            self._draws.seeded(part.seeding, generator)
 
     @contextmanager
     def _recording(self) -> Iterator[Recorder]:
@@ -220,7 +238,7 @@ class CellRun:
         with ExitStack() as stack:
             stack.callback(self._forget_marks)
             if self.caching:
-                self._random = random_states()
+                self._draws = Draws(self._fresh, known=not self.seeded)
                 if self.options.inputs is None:  # else it is said what counts
                     stack.enter_context(following(self.call, str(self.session.home), *self._cache_folders()))
                 stack.enter_context(output.refusing_input(_NO_INPUT))
@@ -245,9 +263,9 @@ class CellRun:
         if not self.caching:
             return record
         record.items = recorder.items()
-        record.random = drawn(self._random, random_states(), seeds=self.cell.seeds)
-        if not self.cell.seeds:
-            record.random_before = {name: self._random[name] for name in record.random if name in self._random}
+        if self._draws is not None:
+            record.random = self._draws.left(seeds=self.cell.seeds)
+            record.random_before = self._draws.needed
         for name, lines in self.cell.effects.doubtful.items():
             unbound = BRANCH in lines and self.namespace.get(name) is self._before.get(name)
             if name in self._before and (unbound or not lines.isdisjoint(self._idle_loops)):
@@ -428,7 +446,7 @@ class CellRun:
         """Let go of all values: the session remembers calls for long, and their specs lead here."""
         self.record = None
         self._before = {}
-        self._random = {}
+        self._draws = None
 
     def say_how_it_went(self) -> None:
         """Say in one line what could not be stored; with `--verbose`, also what was done and why."""

@@ -62,7 +62,8 @@ def tidy_error(shell: Any, cell: Cell, name: str, error: BaseException) -> None:
     notes = getattr(error, "__notes__", [])
     notes[:] = [note for note in notes if not note.startswith(f"nbflow: in task {name!r}")]
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code not in (cell.main, cell.last):
+    codes = cell.codes
+    while trace is not None and trace.tb_frame.f_code not in codes:
         trace = trace.tb_next
     if trace is None:
         return

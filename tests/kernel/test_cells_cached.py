@@ -176,6 +176,33 @@ def test_random_numbers_go_on_as_in_a_plain_notebook(kernel: Any) -> None:
 
 
 @pytest.mark.cold
+def test_a_cell_that_draws_before_it_sets_a_seed(kernel: Any) -> None:
+    """It depends on what it finds; one that sets the seed first does not, nor one with a generator of its own."""
+    count = "_ = " + COUNT
+    cells = [
+        "import random\nimport numpy as np",
+        f"%%task own\n{count.format('own')}\nrng = np.random.RandomState()\nrng.seed(3)\nnumber = rng.rand()",
+        f"%%task first\n{count.format('first')}\nrandom.seed(3)\nx = random.random()",
+        f"%%task later\n{count.format('later')}\ny = random.random()\nrandom.seed(4)\nz = random.random()",
+    ]
+    for cell in cells:
+        kernel.ok(cell)
+    assert ran(kernel) == ["own", "first", "later"]
+    kernel.restart()
+    for cell in cells:
+        kernel.ok(cell)
+    assert ran(kernel) == []
+    kernel.ok("random.seed(4); random.random(); expected = random.random()")
+    kernel.ok("random.seed(4); random.random()")
+    kernel.ok(cells[2])
+    assert ran(kernel) == []
+    kernel.ok("random.seed(4); random.random()")
+    kernel.ok(cells[3])
+    assert ran(kernel) == ["later"]
+    assert kernel.ok("y == expected").result == "True"
+
+
+@pytest.mark.cold
 def test_numpy_seeded_in_the_cell_that_imports_it(kernel: Any) -> None:
     """A cell that loads NumPy, seeds and draws leaves the generator where the next cell expects it."""
     cells = [

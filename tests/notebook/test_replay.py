@@ -18,9 +18,6 @@ from nbflow.notebook.replay import (
     LiveOutputs,
     Record,
     Unstorable,
-    drawn,
-    random_states,
-    set_random_states,
 )
 
 
@@ -246,18 +243,3 @@ def test_names_to_keep_and_to_delete() -> None:
     namespace: dict[str, Any] = {"f": "made again", "gone": 1}
     there_and_back(record).restore(namespace, frozenset({"f"}))
     assert namespace == {"a": 1, "f": "made again"}
-
-
-def test_random_states() -> None:
-    """States compare, say who drew, and can be set again."""
-    np = pytest.importorskip("numpy")
-    before = random_states()
-    assert drawn(before, random_states(), seeds=False) == {}
-    numbers = random.random(), np.random.rand()
-    after = random_states()
-    assert set(drawn(before, after, seeds=False)) == {"random", "numpy"}
-    set_random_states(before)
-    assert (random.random(), np.random.rand()) == numbers
-    assert drawn({}, {"numpy": ("MT19937", b"", 624, 0, 0.0)}, seeds=False) == {}
-    assert "numpy" in drawn({}, {"numpy": ("MT19937", b"", 624, 0, 0.0)}, seeds=True)
-    assert "numpy" in drawn({}, {"numpy": ("MT19937", b"", 3, 0, 0.0)}, seeds=False)

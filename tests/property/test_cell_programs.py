@@ -336,6 +336,9 @@ def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
         tasks.close()
 
 
+DRAW_AND_SEED = "a = random.random()\nrandom.seed(0)\na"
+
+
 @pytest.mark.slow
 @settings(
     max_examples=3000 if LONG else 30,
@@ -345,6 +348,7 @@ def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
 @given(schedule=schedules())
 @example(schedule=[(0, HEADER), (1, "b = lambda v=None: v\na = [b]"), None, (1, "b = lambda v=None: v\na = [b]")])
 @example(schedule=[(0, HEADER), (1, "c = 1"), DELETE, DELETE, (1, "c = 1"), DELETE])
+@example(schedule=[(0, HEADER), (1, DRAW_AND_SEED), (0, HEADER), (1, DRAW_AND_SEED), (1, DRAW_AND_SEED)])
 def test_any_program_behaves_as_without_tasks(folders: Path, schedule: list[tuple[int, str] | None]) -> None:
     """Output, last value, error and everything that is left behind are the same after every step."""
     set_global_settings(load_settings(home=str(folders / os.urandom(6).hex()), progress="off"))

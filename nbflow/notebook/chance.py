@@ -1,0 +1,217 @@
+"""The random generators that all code shares, those of `random` and of NumPy: what a cell needs and leaves of them.
+
+A cell that draws from one depends on the state in which it finds it, unless it has set that state before. Nothing tells
+when a generator is drawn from, so its states are compared: before and after a cell, and before and after each statement
+that sets a seed. What changed before the seed was set was drawn; what comes after it follows from the seed.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+__all__ = ["SEEDS", "Draws", "Seeding", "find_seeding", "random_states", "set_random_states"]
+
+SEEDS = re.compile(r"seed|set_?state", re.IGNORECASE)
+"""What the text of code that sets a seed has in it."""
+
+_FRESH = 624  # where a generator that nobody has drawn from stands: at the end of its block
+_EXACT = (("random", "random", ("seed", "setstate")), ("numpy", "numpy.random", ("seed", "set_state")))
+_HARMLESS = frozenset("abs bool bytes float hash int len max min ord range round str sum tuple".split())
+_PLAIN = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.Pass, ast.Global, ast.Nonlocal)
+
+
+# -- states
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of the global generators of `random` and NumPy, such that they can be compared and set."""
+    states: dict[str, Any] = {}
+    if (module := sys.modules.get("random")) is not None:
+        states["random"] = module.getstate()
+    if (module := sys.modules.get("numpy.random")) is not None:
+        kind, keys, *rest = module.get_state()
+        states["numpy"] = (kind, keys.tobytes(), *rest)
+    return states
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Put generators into the given states; those whose module cannot be had are left alone."""
+    for name, state in states.items():
+        if name == "random":
+            import random
+
+            random.setstate(state)
+        else:
+            import numpy
+
+            kind, keys, *rest = state
+            numpy.random.set_state((kind, numpy.frombuffer(keys, dtype=numpy.uint32), *rest))
+
+
+# -- statements that set a seed
+
+
+class Seeding(NamedTuple):
+    """A statement that sets a seed before it draws.
+
+    Attributes:
+        callee: Names of what it calls, as in `("np", "random", "seed")`; () where that is not a call by name.
+        empty: Whether the call has nothing to make a seed of.
+    """
+
+    callee: tuple[str, ...]
+    empty: bool
+
+    def generator(self, namespace: Mapping[str, Any]) -> str | None:
+        """Return the generator that is surely set; None where that is some other function's affair."""
+        if not self.callee:
+            return None
+        found = namespace.get(self.callee[0])
+        for name in self.callee[1:]:
+            if not isinstance(found, ModuleType):
+                return None
+            found = getattr(found, name, None)
+        for generator, home, names in _EXACT:
+            module = sys.modules.get(home)
+            if found is not None and any(found is getattr(module, name, None) for name in names):
+                return generator
+        return None
+
+
+Expand = Callable[[ast.Call], Sequence[ast.stmt] | None]
+"""Returns the code behind a call that is a magic; None for other calls."""
+
+
+def find_seeding(statement: ast.stmt, functions: Mapping[str, ast.stmt], expand: Expand) -> Seeding | None:
+    """Return what sets a seed in a statement before anything in it can draw; None where nothing does.
+
+    Args:
+        statement: The statement.
+        functions: Definitions of functions that it may call, by name.
+        expand: What shows the code behind magics.
+    """
+    if isinstance(statement, ast.Expr) and isinstance(call := statement.value, ast.Call):
+        if code := expand(call):
+            return _first_of(code, functions, expand)
+        values = [*call.args, *(keyword.value for keyword in call.keywords)]
+        if not (callee := _names(call.func)) or not all(map(_is_harmless, values)):
+            return None
+        if SEEDS.search(callee[-1]):
+            empty = all(isinstance(value, ast.Constant) and value.value is None for value in values)
+            return Seeding(callee, empty)
+        called = functions.get(callee[0]) if len(callee) == 1 else None
+        if isinstance(called, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            rest = {name: node for name, node in functions.items() if node is not called}
+            return _first_of(called.body, rest, expand)
+        return None
+    if isinstance(statement, (ast.If, ast.While)) and _is_harmless(statement.test):
+        return _first_of(statement.body, functions, expand)
+    if isinstance(statement, (ast.With, ast.AsyncWith)) and all(_is_harmless(i.context_expr) for i in statement.items):
+        return _first_of(statement.body, functions, expand)
+    if isinstance(statement, ast.Try):
+        return _first_of(statement.body, functions, expand)
+    return None
+
+
+def _first_of(code: Sequence[ast.stmt], functions: Mapping[str, ast.stmt], expand: Expand) -> Seeding | None:
+    """Return that some of these statements sets a seed and none before it draws; of which generator is left open."""
+    for statement in code:
+        if (found := find_seeding(statement, functions, expand)) is not None:
+            return None if found.empty else Seeding((), False)
+        quiet = isinstance(statement, _PLAIN) or (
+            isinstance(statement, (ast.Assign, ast.AnnAssign, ast.Expr))
+            and (statement.value is None or _is_harmless(statement.value))
+        )
+        if not quiet:
+            return None
+    return None
+
+
+def _names(node: ast.expr) -> tuple[str, ...]:
+    """Return `a.b.c` as names; () for anything else."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return (node.id, *reversed(names)) if isinstance(node, ast.Name) else ()
+
+
+def _is_harmless(node: ast.expr) -> bool:
+    """Whether to evaluate this surely draws nothing."""
+    for each in ast.walk(node):
+        if isinstance(each, (ast.Await, ast.Yield, ast.YieldFrom)):
+            return False
+        if isinstance(each, ast.Call) and not (isinstance(each.func, ast.Name) and each.func.id in _HARMLESS):
+            return False
+    return True
+
+
+# -- what a cell does
+
+
+class Draws:
+    """What the statements of a cell did to the generators, as far as they ran.
+
+    Args:
+        fresh: States that come from the system, which no seed can have made.
+        known: Whether those that the generators have now are such, too.
+
+    Attributes:
+        needed: States, from before the cell, of the generators that it drew from without having set them.
+    """
+
+    def __init__(self, fresh: dict[str, Any], *, known: bool) -> None:
+        self._before = self._now = random_states()
+        self._fresh = fresh
+        if known:
+            fresh |= self._before
+        self._set: set[str] = set()  # generators whose state follows from a seed that the cell has set
+        self.needed: dict[str, Any] = {}
+
+    def look(self) -> None:
+        """Take note of what was drawn since the last look."""
+        before, self._now = self._now, random_states()
+        for name, state in self._now.items():
+            if state != before.get(name):
+                self._need(name)
+
+    def seeded(self, seeding: Seeding, generator: str | None) -> None:
+        """Take note that a statement which sets a seed has just run, after a look.
+
+        Args:
+            seeding: The statement.
+            generator: The one that it surely sets, found before it ran.
+        """
+        before, self._now = self._now, random_states()
+        for name, state in self._now.items():
+            changed = state != before.get(name)
+            if (name == generator and not seeding.empty) or (changed and generator is None):
+                self._set.add(name)
+            elif changed or (generator is None and state != self._fresh.get(name)):
+                self._need(name)  # if it has not changed, perhaps it was set to the very state that it had
+
+    def _need(self, name: str) -> None:
+        if name in self._before and name not in self._set:
+            self.needed.setdefault(name, self._before[name])
+
+    def left(self, *, seeds: bool) -> dict[str, Any]:
+        """Return the states of the generators that the cell drew from or set.
+
+        Args:
+            seeds: Whether the cell's text seems to set a seed, so that a generator that it loaded counts as set.
+        """
+        self.look()
+        found = {}
+        for name, state in self._now.items():
+            if name not in self._before:
+                touched = seeds or state[2] != _FRESH
+            else:
+                touched = name in self._set or name in self.needed
+            if touched:
+                found[name] = state
+        return found

@@ -1,0 +1,152 @@
+"""What a cell needs and leaves of the random generators that all code shares."""
+
+from __future__ import annotations
+
+import ast
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nbflow.notebook.chance import Draws, Seeding, find_seeding, random_states, set_random_states
+
+np = pytest.importorskip("numpy")
+
+NAMES: dict[str, Any] = {"random": random, "np": np, "own": np.random.RandomState(1), "n": 3}
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    states = random_states()
+    yield
+    set_random_states(states)
+
+
+def seeding(text: str) -> Seeding | None:
+    """Return what sets a seed in the last statement of a text."""
+    body = ast.parse(text).body
+    functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+
+    def expand(call: ast.Call) -> list[ast.stmt] | None:
+        return ast.parse(call.args[0].value).body if ast.unparse(call.func) == "magic" else None  # type: ignore[attr-defined]
+
+    return find_seeding(body[-1], functions, expand)
+
+
+@pytest.mark.parametrize(
+    ("text", "generator"),
+    [
+        ("random.seed(0)", "random"),
+        ("random.setstate(n)", "random"),
+        ("np.random.seed(n)", "numpy"),
+        ("np.random.seed(seed=int(1e6))", "numpy"),
+        ("np.random.set_state(n)", "numpy"),
+        ("set_seed(42)", None),
+        ("seed_everything()", None),
+        ("own.seed(3)", None),
+        ("if n:\n  random.seed(0)", None),
+        ("with n:\n  import os\n  m = 1\n  random.seed(0)\n  random.random()", None),
+        ("try:\n  random.seed(0)\nfinally:\n  pass", None),
+        ("def f():\n  'doc'\n  random.seed(0)\nf()", None),
+        ("magic('random.seed(0)')", None),
+    ],
+)
+def test_statements_that_set_a_seed_first(text: str, generator: str | None) -> None:
+    """Calls of the generators' own functions, of functions that are named so, and code that begins with such a call."""
+    found = seeding(text)
+    assert found is not None
+    assert found.generator(NAMES) == generator
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = 1",
+        "random.random()",
+        "fit(seed=0)",
+        "random.seed(random.random())",
+        "np.random.seed(hash(draw()))",
+        "if random.random():\n  random.seed(0)",
+        "with draw():\n  random.seed(0)",
+        "if n:\n  x = draw()\n  random.seed(0)",
+        "def f():\n  draw()\n  random.seed(0)\nf()",
+        "def f():\n  f()\n  random.seed(0)\nf()",
+        "def f():\n  random.seed()\nf()",
+        "magic('draw(); random.seed(0)')",
+        "def f():\n  random.seed(0)",
+    ],
+)
+def test_statements_that_may_draw_first(text: str) -> None:
+    """Whatever may draw before it sets a seed, or sets none, depends on what was there."""
+    assert seeding(text) is None
+
+
+def run(text: str, fresh: dict[str, Any] | None = None) -> Draws:
+    """Run statements as a cell does."""
+    names = dict(NAMES)
+    draws = Draws({} if fresh is None else fresh, known=False)
+    for statement in ast.parse(text).body:
+        found = find_seeding(statement, {}, lambda call: None)
+        if found is not None:
+            draws.look()
+            generator = found.generator(names)
+        exec(compile(ast.Module([statement], []), "<cell>", "exec"), names)
+        if found is not None:
+            draws.seeded(found, generator)
+    return draws
+
+
+@pytest.mark.parametrize(
+    ("text", "left", "needed"),
+    [
+        ("n + 1", set(), set()),
+        ("random.random()", {"random"}, {"random"}),
+        ("random.seed(0); random.random()", {"random"}, set()),
+        ("random.random(); random.seed(0)", {"random"}, {"random"}),
+        ("random.seed(0); np.random.rand()", {"random", "numpy"}, {"numpy"}),
+        ("np.random.seed(0); np.random.rand(); random.seed(1)", {"random", "numpy"}, set()),
+        ("random.seed()", {"random"}, {"random"}),
+        ("state = random.getstate(); random.random(); random.setstate(state)", {"random"}, {"random"}),
+    ],
+)
+def test_what_is_drawn_before_a_seed_is_needed(text: str, left: set[str], needed: set[str]) -> None:
+    """What a cell leaves are the states that it changed; what it needs, those that it drew from and had not set."""
+    before = random_states()
+    draws = run(text)
+    assert set(draws.left(seeds=True)) == left
+    assert draws.needed == {name: before[name] for name in needed}
+
+
+def test_a_seed_that_changes_nothing_still_counts() -> None:
+    """A generator that is set to the very state that it has is left in that state, whatever state it finds later."""
+    random.seed(0)
+    draws = run("random.seed(0)")
+    assert set(draws.left(seeds=True)) == {"random"}
+    assert draws.needed == {}
+
+
+def test_a_function_that_may_have_set_a_seed() -> None:
+    """One that changed nothing may have set what was there, unless no seed can have made that."""
+    NAMES["set_seed"] = lambda number: random.seed(number)
+    random.seed(0)
+    before = random_states()
+    assert run("set_seed(0)").needed.keys() == {"random", "numpy"}
+    assert run("set_seed(1)", fresh={"numpy": before["numpy"]}).needed == {}
+    assert run("own.seed(3)", fresh=random_states()).left(seeds=True) == {}
+
+
+def test_states_can_be_set_again() -> None:
+    """Numbers go on from a state as they did."""
+    before = random_states()
+    numbers = random.random(), np.random.rand()
+    set_random_states(before)
+    assert (random.random(), np.random.rand()) == numbers
+
+
+def test_a_generator_that_the_cell_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was not there before counts as set where the text says so, or where it has been drawn from."""
+    for state, seeds, left in ((624, False, False), (624, True, True), (3, False, True)):
+        states: list[dict[str, Any]] = [{}, {"numpy": ("MT19937", b"", state, 0, 0.0)}]
+        monkeypatch.setattr("nbflow.notebook.chance.random_states", lambda states=states: states.pop(0))
+        assert bool(Draws({}, known=False).left(seeds=seeds)) == left
