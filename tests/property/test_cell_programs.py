@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from IPython.core.displayhook import DisplayHook
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from nbflow.notebook.chance import random_states, set_random_states
 from nbflow.settings import load_settings, set_global_settings
 
 NAMES = "abcd"
@@ -78,6 +80,12 @@ C.kind = {i}
 C().bump()
 {x} = random.random()
 random.seed({i})
+random.seed(random.random())
+{x} = random.getstate()[1][-1]
+{x} = np.random.rand()
+np.random.seed({i})
+np.random.seed({x})
+set_seed({i})
 import math as {x}
 from math import pi as {x}
 {x} = math.floor({i}.5)
@@ -118,6 +126,13 @@ BLOCKS = [
     "def make():\n    kept = []\n    def add(v=0):\n        kept.append(v)\n        return len(kept)\n    return add\n"
     "{x} = make()",
     "import copy\n{x} = copy.deepcopy({y})",
+    "def f(v):\n    random.seed({i})\n    return random.random()",
+    "def g(v):\n    return random.random()",
+    "def h():\n    {x} = random.random()\n    np.random.seed({i})",
+    "def set_seed(number):\n    random.seed(number)\n    np.random.seed({i})\nset_seed({j})",
+    "if {x}:\n    random.seed({i})\n    {y} = random.random()",
+    "for {x} in range({i}):\n    random.seed({x})",
+    "with contextlib.nullcontext({x}):\n    np.random.seed({i})\n{y} = np.random.rand()",
 ]
 TEMPLATES = [*SIMPLE.splitlines(), *BLOCKS]
 LAST = ["", "", "{x}", "{x}, {y}", "{x} is {y}", "len({x})", "{x};", "f({y})"]
@@ -160,6 +175,13 @@ def schedules(draw: st.DrawFn) -> list[tuple[int, str] | None]:
 # --- the two that run them ----------------------------------------------------------------------------------------
 
 
+def generators_of_a_kernel() -> dict[str, Any]:
+    """Let random numbers begin as in a new kernel, which for both kinds of notebooks is the same."""
+    random.seed(1)
+    np.random.seed(2)
+    return random_states()
+
+
 class Plain:
     """What a notebook without nbflow does."""
 
@@ -168,14 +190,13 @@ class Plain:
 
     def restart(self) -> None:
         self.names: dict[str, Any] = {"__name__": "__main__"}
-        random.seed(1)
-        self.random = random.getstate()
+        self.random = generators_of_a_kernel()
 
     def run(self, place: int, text: str) -> tuple[str, str, str]:
         tree = ast.parse(text)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         printed, shown, error = io.StringIO(), "", ""
-        random.setstate(self.random)
+        set_random_states(self.random)
         with contextlib.redirect_stdout(printed):
             try:
                 exec(compile(tree, "<cell>", "exec"), self.names)
@@ -184,7 +205,7 @@ class Plain:
                     shown = "" if value is None or text.endswith(";") else steady(value)
             except Exception as raised:
                 error = f"{type(raised).__name__}: {raised}"
-        self.random = random.getstate()
+        self.random = random_states()
         return steady_text(printed.getvalue()), shown, error
 
 
@@ -203,8 +224,7 @@ class Tasks:
         config.InteractiveShell.colors = "nocolor"
         self.shell = QuietShell(config=config)
         self.shell.run_line_magic("load_ext", "nbflow")
-        random.seed(1)
-        self.random = random.getstate()
+        self.random = generators_of_a_kernel()
 
     @property
     def names(self) -> dict[str, Any]:
@@ -213,10 +233,10 @@ class Tasks:
 
     def run(self, place: int, text: str) -> tuple[str, str, str]:
         printed = io.StringIO()
-        random.setstate(self.random)
+        set_random_states(self.random)
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
             result = self.shell.run_cell(f"%%task -q\n{text}", cell_id=f"cell-{place}")
-        self.random = random.getstate()
+        self.random = random_states()
         raised = result.error_in_exec or result.error_before_exec
         silent = result.result is None or text.endswith(";")
         error = f"{type(raised).__name__}: {raised}" if raised is not None else ""
@@ -306,7 +326,7 @@ def state_of(names: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-USERS = {*NAMES, "f", "g", "h", "C", "n", "make", "copy", "math", "random", "np", "contextlib"}
+USERS = {*NAMES, "f", "g", "h", "C", "n", "make", "set_seed", "copy", "math", "random", "np", "contextlib"}
 
 
 @pytest.fixture(scope="module")
