@@ -98,7 +98,9 @@ class Relay:
             self._later()
 
     def _later(self) -> None:
-        if self._timer is None and not self._closed:
+        if self._closed:
+            self.flush()
+        elif self._timer is None:
             self._timer = threading.Timer(BATCH_S, self._late)
             self._timer.daemon = True
             self._timer.start()

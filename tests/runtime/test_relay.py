@@ -86,6 +86,16 @@ def test_a_line_that_is_flushed_goes_as_it_is(told: list[Any], monkeypatch: pyte
         assert [entry[1] for batch in told for entry in batch] == ["one\n", "..."]
 
 
+def test_what_is_told_after_the_end_does_not_wait(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that a job has left behind is heard at once, as nothing comes any more that would send its words."""
+    monkeypatch.setattr(relay, "BATCH_S", 1000)
+    with relaying(None) as out:
+        out.write("stdout", "one\n")
+    out.write("stdout", "two\n")
+    out.write("stdout", "three")
+    assert [entry[1] for batch in told for entry in batch] == ["one\n", "two\n", "three"]
+
+
 def test_a_flood_is_cut(told: list[Any]) -> None:
     """Of too much text at a time the rest is left out, and how much is said."""
     with relaying(None) as out:
