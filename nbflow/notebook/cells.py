@@ -20,7 +20,7 @@ from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 from nbflow.cache.source import Imports, module_facts
-from nbflow.notebook.chance import SEEDS, Seeding, find_seeding
+from nbflow.notebook.chance import SEEDS, Seeding, all_loaded, find_seeding
 from nbflow.notebook.names import BRANCH, Effects, find_effects
 
 __all__ = ["Cell", "CellOptions", "Part", "compile_body", "read_cell"]
@@ -62,10 +62,17 @@ class CellOptions:
 
 
 class Part(NamedTuple):
-    """Some statements of a cell, or the expression at its end; what sets a seed is a part of its own."""
+    """Some statements of a cell, or the expression at its end.
+
+    Attributes:
+        code: Their code.
+        seeding: The statement, where it is one that sets a seed.
+        imports: Whether its last statement may bring a random generator.
+    """
 
     code: CodeType
-    seeding: Seeding | None
+    seeding: Seeding | None = None
+    imports: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -232,17 +239,24 @@ def _compile(shell: Any, tree: ast.Module, filename: str) -> tuple[list[Part], P
             if isinstance(target, ast.Name):
                 last = ast.copy_location(ast.Name(target.id, ast.Load()), end)
     seedings = _seedings(shell, body if last is None else [*body, ast.Expr(last)])
+    imports = frozenset() if all_loaded() else _last_imports(body)
     main: list[Part] = []
     begin = 0
-    for number in [*sorted(number for number in seedings if number < len(body)), len(body)]:
-        if begin < number or not body:
-            main.append(Part(shell.compile(ast.Module(body[begin:number], []), filename, "exec"), None))
-        if number < len(body):
-            main.append(Part(shell.compile(ast.Module([body[number]], []), filename, "exec"), seedings[number]))
-        begin = number + 1
+    ends = {*seedings, *(number + 1 for number in (*seedings, *imports)), len(body)}
+    for until in sorted(number for number in ends if number <= len(body)):
+        if begin < until or not body:
+            code = shell.compile(ast.Module(body[begin:until], []), filename, "exec")
+            main.append(Part(code, seedings.get(begin) if body else None, until - 1 in imports))
+            begin = until
     if last is None:
         return main, None
     return main, Part(shell.compile(ast.Expression(last), filename, "eval"), seedings.get(len(body)))
+
+
+def _last_imports(body: list[ast.stmt]) -> frozenset[int]:
+    """Return the numbers of the imports behind which something else comes."""
+    found = [number for number, statement in enumerate(body) if isinstance(statement, (ast.Import, ast.ImportFrom))]
+    return frozenset(found).difference(number - 1 for number in found)
 
 
 def _seedings(shell: Any, body: list[ast.stmt]) -> dict[int, Seeding]:

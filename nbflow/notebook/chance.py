@@ -8,18 +8,19 @@ that sets a seed. What changed before the seed was set was drawn; what comes aft
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-__all__ = ["SEEDS", "Draws", "Seeding", "find_seeding", "random_states", "set_random_states"]
+__all__ = ["SEEDS", "Draws", "Seeding", "all_loaded", "find_seeding", "random_states", "set_random_states"]
 
 SEEDS = re.compile(r"seed|set_?state", re.IGNORECASE)
 """What the text of code that sets a seed has in it."""
 
-_FRESH = 624  # where a generator that nobody has drawn from stands: at the end of its block
+_FRESH = (623, 624)  # where generators of NumPy stand that nobody has drawn from
 _EXACT = (("random", "random", ("seed", "setstate")), ("numpy", "numpy.random", ("seed", "set_state")))
 _HARMLESS = frozenset("abs bool bytes float hash int len max min ord range round str sum tuple".split())
 _PLAIN = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.Pass, ast.Global, ast.Nonlocal)
@@ -37,6 +38,11 @@ def random_states() -> dict[str, Any]:
         kind, keys, *rest = module.get_state()
         states["numpy"] = (kind, keys.tobytes(), *rest)
     return states
+
+
+def all_loaded() -> bool:
+    """Whether no import can bring a generator any more."""
+    return all(home in sys.modules for _, home, _ in _EXACT)
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
@@ -158,26 +164,43 @@ class Draws:
     """What the statements of a cell did to the generators, as far as they ran.
 
     Args:
-        fresh: States that come from the system, which no seed can have made.
+        text: The cell's; where it speaks of random numbers, NumPy's generator is loaded as soon as NumPy is, which
+            itself puts that off, so that what is drawn first is seen.
+        fresh: States that come from the system, which no seed can have made; added to.
         known: Whether those that the generators have now are such, too.
 
     Attributes:
-        needed: States, from before the cell, of the generators that it drew from without having set them.
+        needed: States, from before the cell, of the generators that it drew from without having set them; None where
+            the generator was not there.
     """
 
-    def __init__(self, fresh: dict[str, Any], *, known: bool) -> None:
-        self._before = self._now = random_states()
+    def __init__(self, text: str, fresh: dict[str, Any], *, known: bool) -> None:
+        self._loads = "random" in text
+        self._before = self._now = self._states()
+        self._brought: set[str] = set()  # generators that the cell's imports have brought
         self._fresh = fresh
         if known:
             fresh |= self._before
         self._set: set[str] = set()  # generators whose state follows from a seed that the cell has set
         self.needed: dict[str, Any] = {}
 
+    def _states(self) -> dict[str, Any]:
+        if self._loads and "numpy" in sys.modules:
+            importlib.import_module("numpy.random")
+        return random_states()
+
+    def imported(self) -> None:
+        """Take note that imports have just run."""
+        new = {name: state for name, state in self._states().items() if name not in self._now}
+        self._brought |= new.keys()
+        self._fresh |= new
+        self._now = self._now | new
+
     def look(self) -> None:
         """Take note of what was drawn since the last look."""
         before, self._now = self._now, random_states()
         for name, state in self._now.items():
-            if state != before.get(name):
+            if state != before.get(name) and (name in before or state[2] not in _FRESH):
                 self._need(name)
 
     def seeded(self, seeding: Seeding, generator: str | None) -> None:
@@ -196,22 +219,16 @@ class Draws:
                 self._need(name)  # if it has not changed, perhaps it was set to the very state that it had
 
     def _need(self, name: str) -> None:
-        if name in self._before and name not in self._set:
-            self.needed.setdefault(name, self._before[name])
+        if name not in self._set:
+            self.needed.setdefault(name, self._before.get(name))
 
     def left(self, *, seeds: bool) -> dict[str, Any]:
         """Return the states of the generators that the cell drew from or set.
 
         Args:
-            seeds: Whether the cell's text seems to set a seed, so that a generator that it loaded counts as set.
+            seeds: Whether the cell's text seems to set a seed, so that a generator that it loaded out of sight is set.
         """
         self.look()
-        found = {}
-        for name, state in self._now.items():
-            if name not in self._before:
-                touched = seeds or state[2] != _FRESH
-            else:
-                touched = name in self._set or name in self.needed
-            if touched:
-                found[name] = state
-        return found
+        unseen = self._now.keys() - self._before.keys() - self._brought
+        touched = {*self._set, *self.needed, *(unseen if seeds else ())}
+        return {name: state for name, state in self._now.items() if name in touched}

@@ -201,32 +201,37 @@ class CellRun:
         __tracebackhide__ = True
         value = None
         for part in self.cell.parts:
-            generator = self._before_seed(part)
+            generator = self._look_before(part)
             value = eval(part.code, self.namespace)
-            self._after_seed(part, generator)
+            self._look_behind(part, generator)
         return value if self.cell.last is not None else None
 
     async def _execute_async(self) -> Any:
         __tracebackhide__ = True
         value = None
         for part in self.cell.parts:
-            generator = self._before_seed(part)
+            generator = self._look_before(part)
             value = eval(part.code, self.namespace)
             if part.code.co_flags & inspect.CO_COROUTINE:
                 value = await value
-            self._after_seed(part, generator)
+            self._look_behind(part, generator)
         return value if self.cell.last is not None else None
 
-    def _before_seed(self, part: Part) -> str | None:
+    def _look_before(self, part: Part) -> str | None:
         """Look what has been drawn before a part that sets a seed; return the generator that it surely sets."""
         if part.seeding is None or self._draws is None:
             return None
         self._draws.look()
         return part.seeding.generator(self.namespace)
 
-    def _after_seed(self, part: Part, generator: str | None) -> None:
-        if part.seeding is not None and self._draws is not None:
+    def _look_behind(self, part: Part, generator: str | None) -> None:
+        """Note what a part that sets a seed, or imports, has done to the generators."""
+        if self._draws is None:
+            return
+        if part.seeding is not None:
             self._draws.seeded(part.seeding, generator)
+        elif part.imports:
+            self._draws.imported()
 
     @contextmanager
     def _recording(self) -> Iterator[Recorder]:
@@ -238,7 +243,7 @@ class CellRun:
         with ExitStack() as stack:
             stack.callback(self._forget_marks)
             if self.caching:
-                self._draws = Draws(self._fresh, known=not self.seeded)
+                self._draws = Draws(self.cell.shown, self._fresh, known=not self.seeded)
                 if self.options.inputs is None:  # else it is said what counts
                     stack.enter_context(following(self.call, str(self.session.home), *self._cache_folders()))
                 stack.enter_context(output.refusing_input(_NO_INPUT))

@@ -203,6 +203,21 @@ def test_a_cell_that_draws_before_it_sets_a_seed(kernel: Any) -> None:
 
 
 @pytest.mark.cold
+def test_numpy_drawn_from_in_the_cell_that_imports_it(kernel: Any) -> None:
+    """Where NumPy was there before and somebody has set its seed, that counts; else the numbers come back."""
+    cell = f"%%task drawn\n_ = {COUNT.format('drawn')}\nimport numpy as np\nx = int(np.random.randint(1000))\nx"
+    first = kernel.ok("import random\nrandom.seed(1)\n").stdout + kernel.ok(cell).result
+    assert ran(kernel) == ["drawn"]
+    kernel.restart()
+    assert kernel.ok("import random\nrandom.seed(1)\n").stdout + kernel.ok(cell).result == first
+    assert ran(kernel) == []
+    kernel.restart()
+    kernel.ok("import numpy.random\nnumpy.random.seed(3)\nexpected = numpy.random.randint(1000)\nnumpy.random.seed(3)")
+    assert kernel.ok(cell).result == kernel.ok("expected").result
+    assert ran(kernel) == ["drawn"]
+
+
+@pytest.mark.cold
 def test_numpy_seeded_in_the_cell_that_imports_it(kernel: Any) -> None:
     """A cell that loads NumPy, seeds and draws leaves the generator where the next cell expects it."""
     cells = [

@@ -85,7 +85,7 @@ def test_statements_that_may_draw_first(text: str) -> None:
 def run(text: str, fresh: dict[str, Any] | None = None) -> Draws:
     """Run statements as a cell does."""
     names = dict(NAMES)
-    draws = Draws({} if fresh is None else fresh, known=False)
+    draws = Draws("", {} if fresh is None else fresh, known=False)
     for statement in ast.parse(text).body:
         found = find_seeding(statement, {}, lambda call: None)
         if found is not None:
@@ -144,9 +144,53 @@ def test_states_can_be_set_again() -> None:
     assert (random.random(), np.random.rand()) == numbers
 
 
-def test_a_generator_that_the_cell_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was not there before counts as set where the text says so, or where it has been drawn from."""
-    for state, seeds, left in ((624, False, False), (624, True, True), (3, False, True)):
-        states: list[dict[str, Any]] = [{}, {"numpy": ("MT19937", b"", state, 0, 0.0)}]
-        monkeypatch.setattr("nbflow.notebook.chance.random_states", lambda states=states: states.pop(0))
-        assert bool(Draws({}, known=False).left(seeds=seeds)) == left
+def numpy_state(place: int) -> dict[str, Any]:
+    """Return states as they are when NumPy is loaded."""
+    return {"numpy": ("MT19937", b"", place, 0, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("place", "seeds", "left", "needed"),
+    [(624, False, False, False), (623, False, False, False), (624, True, True, False), (3, False, True, True)],
+)
+def test_a_generator_that_is_loaded_out_of_sight(
+    monkeypatch: pytest.MonkeyPatch, place: int, seeds: bool, left: bool, needed: bool
+) -> None:
+    """One that was not there before counts as set where the text says so, and as drawn from where it stands apart."""
+    states: list[dict[str, Any]] = [{}, numpy_state(place)]
+    monkeypatch.setattr("nbflow.notebook.chance.random_states", lambda: states.pop(0))
+    draws = Draws("", {}, known=False)
+    assert bool(draws.left(seeds=seeds)) == left
+    assert draws.needed == ({"numpy": None} if needed else {})
+
+
+@pytest.mark.parametrize(
+    ("text", "left", "needed"),
+    [
+        ("", set(), {}),
+        ("randint(9)", {"numpy"}, {"numpy": None}),
+        ("seed(1)", {"numpy"}, {}),
+        ("randint(9); seed(1)", {"numpy"}, {"numpy": None}),
+        ("randint(9); import", {"numpy"}, {"numpy": None}),
+    ],
+)
+def test_a_generator_that_an_import_brings(
+    monkeypatch: pytest.MonkeyPatch, text: str, left: set[str], needed: dict[str, Any]
+) -> None:
+    """It needs that none was there if it is drawn from, however little, and nothing if it is not or is set first."""
+    there: list[str] = []
+    monkeypatch.setattr("nbflow.notebook.chance.random_states", lambda: {name: random_states()[name] for name in there})
+    draws = Draws("", {}, known=False)
+    there.append("numpy")
+    draws.imported()
+    for call in filter(None, text.split("; ")):
+        if call == "import":
+            draws.imported()
+            continue
+        if call.startswith("seed"):
+            draws.look()
+        exec(f"np.random.{call}", {"np": np})
+        if call.startswith("seed"):
+            draws.seeded(Seeding(("np", "random", "seed"), False), "numpy")
+    assert set(draws.left(seeds=True)) == left
+    assert draws.needed == needed
