@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nbflow
+
 __all__ = ["PROVISIONER", "WarmProcess", "environment", "pids", "register", "run"]
 
 PROVISIONER = "nbflow-warm"
@@ -116,7 +118,7 @@ class _Server(_Connection):
         env |= {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
         self.path = str(self.folder / "socket")
         self.process = subprocess.Popen(
-            [sys.executable, str(_SERVER), self.path],
+            [sys.executable, str(_SERVER), self.path, str(Path(nbflow.__file__).parents[1])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=env,

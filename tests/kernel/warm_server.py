@@ -257,8 +257,10 @@ if __name__ == "__main__":
     _aside = _Aside()
     sys.meta_path.insert(0, _aside)
     sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # builds a grammar for seconds; nbflow avoids it
+    sys.path.insert(0, sys.argv[2])  # the nbflow that is tested, wherever another one is installed
     for _name in _IMPORTS:
         _aside.put(_name)
+    del sys.path[0]
     del sys.modules["rfc3987_syntax"]
     _aside.drop("ipykernel.kernelapp")  # reads the environment when it is imported
     _forever = ctypes.py_object(_aside)
