@@ -14,13 +14,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-_HOSTS = (("nbflow-a", "10.213.77.1"), ("nbflow-b", "10.213.77.2"))
+_HOSTS = (("nbflow-a", "10.213.77.1"), ("nbflow-b", "10.213.77.2"))  # of namespaces; their addresses
 _PORT = 8786
 _LIMIT_S = 60.0
 
@@ -35,12 +36,19 @@ def main() -> int:
         first, address = _HOSTS[0]
         scheduler = f"tcp://{address}:{_PORT}"
         python = [sys.executable, "-m"]
-        start(stack, first, [*python, "distributed.cli.dask_scheduler", "--host", address, "--port", str(_PORT)])
+        started = [
+            start(stack, first, [*python, "distributed.cli.dask_scheduler", "--host", address, "--port", str(_PORT)])
+        ]
         for name, own in _HOSTS:
             worker = [*python, "distributed.cli.dask_worker", scheduler, "--no-nanny", "--nthreads", "1"]
-            start(stack, name, [*worker, "--name", name, "--host", own, "--no-dashboard", "--memory-limit", "0"])
+            options = ["--name", name, "--host", own, "--no-dashboard", "--memory-limit", "0"]
+            started.append(start(stack, name, [*worker, *options]))
         command = inside(first, [sys.executable, os.path.abspath(__file__), "--map", scheduler])
-        return subprocess.run(command, check=False).returncode
+        code = subprocess.run(command, check=False).returncode
+        for log, process in started if code else ():
+            log.seek(0)
+            print(f"--- {process.args}, exit code {process.poll()}", log.read().decode(), sep="\n", file=sys.stderr)
+        return code
 
 
 def why_not() -> str | None:
@@ -81,11 +89,14 @@ def inside(host: str, command: list[str]) -> list[str]:
     return ["ip", "netns", "exec", host, *command]
 
 
-def start(stack: ExitStack, host: str, command: list[str]) -> None:
-    """Start a process on a host; it ends with the stack."""
-    process = subprocess.Popen(inside(host, command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(stack: ExitStack, host: str, command: list[str]) -> tuple[IO[bytes], subprocess.Popen[bytes]]:
+    """Start a process on a host and return where it writes, and itself; it ends with the stack."""
+    log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by the stack
+    stack.callback(log.close)
+    process = subprocess.Popen(inside(host, command), stdout=log, stderr=log)
     stack.callback(process.wait)
     stack.callback(process.kill)
+    return log, process
 
 
 def run_map(scheduler: str) -> int:
@@ -108,7 +119,7 @@ def run_map(scheduler: str) -> int:
     hosts = Counter(host for host, _ in results)
     right = [value for _, value in results] == list(range(100))
     print(json.dumps({"scheduler": scheduler, "workers": workers, "ran": dict(sorted(hosts.items())), "right": right}))
-    return 0 if right and set(hosts) == {name for name, _ in _HOSTS} else 1
+    return 0 if right and workers == len(_HOSTS) and set(hosts) == {name for name, _ in _HOSTS} else 1
 
 
 def host_of_this_process() -> str:

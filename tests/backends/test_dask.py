@@ -650,3 +650,41 @@ def test_workers_that_come_and_go_while_we_join_are_counted(
         assert len(told) == 2
     finally:
         backend.stop()
+
+
+def test_nobody_is_missed_between_the_list_of_workers_and_what_is_told_of_them(
+    own: DaskBackend, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers are asked for when those that come are told of, however late the scheduler learns who listens."""
+    meet(own, 2)
+    send, log_event, nthreads = (
+        getattr(distributed.Client, name) for name in ("_send_to_scheduler", "log_event", "nthreads")
+    )
+    held: list[Any] = []
+    asked: list[int] = []
+
+    def hold_back(client: Any, message: Any) -> None:
+        if message.get("op") == "subscribe-topic" and message["topic"].startswith("nbflow"):
+            held.append(message)
+        else:
+            send(client, message)
+
+    async def let_go(client: Any, topic: str, message: Any) -> None:
+        await log_event(client, topic, message)
+        if held:
+            send(client, held.pop())
+
+    def ask(client: Any) -> Any:
+        asked.append(len(held))
+        return nthreads(client)
+
+    monkeypatch.setattr(distributed.Client, "_send_to_scheduler", hold_back)
+    monkeypatch.setattr(distributed.Client, "log_event", let_go)
+    monkeypatch.setattr(distributed.Client, "nthreads", ask)
+    backend = DaskBackend(address=address)
+    backend.start()
+    try:
+        assert backend.workers() == 2
+        assert asked == [0]
+    finally:
+        backend.stop()

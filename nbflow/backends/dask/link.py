@@ -11,6 +11,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -62,6 +63,7 @@ class Link:
         self._end: asyncio.Event | None = None
         self._waiting: list[Callable[[], Coroutine[Any, Any, object]]] = []
         self._tasks: set[asyncio.Task[object]] = set()
+        self._echo = asyncio.Event()  # whether what is told on the topic is heard
         self._slots: dict[str, int] = {}
         self._left: set[str] = set()  # workers that went away while we joined
         self._closed = False
@@ -136,6 +138,7 @@ class Link:
         try:
             await client
             client.subscribe_topic(self._topic, self._heard)
+            await asyncio.wait_for(self._subscribed(client), _CONNECT_S)
             await client.register_plugin(_watch(self._topic), name=self._topic)
             there = await client.nthreads()  # as of its sending: who has come or gone since then was heard already
             self._slots = {worker: slots for worker, slots in there.items() if worker not in self._left} | self._slots
@@ -143,6 +146,18 @@ class Link:
             await client.close(timeout=_GOODBYE_S)
             raise
         return client
+
+    async def _subscribed(self, client: Any) -> None:
+        """Wait until the scheduler knows who listens: that goes another way than requests, which may overtake it.
+
+        A worker that came in between would be neither on the list that is asked for next nor told of.
+        """
+        pause_s = 0.005
+        while not self._echo.is_set():
+            await client.log_event(self._topic, {"echo": True})
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._echo.wait(), pause_s)
+            pause_s = min(2 * pause_s, 0.2)
 
     def fail(self, error: BackendError) -> None:
         """Take the connection as lost."""
@@ -204,7 +219,9 @@ class Link:
     def _heard(self, event: tuple[float, Any]) -> None:
         """Pass on what a job tells, and follow which workers there are."""
         fact = event[1]
-        if "left" in fact:
+        if "echo" in fact:
+            self._echo.set()
+        elif "left" in fact:
             self._slots.pop(fact["left"], None)
             if self.client is None:
                 self._left.add(fact["left"])
