@@ -1,4 +1,4 @@
-"""The random generators that all code shares, those of `random` and of NumPy: what a cell needs and leaves of them.
+"""The random generators that all code shares (of `random`, NumPy, PyTorch): what a cell needs and leaves of them.
 
 A cell that draws from one depends on the state in which it finds it, unless it has set that state before. Nothing tells
 when a generator is drawn from, so its states are compared: before and after a cell, and before and after each statement
@@ -21,7 +21,11 @@ SEEDS = re.compile(r"seed|set_?state", re.IGNORECASE)
 """What the text of code that sets a seed has in it."""
 
 _FRESH = (623, 624)  # where generators of NumPy stand that nobody has drawn from
-_EXACT = (("random", "random", ("seed", "setstate")), ("numpy", "numpy.random", ("seed", "set_state")))
+_EXACT = (
+    ("random", "random", ("seed", "setstate")),
+    ("numpy", "numpy.random", ("seed", "set_state")),
+    ("torch", "torch", ("manual_seed", "seed", "set_rng_state")),
+)
 _HARMLESS = frozenset("abs bool bytes float hash int len max min ord range round str sum tuple".split())
 _PLAIN = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.Pass, ast.Global, ast.Nonlocal)
 
@@ -30,13 +34,18 @@ _PLAIN = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast
 
 
 def random_states() -> dict[str, Any]:
-    """Return the states of the global generators of `random` and NumPy, such that they can be compared and set."""
+    """Return the states of the global generators of `random`, NumPy and PyTorch, to be compared and set.
+
+    Of PyTorch's generators only that of the CPU is there.
+    """
     states: dict[str, Any] = {}
     if (module := sys.modules.get("random")) is not None:
         states["random"] = module.getstate()
     if (module := sys.modules.get("numpy.random")) is not None:
         kind, keys, *rest = module.get_state()
         states["numpy"] = (kind, keys.tobytes(), *rest)
+    if (module := sys.modules.get("torch")) is not None and hasattr(module, "get_rng_state"):  # its import has ended
+        states["torch"] = bytes(module.get_rng_state().tolist())
     return states
 
 
@@ -52,6 +61,9 @@ def set_random_states(states: Mapping[str, Any]) -> None:
             import random
 
             random.setstate(state)
+        elif name == "torch":
+            torch: Any = importlib.import_module("torch")
+            torch.set_rng_state(torch.tensor(list(state), dtype=torch.uint8))
         else:
             import numpy
 
@@ -200,7 +212,8 @@ class Draws:
         """Take note of what was drawn since the last look."""
         before, self._now = self._now, random_states()
         for name, state in self._now.items():
-            if state != before.get(name) and (name in before or state[2] not in _FRESH):
+            loaded_and_drawn = name == "numpy" and state[2] not in _FRESH
+            if state != before.get(name) and (name in before or loaded_and_drawn):
                 self._need(name)
 
     def seeded(self, seeding: Seeding, generator: str | None) -> None:

@@ -194,3 +194,21 @@ def test_a_generator_that_an_import_brings(
             draws.seeded(Seeding(("np", "random", "seed"), False), "numpy")
     assert set(draws.left(seeds=True)) == left
     assert draws.needed == needed
+
+
+def test_the_generator_of_pytorch() -> None:
+    """That of the CPU is followed as the others are."""
+    torch: Any = pytest.importorskip("torch")
+    NAMES["torch"] = torch
+    before = random_states()
+    drawn = run("torch.rand(3)")
+    assert drawn.left(seeds=True) == {"torch": random_states()["torch"]}
+    assert drawn.needed == {"torch": before["torch"]}
+    assert run("torch.seed()").needed.keys() == {"torch"}
+    seeded = run("torch.manual_seed(0); numbers = torch.rand(3)")
+    assert seeded.left(seeds=True).keys() == {"torch"}
+    assert seeded.needed == {}
+    states = random_states()
+    numbers = torch.rand(3).tolist()
+    set_random_states(states)
+    assert torch.rand(3).tolist() == numbers
