@@ -70,7 +70,7 @@ def function_node(graph: Graph, function: FunctionType, label: str, kind: str) -
     graph.watch(function, "__code__", "__defaults__", "__kwdefaults__")
     pieces = [facts.digest]
     _captured(graph, function, facts, label, pieces)
-    _references(graph, facts, function.__globals__, label, pieces)
+    _references(graph, facts, function.__globals__, label, pieces, frozenset(code.co_freevars))
     wrapped = getattr(function, "__wrapped__", None)
     if callable(wrapped):
         graph.watch(function, "__wrapped__")
@@ -115,13 +115,23 @@ def _mutates(facts: CodeFacts, name: str, value: Any) -> bool:
     return (name, REBOUND) in facts.state or (is_standard(type(value).__module__) and not is_code(value))
 
 
-def _references(graph: Graph, facts: CodeFacts, scope: dict[str, Any], label: str, pieces: list[bytes]) -> None:
-    """Follow the names that the code loads from its globals, and what it imports."""
+def _references(
+    graph: Graph,
+    facts: CodeFacts,
+    scope: dict[str, Any],
+    label: str,
+    pieces: list[bytes],
+    inner: frozenset[str] = frozenset(),
+) -> None:
+    """Follow the names that the code loads from its globals, and what it imports; `inner` are those of its closure."""
     module = scope.get("__name__", "") or ""
     builtins = scope.get("__builtins__", {})
     builtins = vars(builtins) if isinstance(builtins, ModuleType) else builtins
     free = {chain[0] for chain in facts.chains}
     graph.alive.append(scope)
+    if module == "__main__":  # what it binds there and never reads, a notebook's cell has changed by calling it
+        stored = {chain[0] for chain in facts.state if chain[1:] == (REBOUND,)} - free - inner
+        graph.state |= {(id(scope), name) for name in stored}
     for chain in facts.chains:
         name = chain[0]
         if name not in free:

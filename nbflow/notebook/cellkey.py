@@ -113,9 +113,13 @@ class CellKeyer:
         for name in options.depends:
             self._add(builder, "depends", name, seen, state, roots)
         for name in sorted(set(state) - set(names)):  # what its functions change: for the cell it is input and output
-            if name in self.namespace and name not in options.ignore:
+            if name in options.ignore:
+                continue
+            if name in self.namespace:
                 builder.add("input", name, self.namespace[name])
                 roots[name] = self.namespace[name]
+            else:
+                builder.add_digest("input", name, "missing", text="missing")
         self.heap = heap = Heap(roots)
         self._add_class_state(builder)
         if heap.shared:  # `b = a` and `b = list(a)` are not the same to a cell that changes one of them

@@ -297,8 +297,7 @@ class CellRun:
             if name in cell.defined or (isinstance(value, types.ModuleType) and name in cell.effects.mutated):
                 continue
             if name not in before or value is not before[name] or name in cell.effects.certain:
-                if name in wanted or name in before:
-                    values[name] = value
+                values[name] = value
             elif isinstance(value, _SCALARS):
                 record.conditions |= {} if name in parts else {name: condition_of(before, name)}
             elif name not in parts:  # the same object as before: was it changed?

@@ -356,6 +356,7 @@ def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
         tasks.close()
 
 
+BY_ANOTHER = "a = 3\ndef h():\n    global a\n    a = 0"
 DRAW_AND_SEED = "a = random.random()\nrandom.seed(0)\na"
 
 
@@ -369,6 +370,7 @@ DRAW_AND_SEED = "a = random.random()\nrandom.seed(0)\na"
 @example(schedule=[(0, HEADER), (1, "b = lambda v=None: v\na = [b]"), None, (1, "b = lambda v=None: v\na = [b]")])
 @example(schedule=[(0, HEADER), (1, "c = 1"), DELETE, DELETE, (1, "c = 1"), DELETE])
 @example(schedule=[(0, HEADER), (1, DRAW_AND_SEED), (0, HEADER), (1, DRAW_AND_SEED), (1, DRAW_AND_SEED)])
+@example(schedule=[(0, HEADER), (1, BY_ANOTHER), (2, "h()"), (1, BY_ANOTHER), (2, "h()"), (3, "del a"), (2, "h()")])
 def test_any_program_behaves_as_without_tasks(folders: Path, schedule: list[tuple[int, str] | None]) -> None:
     """Output, last value, error and everything that is left behind are the same after every step."""
     set_global_settings(load_settings(home=str(folders / os.urandom(6).hex()), progress="off"))
