@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import hypothesis
 import pytest
 
 from nbflow import sessions
@@ -34,6 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("MPLBACKEND", "agg")
     with without_formats():  # else each process of the tests spends two seconds on a grammar
         import_module("nbformat")
+    # The same examples in each run, so that a run speaks of the change at hand; `NBFLOW_LONG=1` looks for new ones.
+    hypothesis.settings.register_profile("steady", derandomize=True)
+    if not os.environ.get("NBFLOW_LONG"):
+        hypothesis.settings.load_profile("steady")
     # A shell that starts a job in the background has it ignore interrupts, and many tests send themselves one.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -228,8 +228,12 @@ class Kernel:
     def restart(self) -> None:
         """Restart the kernel; the cache on disk stays."""
         self.client.stop_channels()
-        self.manager.restart_kernel(now=True)
-        self._connect()
+        try:
+            self.manager.restart_kernel(now=True)
+            self._connect()
+        except RuntimeError:  # another process has one of its ports now; a new kernel gets others
+            self.close()
+            self._start()
 
     def close(self) -> None:
         """End the kernel."""
