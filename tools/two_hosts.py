@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-_HOSTS = (("nbflow-a", "10.213.77.1"), ("nbflow-b", "10.213.77.2"))  # of namespaces; their addresses
+_HOSTS = (("nbflow-a", "10.213.77.1"), ("nbflow-b", "10.213.77.2"))  # names of namespaces, and their addresses
 _PORT = 8786
 _LIMIT_S = 60.0
 

@@ -121,7 +121,7 @@ def _references(
     scope: dict[str, Any],
     label: str,
     pieces: list[bytes],
-    inner: frozenset[str] = frozenset(),
+    inner: frozenset[str],
 ) -> None:
     """Follow the names that the code loads from its globals, and what it imports; `inner` are those of its closure."""
     module = scope.get("__name__", "") or ""

@@ -20,7 +20,7 @@ from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 from nbflow.cache.source import Imports, module_facts
-from nbflow.notebook.chance import SEEDS, Seeding, all_loaded, find_seeding
+from nbflow.notebook.chance import SEEDS, Seeding, find_seeding
 from nbflow.notebook.names import BRANCH, Effects, find_effects
 
 __all__ = ["Cell", "CellOptions", "Part", "compile_body", "read_cell"]
@@ -239,7 +239,7 @@ def _compile(shell: Any, tree: ast.Module, filename: str) -> tuple[list[Part], P
             if isinstance(target, ast.Name):
                 last = ast.copy_location(ast.Name(target.id, ast.Load()), end)
     seedings = _seedings(shell, body if last is None else [*body, ast.Expr(last)])
-    imports = frozenset() if all_loaded() else _last_imports(body)
+    imports = _last_imports(body)
     main: list[Part] = []
     begin = 0
     ends = {*seedings, *(number + 1 for number in (*seedings, *imports)), len(body)}

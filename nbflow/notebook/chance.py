@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-__all__ = ["SEEDS", "Draws", "Seeding", "all_loaded", "find_seeding", "random_states", "set_random_states"]
+__all__ = ["SEEDS", "Draws", "Seeding", "find_seeding", "random_states", "set_random_states"]
 
 SEEDS = re.compile(r"seed|set_?state", re.IGNORECASE)
 """What the text of code that sets a seed has in it."""
@@ -26,8 +26,8 @@ _EXACT = (
     ("numpy", "numpy.random", ("seed", "set_state")),
     ("torch", "torch", ("manual_seed", "seed", "set_rng_state")),
 )
-_HARMLESS = frozenset("abs bool bytes float hash int len max min ord range round str sum tuple".split())
-_PLAIN = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.Pass, ast.Global, ast.Nonlocal)
+_HARMLESS = frozenset("abs bool float hash int len ord range round str".split())
+_PLAIN = (ast.Import, ast.ImportFrom, ast.Pass, ast.Global, ast.Nonlocal)
 
 
 # -- states
@@ -49,13 +49,12 @@ def random_states() -> dict[str, Any]:
     return states
 
 
-def all_loaded() -> bool:
-    """Whether no import can bring a generator any more."""
-    return all(home in sys.modules for _, home, _ in _EXACT)
-
-
 def set_random_states(states: Mapping[str, Any]) -> None:
-    """Put generators into the given states; those whose module cannot be had are left alone."""
+    """Put generators into the given states; loads their modules.
+
+    Raises:
+        ImportError: One of them is not there.
+    """
     for name, state in states.items():
         if name == "random":
             import random
@@ -141,13 +140,18 @@ def _first_of(code: Sequence[ast.stmt], functions: Mapping[str, ast.stmt], expan
     for statement in code:
         if (found := find_seeding(statement, functions, expand)) is not None:
             return None if found.empty else Seeding((), False)
-        quiet = isinstance(statement, _PLAIN) or (
-            isinstance(statement, (ast.Assign, ast.AnnAssign, ast.Expr))
-            and (statement.value is None or _is_harmless(statement.value))
-        )
-        if not quiet:
+        if not _is_quiet(statement):
             return None
     return None
+
+
+def _is_quiet(statement: ast.stmt) -> bool:
+    """Whether a statement surely draws nothing; of most kinds that is not known."""
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return not statement.decorator_list and _is_harmless(statement.args)
+    return isinstance(statement, _PLAIN) or (
+        isinstance(statement, (ast.Assign, ast.AnnAssign, ast.Expr)) and _is_harmless(statement)
+    )
 
 
 def _names(node: ast.expr) -> tuple[str, ...]:
@@ -159,10 +163,12 @@ def _names(node: ast.expr) -> tuple[str, ...]:
     return (node.id, *reversed(names)) if isinstance(node, ast.Name) else ()
 
 
-def _is_harmless(node: ast.expr) -> bool:
+def _is_harmless(node: ast.AST) -> bool:
     """Whether to evaluate this surely draws nothing."""
     for each in ast.walk(node):
-        if isinstance(each, (ast.Await, ast.Yield, ast.YieldFrom)):
+        if isinstance(
+            each, (ast.Await, ast.Yield, ast.YieldFrom, ast.comprehension)
+        ):  # who knows what is iterated over
             return False
         if isinstance(each, ast.Call) and not (isinstance(each.func, ast.Name) and each.func.id in _HARMLESS):
             return False
