@@ -200,7 +200,12 @@ def _pending_tasks() -> list[Any]:
     """Return the tasks of loops that are not closed; asyncio keeps them in a set whose name has changed over time."""
     tasks = sys.modules.get("asyncio.tasks")
     known = getattr(tasks, "_scheduled_tasks", None) or getattr(tasks, "_all_tasks", ())
-    return [task for task in list(known) if not task.done() and not task.get_loop().is_closed()]
+    for _ in range(1000):
+        try:
+            return [task for task in list(known) if not task.done() and not task.get_loop().is_closed()]
+        except RuntimeError:  # the loop of another thread has just got one; `asyncio.all_tasks` looks again, too
+            continue
+    raise AssertionError("other loops never stop to make tasks")
 
 
 def _comms() -> set[str]:
