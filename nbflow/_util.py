@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "MEMORY_VIEW",
     "OPEN_FILE",
     "PACKAGE_ROOT",
     "STARTED",
@@ -75,6 +76,9 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 
 OPEN_FILE = "an open file belongs to this process; keep what it reads, or its path"
+"""Why none is kept."""
+
+MEMORY_VIEW = "a memoryview is a window on another object's memory; keep that object, or bytes of it"
 """Why none is kept."""
 
 _INSTEAD = {"generator": "make a list of it", "coroutine": "it has not run, put `await` before the call"}

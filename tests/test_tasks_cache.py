@@ -98,6 +98,11 @@ def test_session_only(tmp_path: Path) -> None:
     ("make_it", "said"),
     [
         (Path(__file__).open, "TypeError: an open file belongs to this process; keep what it reads, or its path"),
+        (
+            lambda: memoryview(b"abc"),
+            "TypeError: a memoryview is a window on another object's memory; keep that object,",
+        ),
+        (lambda: [memoryview(b"abc"), len], "TypeError: a memoryview is a window on another object's memory"),
         (lambda: (n for n in [1]), "TypeError: cannot pickle 'generator' object; make a list of it"),
         (threading.Lock, "cannot pickle '_thread.lock' object; keep what it takes to make it anew"),
     ],

@@ -1,7 +1,7 @@
 """Pickling by value, for results that plain pickle does not take: functions and classes of a notebook, lambdas.
 
-Only loaded for those, since cloudpickle takes a moment to import. An open file is refused here: cloudpickle would keep
-a copy of its text, and a hit would hand out something else than the call did.
+Only loaded for those, since cloudpickle takes a moment to import. Open files and memoryviews are refused here:
+cloudpickle would keep a copy of their text or bytes, and a hit would hand out something else than the call did.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import cloudpickle
 
-from nbflow._util import OPEN_FILE
+from nbflow._util import MEMORY_VIEW, OPEN_FILE
 
 __all__ = ["dumps"]
 
@@ -23,6 +23,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdin, sys.stdout, sys.stderr):
             raise TypeError(OPEN_FILE)
+        if isinstance(obj, memoryview):
+            raise TypeError(MEMORY_VIEW)
         return super().reducer_override(obj)
 
 

@@ -48,6 +48,7 @@ class Snapshot:
         "fingerprint",
         "frame",
         "memo",
+        "opaque",
         "solid",
         "state",
     )
@@ -58,6 +59,7 @@ class Snapshot:
         self.frame = graph.frame
         self.state: frozenset[str] = graph.state_names()
         self.class_state = graph.class_state
+        self.opaque = graph.opaque
         self.solid = graph.solid
         self.memo: dict[Any, str] = {}
         self._names = tuple(graph.names)

@@ -47,6 +47,7 @@ __all__ = [
 
 ABSENT = object()
 _RACY_S = 2.0  # a file changed more recently than this is read again
+_OPAQUE = frozenset({"eval", "exec", "globals"})  # builtins that reach any global
 _IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
 
 
@@ -137,8 +138,12 @@ def _references(
         if name not in free:
             continue
         value = scope.get(name, ABSENT)
+        if module == "__main__" and "__globals__" in chain:
+            graph.opaque[f"{label}: {'.'.join(chain)}"] = None
         if value is ABSENT and (builtins.get(name, ABSENT) is not ABSENT or name.startswith("__")):
             graph.names.append((scope.get, name, ABSENT))
+            if module == "__main__" and name in _OPAQUE:
+                graph.opaque[f"{label}: {name}()"] = None
             continue
         if _mutates(facts, name, value):
             graph.state.add((id(scope), name))
@@ -146,7 +151,17 @@ def _references(
         graph.names.append((scope.get, name, value))
         where = name if module in ("__main__", "") else f"{module}.{name}"
         pieces.append(_edge(graph, chain, value, ("global", id(scope), where), facts))
+    for name in facts.mentions:
+        value = scope.get(name, ABSENT)
+        if value is ABSENT:
+            graph.names.append((scope.get, name, ABSENT))
+        elif name not in free and (id(scope), name) not in graph.state:
+            graph.names.append((scope.get, name, value))
+            where = name if module in ("__main__", "") else f"{module}.{name}"
+            pieces.append(_edge(graph, (name,), value, ("global", id(scope), where), facts))
     for name, level, taken in facts.imports:
+        if name == "__main__" and module == "__main__":
+            graph.opaque[f"{label}: import __main__"] = None
         pieces.append(_import(graph, name, level, taken, scope.get("__package__") or module))
 
 

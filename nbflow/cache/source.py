@@ -47,6 +47,7 @@ class CodeFacts(NamedTuple):
         imports: Modules that it imports, with level of a relative import and names taken from them.
         state: Chains that it rebinds or mutates; `REBOUND` ends those whose last name is rebound, not mutated.
         exact: Whether `digest` comes from the syntax tree.
+        mentions: Names of globals that may stand in texts which it runs; there need be none of that name.
     """
 
     digest: bytes
@@ -54,6 +55,7 @@ class CodeFacts(NamedTuple):
     imports: Imports
     state: frozenset[tuple[str, ...]]
     exact: bool
+    mentions: tuple[str, ...] = ()
 
 
 _known: dict[int, tuple[weakref.ref[CodeType], CodeFacts]] = {}
@@ -124,7 +126,7 @@ class Shelf:
         self._notes.put(_name(b"module", _text(text)), facts)
 
 
-_VERSIONS = f"facts 1 {__version__} {sys.version}".encode() + KEY_FORMAT
+_VERSIONS = f"facts 2 {__version__} {sys.version}".encode() + KEY_FORMAT
 
 
 def _name(*pieces: bytes) -> str:

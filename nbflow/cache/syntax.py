@@ -15,6 +15,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from nbflow.cache.digest import Walk
+from nbflow.cache.mentions import RUNNERS, names_in, texts_of
 from nbflow.cache.parts import framed, hashed
 from nbflow.cache.source import REBOUND, CodeFacts, Imports, code_bytes, inner_codes
 
@@ -33,11 +34,12 @@ def analysed(code: CodeType) -> tuple[CodeFacts, bytes | None]:
     chains, imports, stored = _references(code)
     names = (tuple(sorted(chains)), tuple(sorted(imports)))
     if found is None:
-        return CodeFacts(code_bytes(code), *names, frozenset(stored | _mutated_in_bytecode(code)), False), None
+        state = frozenset(stored | _mutated_in_bytecode(code))
+        return CodeFacts(code_bytes(code), *names, state, False, _mentions(code, None)), None
     node, source = found
     digest = hashed(b"as", _tree_bytes(node))
     text = "".join(source.lines).encode("utf-8", "surrogatepass")
-    return CodeFacts(digest, *names, frozenset(stored | _mutated(node)), True), text
+    return CodeFacts(digest, *names, frozenset(stored | _mutated(node)), True, _mentions(code, node)), text
 
 
 # --- the syntax tree ----------------------------------------------------------------------------------------------
@@ -270,6 +272,20 @@ def _references(
         if chain:
             chains.add(tuple(chain))
     return chains, imports, stored
+
+
+def _mentions(code: CodeType, node: ast.AST | None) -> tuple[str, ...]:
+    """Return names in the texts of code that runs texts, without those of its own variables."""
+    codes = [code, *inner_codes(code)]
+    if RUNNERS.isdisjoint(name for each in codes for name in each.co_names):
+        return ()
+    texts = (
+        [text for each in codes for text in each.co_consts[1:] if isinstance(text, str)]  # the first is a docstring
+        if node is None
+        else texts_of([node])
+    )
+    own = {name for each in codes for name in (*each.co_varnames, *each.co_cellvars, *each.co_freevars)}
+    return tuple(sorted({name for text in texts for name in names_in(text)} - own))
 
 
 def _chain(node: ast.AST) -> tuple[str, ...] | None:

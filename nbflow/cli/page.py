@@ -280,5 +280,5 @@ def _names(source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     effects = find_effects(body)
     imports = [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]
     known = set(find_effects(imports).outputs) | {"get_ipython"}
-    inputs = tuple(name for name in effects.inputs if name not in known)
+    inputs = tuple(name for name in (*effects.inputs, *effects.mentions) if name not in known)
     return inputs, tuple(name for name in effects.outputs if name not in known)

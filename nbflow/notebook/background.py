@@ -456,7 +456,7 @@ async def wait_all_async(jobs: Iterable[Job], timeout_s: float | None = None, *,
 def names_read(cell: Cell, options: CellOptions) -> list[str]:
     """Return the names that a cell may read, and those that its options say count."""
     effects = cell.effects
-    return [*effects.inputs, *effects.builtin_reads, *(options.inputs or ()), *options.depends]
+    return [*effects.inputs, *effects.builtin_reads, *effects.mentions, *(options.inputs or ()), *options.depends]
 
 
 def _imported(cell: Cell) -> frozenset[str]:

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from nbflow.cache.digest import task_function
 from nbflow.cache.fingerprint import Snapshot, imports, snapshot
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
+from nbflow.cache.mentions import names_in
 from nbflow.cache.parts import KeyPart
 from nbflow.cache.source import Imports, Shelf
 from nbflow.notebook.cells import Cell, CellOptions
@@ -69,7 +70,11 @@ class CellKeyer:
         if self.options.inputs is not None:
             names: list[str] = list(self.options.inputs)
         else:
-            names = [*effects.inputs, *(name for name in effects.builtin_reads if name in self.namespace)]
+            also = [*effects.builtin_reads, *effects.mentions]
+            if effects.runs_text:
+                texts = [text for text in map(self.namespace.get, effects.inputs) if type(text) is str]
+                also += [name for text in texts for name in names_in(text)]
+            names = list(dict.fromkeys([*effects.inputs, *(name for name in also if name in self.namespace)]))
         return [name for name in names if name not in SHELL_NAMES and name not in self.options.ignore]
 
     def drawing_on(self) -> str | None:
@@ -80,6 +85,17 @@ class CellKeyer:
         """
         found = (name for name in self.input_names() if _is_artist(self.namespace.get(name)))
         return next(found, None)
+
+    def opaque(self) -> list[str]:
+        """Say which functions of the notebook that it may call reach names that cannot be told from their code."""
+        if self.options.inputs is not None:
+            return []
+        found: dict[str, None] = {}
+        for value in map(self.namespace.get, self.input_names()):
+            kind = value if isinstance(value, (FunctionType, type)) or task_function(value) is not None else type(value)
+            if kind.__module__ == "__main__":
+                found |= _snapshot_of(kind).opaque
+        return [f"`{name}`" for name in found]
 
     def unsteady(self) -> str | None:
         """Return the first input that is another one each time it is looked at (a generator), or None."""

@@ -19,6 +19,7 @@ from inspect import CO_COROUTINE
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
+from nbflow.cache.mentions import RUNNERS
 from nbflow.cache.source import Imports, module_facts
 from nbflow.notebook.chance import SEEDS, Seeding, find_seeding
 from nbflow.notebook.names import BRANCH, Effects, find_effects
@@ -32,6 +33,9 @@ for _feature in __future__.all_feature_names:
     _FUTURE |= getattr(__future__, _feature).compiler_flag
 _EXPANSION = re.compile(r"[{$]\s*([A-Za-z_]\w*)")
 _TRANSPARENT = frozenset({"time", "capture", "prun"})
+_BINDING = frozenset(
+    {"cpaste", "edit", "macro", "paste", "pylab", "rerun", "reset", "reset_selective", "run", "store", "xdel"}
+)
 _CONFIGURING = frozenset(
     {"matplotlib", "load_ext", "reload_ext", "autoreload", "config", "env", "set_env", "pylab", "precision"}
 )
@@ -306,13 +310,26 @@ def _expander(shell: Any) -> Callable[[ast.Call], list[ast.stmt] | None]:
             return _magic_code(shell, texts[0], texts[1], texts[2])
         if func.attr == "run_line_magic" and texts[0] in _TRANSPARENT:
             return _magic_code(shell, "time", "", texts[1])
+        if func.attr not in ("getoutput", "run_line_magic", "system"):
+            return None
+        if func.attr == "run_line_magic" and texts[0] in _BINDING:
+            return [ast.Expr(ast.Name(f"`%{texts[0]}`", ast.Load()))]
+        if func.attr == "run_line_magic" and texts[0] in RUNNERS:
+            return _text_that_is_run(texts[1])
         return [ast.Expr(ast.Name(name, ast.Load())) for text in texts for name in _EXPANSION.findall(text)]
 
     return expand
 
 
+def _text_that_is_run(text: str) -> list[ast.stmt]:
+    """Return a call that stands for a magic which runs a query."""
+    return [ast.Expr(ast.Call(ast.Attribute(ast.Constant(None), "sql", ast.Load()), [ast.Constant(text)], []))]
+
+
 def _magic_code(shell: Any, magic: str, line: str, body: str) -> list[ast.stmt]:
     names = [ast.Expr(ast.Name(name, ast.Load())) for name in _EXPANSION.findall(line)]
+    if magic in RUNNERS:
+        return [*names, *_text_that_is_run(f"{line}\n{body}")]
     if magic not in _TRANSPARENT:
         return [*names]
     try:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -27,6 +27,7 @@ __all__ = ["BRANCH", "Effects", "find_effects"]
 
 _BUILTINS = frozenset(dir(builtins))
 _SUPPRESSING = frozenset({"suppress", "raises", "assertRaises", "ignored"})
+_BARE = frozenset({"dir", "vars"})  # without an argument they are about all names
 _Bound: TypeAlias = dict[str, frozenset[int]]  # bound names, with the lines of loops that must have run for it
 _CERTAIN: frozenset[int] = frozenset()
 
@@ -42,7 +43,9 @@ class Effects:
     `inputs` are free names read before they are bound, `outputs` names bound or visibly mutated; `mutated`, `deleted`
     and `certain` (bound at the end, whatever happens) are subsets of the outputs. `doubtful` gives, for names read
     after loops or branches that may not have run, the lines of those loops, or `BRANCH`. `builtin_reads` are inputs
-    where they are shadowed.
+    where they are shadowed, `mentions` where there is something of that name: texts that are run may name them, and
+    with `runs_text` such a text may come from an input. `opaque` says in words what reaches names that the code does
+    not tell.
     """
 
     inputs: tuple[str, ...] = ()
@@ -51,6 +54,9 @@ class Effects:
     deleted: frozenset[str] = frozenset()
     certain: frozenset[str] = frozenset()
     builtin_reads: tuple[str, ...] = ()
+    mentions: tuple[str, ...] = ()
+    runs_text: bool = False
+    opaque: tuple[str, ...] = ()
     doubtful: dict[str, frozenset[int]] = field(default_factory=dict)
 
 
@@ -72,18 +78,22 @@ def find_effects(
     Returns:
         The effects; the same on every version of Python.
     """
-    walk = _CellWalk(star_names, expand)
-    walk.block(statements)
+    code = list(statements)
+    walk = _CellWalk(code, star_names, expand)
+    walk.block(code)
     if bodies:
         walk.read_bodies_left()
     inputs = tuple(walk.inputs)
     return Effects(
-        inputs=tuple(name for name in inputs if name not in _BUILTINS),
+        inputs=tuple(name for name in inputs if name not in _BUILTINS and name.isidentifier()),
         outputs=tuple(walk.outputs),
         mutated=frozenset(walk.mutated),
         deleted=frozenset(walk.deleted),
         certain=frozenset(name for name, lines in (walk.bound or {}).items() if not lines),
         builtin_reads=tuple(name for name in inputs if name in _BUILTINS),
+        mentions=tuple(name for name in walk.mentioned if name not in walk.inputs),
+        runs_text=walk.runs_text,
+        opaque=tuple(name for name in inputs if not name.isidentifier()),
         doubtful={name: lines for name, lines in walk.doubted.items() if name not in inputs},
     )
 
@@ -101,11 +111,13 @@ class _CellWalk(Walk):
 
     def __init__(
         self,
+        code: Sequence[ast.AST],
         star_names: Callable[[str], Collection[str]],
         expand: Callable[[ast.Call], list[ast.stmt] | None],
     ) -> None:
-        super().__init__()
+        super().__init__(code)
         self.inputs: Names = {}
+        self.mentioned: Names = {}
         self.outputs: Names = {}
         self.mutated: set[str] = set()
         self.deleted: set[str] = set()
@@ -127,9 +139,18 @@ class _CellWalk(Walk):
         for body in self.bodies.pop(name, ()):
             self.call(body)
 
+    def mention(self, name: str) -> None:
+        if self.bound is not None and name in self.bound:
+            self.read(name)
+        else:
+            self.mentioned[name] = None
+
     def call(self, body: Body) -> None:
         for name in body.reads:
             self.read(name)
+        for name in body.mentions:
+            self.mention(name)
+        self.runs_text |= body.runs_text
         for name in body.mutates:
             self.mutate(name)
         for name in body.writes:
@@ -141,6 +162,9 @@ class _CellWalk(Walk):
             for body in bodies:
                 for name in body.reads:
                     self.read(name)
+                for name in body.mentions:
+                    self.mention(name)
+                self.runs_text |= body.runs_text
 
     def bind(self, name: str) -> None:
         self.outputs.setdefault(name)
@@ -177,13 +201,15 @@ class _CellWalk(Walk):
         code = self.expand(node)
         if code is None:
             super().visit_Call(node)
+            if isinstance(node.func, ast.Name) and node.func.id in _BARE and not (node.args or node.keywords):
+                self.read(f"{node.func.id}()")
         else:
             self.block(code)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         for outside in [*node.decorator_list, *node.bases, *(keyword.value for keyword in node.keywords)]:
             self.visit(outside)
-        walk = FunctionWalk(class_body=True)
+        walk = FunctionWalk(node.body, class_body=True)
         with walk.hiding(type_parameters(node)):
             for statement in node.body:
                 walk.visit(statement)
@@ -192,6 +218,10 @@ class _CellWalk(Walk):
         for name in walk.mutated:
             if name not in walk.bound:
                 self.mutate(name)
+        for name in walk.mentions:
+            if name not in walk.bound:
+                self.mention(name)
+        self.runs_text |= walk.runs_text
         for name in sorted(walk.bound & walk.outer):
             self.bind(name)
         self.define(node.name, walk.inner)

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from types import CellType, FunctionType, ModuleType
 from typing import Any
 
-from nbflow._util import OPEN_FILE
+from nbflow._util import MEMORY_VIEW, OPEN_FILE
 from nbflow.notebook.heap import Heap, carrier_of, groups_in_memory, is_array, make_view, view_of
 
 __all__ = ["References", "dump", "load"]
@@ -132,6 +132,8 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: M
             return _closed_file, (str(getattr(obj, "name", "")), str(getattr(obj, "mode", "r")))
         if kind not in _IN_MEMORY:
             raise TypeError(OPEN_FILE)
+    if kind is memoryview:
+        raise TypeError(MEMORY_VIEW)
     if kind.__module__ == "logging" and hasattr(obj, "handlers") and (obj.handlers or obj.level):
         raise TypeError("a logger's level and handlers are of this process only")
     if not isinstance(obj, (FunctionType, type)) or obj.__module__ != "__main__":

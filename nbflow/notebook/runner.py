@@ -113,8 +113,9 @@ class CellRun:
         if self.options.cache == "off":
             return None
         unseen = _UNSEEN.intersection(self.cell.effects.builtin_reads).difference(self.namespace)
-        if unseen:
-            return f"it uses {min(unseen)}(), and what that reads and writes cannot be seen"
+        opaque = [f"{name}()" for name in sorted(unseen)] or [*self.cell.effects.opaque, *self.keyer.opaque()]
+        if opaque:
+            return f"it uses {opaque[0]}, and what that reads and writes cannot be seen"
         if (drawn_on := self.keyer.drawing_on()) is not None:
             return f"it draws on `{drawn_on}`, which has no content to compare"
         return None

@@ -2,16 +2,19 @@
 
 `Walk` is what cells and functions have in common; `FunctionWalk` gathers what the body of one function takes from the
 scopes around it. Comprehensions, lambdas, patterns and type parameters keep their own names to themselves. `x.attr =
-…`, `x[k] = …`, `x += …`, `x.append(…)` and other well-known methods that change their object *mutate* `x`.
+…`, `x[k] = …`, `x += …`, `x.append(…)` and other well-known methods that change their object *mutate* `x`. What reaches
+any name at all, such as `import __main__`, is noted as read under what it says, which is no name.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from nbflow.cache.mentions import names_in, runs_text, texts_of
 
 __all__ = ["MUTATORS", "Body", "FunctionWalk", "Names", "Walk", "type_parameters"]
 
@@ -22,6 +25,9 @@ MUTATORS = frozenset(
 )
 """Methods that by custom change their object; `set_…` and a trailing underscore count as well."""
 
+_OF_THE_SHELL = frozenset(
+    "del_var drop_by_id ev ex push reset run_cell run_cell_async run_code safe_execfile user_global_ns user_ns".split()
+)
 _Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Names: TypeAlias = dict[str, None]
 """A set of names that remembers the order."""
@@ -34,12 +40,20 @@ class Body:
     reads: Names = field(default_factory=dict)
     writes: Names = field(default_factory=dict)
     mutates: Names = field(default_factory=dict)
+    mentions: Names = field(default_factory=dict)
+    runs_text: bool = False
 
 
 class Walk(ast.NodeVisitor):
-    """What cells and functions have in common: which nodes read, bind and mutate names, in order of execution."""
+    """What cells and functions have in common: which nodes read, bind and mutate names, in order of execution.
 
-    def __init__(self) -> None:
+    Args:
+        code: All that is walked over.
+    """
+
+    def __init__(self, code: Sequence[ast.AST]) -> None:
+        self.code = code
+        self.runs_text = False
         self.hidden: list[set[str]] = []  # loop variables of the comprehensions around this point, type parameters
 
     def read(self, name: str) -> None:
@@ -52,6 +66,10 @@ class Walk(ast.NodeVisitor):
         raise NotImplementedError
 
     def mutate(self, name: str) -> None:
+        raise NotImplementedError
+
+    def mention(self, name: str) -> None:
+        """A text that is run may name this."""
         raise NotImplementedError
 
     def define(self, name: str | None, body: Body) -> None:
@@ -72,6 +90,8 @@ class Walk(ast.NodeVisitor):
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self.generic_visit(node)
+        if node.attr == "__globals__" or (node.attr in _OF_THE_SHELL and _is_shell(node.value)):
+            self.read(f"`{ast.unparse(node)}`")
         if not isinstance(node.ctx, ast.Load):
             self._mutate_root(node.value)
 
@@ -80,8 +100,25 @@ class Walk(ast.NodeVisitor):
         if not isinstance(node.ctx, ast.Load):
             self._mutate_root(node.value)
 
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if node.value == "__main__":
+            self.read('`"__main__"`')
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        for each in (node.left, *node.comparators):
+            if not isinstance(each, ast.Constant):  # `__name__ == "__main__"` asks for no module
+                self.visit(each)
+
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
+        if runs_text(node):
+            self.runs_text = True
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            spelt = all(isinstance(each, ast.Constant) for each in given)
+            for text in texts_of(given if spelt else self.code):
+                for name in names_in(text):
+                    if not any(name in names for names in self.hidden):
+                        self.mention(name)
         if isinstance(node.func, ast.Attribute):
             method = node.func.attr
             in_place = any(k.arg == "inplace" and getattr(k.value, "value", None) is True for k in node.keywords)
@@ -127,9 +164,13 @@ class Walk(ast.NodeVisitor):
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
+            if alias.name == "__main__":
+                self.read("`import __main__`")
             self.bind(alias.asname or alias.name.partition(".")[0])
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        if node.module == "__main__":
+            self.read("`from __main__ import`")
         for alias in node.names:
             if alias.name != "*":
                 self.bind(alias.asname or alias.name)
@@ -168,7 +209,7 @@ class Walk(ast.NodeVisitor):
             for annotation in _annotations(node):
                 self.visit(annotation)
             body = _scan_function(node)
-            for names in (body.reads, body.writes, body.mutates):
+            for names in (body.reads, body.writes, body.mutates, body.mentions):
                 for hidden in [each for each in names if any(each in scope for scope in self.hidden)]:
                     del names[hidden]
         self.define(name, body)
@@ -218,9 +259,10 @@ class Walk(ast.NodeVisitor):
 class FunctionWalk(Walk):
     """The body of one function (or, with `class_body`, of a class in one): what it takes from the scopes around it."""
 
-    def __init__(self, parameters: Iterable[str] = (), *, class_body: bool = False) -> None:
-        super().__init__()
+    def __init__(self, code: Sequence[ast.AST], parameters: Iterable[str] = (), *, class_body: bool = False) -> None:
+        super().__init__(code)
         self.reads: Names = {}
+        self.mentions: Names = {}
         self.bound: set[str] = set(parameters)
         self.outer: set[str] = set()  # declared global or nonlocal
         self.mutated: Names = {}
@@ -236,11 +278,16 @@ class FunctionWalk(Walk):
         writes = dict.fromkeys(sorted(self.bound & self.outer)) | self.inner.writes
         mutates = {name: None for name in self.mutated if name not in local}
         mutates.update({name: None for name in self.inner.mutates if name not in inner_local})
-        return Body(reads, writes, mutates)
+        mentions = {name: None for name in self.mentions if name not in local}
+        mentions.update({name: None for name in self.inner.mentions if name not in inner_local})
+        return Body(reads, writes, mutates, mentions, self.runs_text or self.inner.runs_text)
 
     def read(self, name: str) -> None:
         if not (self.class_body and name in self.bound):
             self.reads[name] = None
+
+    def mention(self, name: str) -> None:
+        self.mentions[name] = None
 
     def bind(self, name: str) -> None:
         self.bound.add(name)
@@ -256,6 +303,8 @@ class FunctionWalk(Walk):
         self.inner.reads.update(body.reads)
         self.inner.writes.update(body.writes)
         self.inner.mutates.update(body.mutates)
+        self.inner.mentions.update(body.mentions)
+        self.inner.runs_text |= body.runs_text
 
     def visit_Global(self, node: ast.Global | ast.Nonlocal) -> None:
         self.outer.update(node.names)
@@ -279,14 +328,15 @@ class FunctionWalk(Walk):
 def _scan_function(node: _Function) -> Body:
     arguments = node.args
     every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
-    walk = FunctionWalk(argument.arg for argument in every if argument is not None)
-    for part in [node.body] if isinstance(node, ast.Lambda) else node.body:
+    code = [node.body] if isinstance(node, ast.Lambda) else node.body
+    walk = FunctionWalk(code, (argument.arg for argument in every if argument is not None))
+    for part in code:
         walk.visit(part)
     return walk.result()
 
 
 def _scan_class(node: ast.ClassDef) -> Body:
-    walk = FunctionWalk(class_body=True)
+    walk = FunctionWalk(node.body, class_body=True)
     with walk.hiding(type_parameters(node)):
         for statement in node.body:
             walk.visit(statement)
@@ -305,6 +355,10 @@ def _annotations(node: _Function) -> Iterator[ast.expr]:
 def type_parameters(node: ast.AST) -> set[str]:
     """Return the names of the type parameters (Python 3.12) of a function, class or alias."""
     return {parameter.name for parameter in getattr(node, "type_params", ())}
+
+
+def _is_shell(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "get_ipython"
 
 
 def _ends_in_place(method: str) -> bool:

@@ -537,7 +537,7 @@ def test_ignored_parameters_and_versions() -> None:
 
 def test_depends_sees_edits(notebook: Any) -> None:
     """A function under `depends` counts like a helper, and is named as a dependency."""
-    text = "def hidden(x): return x\ndef f(x): return eval('hidden')(x)"
+    text = "def hidden(x): return x\ndef f(x): return eval('hid' + 'den')(x)"
 
     def key() -> CacheKey:
         return FunctionKeyer(notebook["f"], name="f", depends=[notebook["hidden"]]).key({"x": 1})

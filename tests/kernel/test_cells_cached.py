@@ -337,6 +337,39 @@ def test_deleted_names_and_files(kernel: Any) -> None:
     assert ran(kernel) == ["once"]
 
 
+def test_a_query_reads_what_its_text_names(shared: Any) -> None:
+    """`@limit` in a query of pandas counts, also in a function of another cell and in a text of another cell."""
+    shared.ok("import pandas as pd\nrows = pd.DataFrame({'p': [1, 5, 9]})\nasked = 'p > @limit'")
+    shared.ok("def count(rows):\n    return len(rows.query('p > @limit'))")
+    for call in ("len(rows.query('p > @limit'))", "len(rows.query(asked))", "count(rows)"):
+        ran(shared)
+        for limit, expected in ((2, 2), (6, 1), (2, 2)):
+            shared.ok(f"limit = {limit}")
+            shared.ok(f"%%task\n_ = {COUNT.format('query')}\nfound = {call}")
+            assert shared.value("found") == expected
+        assert ran(shared) == ["query"] * 2
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("vars()['bound'] = seen", "vars()"),
+        ("bind(seen)", "`bind: globals()`"),
+        ("get_ipython().push({'bound': seen})", "`get_ipython().push`"),
+        ("import __main__\n__main__.bound = seen", "`import __main__`"),
+        ("%store -r nothing\nbound = seen", "`%store`"),
+    ],
+)
+def test_what_reaches_any_name_runs_each_time(shared: Any, call: str, said: str) -> None:
+    """What cannot be told from the code is not guessed at: the cell runs, and one line says why it is not cached."""
+    shared.ok("def bind(value):\n    globals()['bound'] = value")
+    for seen in (1, 2, 1):
+        shared.ok(f"seen = {seen}\nbound = None")
+        result = shared.run(f"%%task\n{call}")
+        assert shared.value("bound") == seen
+        assert f"it uses {said}, and what that reads and writes cannot be seen" in result.stderr
+
+
 def test_a_name_that_is_only_sometimes_bound(shared: Any) -> None:
     """A branch not taken leaves the name alone on a hit as well; another old value is another case."""
     cell = "%%task\nif flag:\n    maybe = 1\nlabel = 'x'"

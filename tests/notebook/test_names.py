@@ -212,3 +212,58 @@ def test_type_parameters() -> None:
     assert "V" not in found.inputs
     assert "W" in found.inputs
     assert found.outputs == ("f", "C", "Pair")
+
+
+@pytest.mark.parametrize(
+    ("source", "mentions", "inputs"),
+    [
+        ("hot = frame.query('t > @limit')", "limit", "frame"),
+        ("limit = 1\nframe.query('t > @limit')", "", "frame"),
+        ("frame.query('t > @limit')\nlimit = 1", "limit", "frame"),
+        ("frame.query('t > @limit'); limit", "", "frame limit"),
+        ("if flag:\n    limit = 1\nframe.query('t > @limit')", "", "flag frame"),
+        ("duckdb.sql('select t from frame')", "select t frame", "duckdb"),
+        ("text = 'from frame'\nduckdb.sql(text)", "frame", "duckdb"),
+        ("title = 'of limit'\nframe.query('t > 1')", "t", "frame"),
+        ("'about limit'\nframe.query(text)", "", "frame text"),
+        ("def f(d, low=0):\n    return d.query('t > @low + @high')", "high", ""),
+        ("def f(d):\n    low = 1\n    return lambda: d.query('t > @low')\nf(frame)", "", "frame"),
+        ("class C:\n    def f(self, d):\n        return d.query('t > @limit')", "limit", ""),
+        ("[d.query('t > @limit') for limit in limits]", "", "limits d"),
+        ("[d.query(f't > @{name}') for name in ['limit']]", "t limit", "d"),
+        ("frame.where('limit')", "", "frame"),
+    ],
+)
+def test_texts_that_are_run(source: str, mentions: str, inputs: str) -> None:
+    """What a query may name and the code does not bind is mentioned; a name that is there for certain is just read."""
+    found = effects(source)
+    assert set(found.mentions) == set(mentions.split())
+    assert set(found.inputs) == set(inputs.split())
+    assert found.runs_text is ("where" not in source)
+
+
+@pytest.mark.parametrize(
+    ("source", "opaque"),
+    [
+        ("vars()['a'] = 1", "vars()"),
+        ("vars(options)", None),
+        ("def f(): return vars(), dir()", None),
+        ("class C: here = vars()", None),
+        ("'a' in dir()", "dir()"),
+        ("import __main__", "`import __main__`"),
+        ("from __main__ import a", "`from __main__ import`"),
+        ("def f():\n    import __main__\n    return __main__.a", "`import __main__`"),
+        ("sys.modules['__main__'].a = 1", '`"__main__"`'),
+        ("if __name__ == '__main__': run()", None),
+        ("f.__globals__['a'] = 1", "`f.__globals__`"),
+        ("get_ipython().user_ns['a'] = 1", "`get_ipython().user_ns`"),
+        ("get_ipython().push({'a': 1})", "`get_ipython().push`"),
+        ("get_ipython().history_manager", None),
+        ("a = shell.user_ns", None),
+    ],
+)
+def test_what_reaches_any_name(source: str, opaque: str | None) -> None:
+    """It is said in the words of the code, and is no input itself."""
+    found = effects(source)
+    assert found.opaque == (() if opaque is None else (opaque,))
+    assert all(name.isidentifier() for name in found.inputs)

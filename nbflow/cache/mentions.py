@@ -1,0 +1,56 @@
+"""Names in texts that are run: `frame.query("p > @limit")`, `duckdb.sql("from frame")`, `eval("a + b")`.
+
+Some calls take code, a query or a formula as text, and look up its names where they are called from; the code around
+them does not say which. So whatever such a text may name counts as read, if there is something of that name: a name
+too many costs a computation, one too few would be a wrong result.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from keyword import iskeyword
+
+__all__ = ["RUNNERS", "names_in", "runs_text", "texts_of"]
+
+RUNNERS = frozenset(
+    "eval evaluate exec execute query read_sql read_sql_query sql sqldf "  # pandas, numexpr, polars, DuckDB
+    "dmatrices dmatrix from_formula glm gls logit mixedlm ols poisson probit wls".split()  # formulas of patsy
+)
+"""Names of functions and methods that by custom run a text."""
+
+_NAME = re.compile(r"@?\b[^\W\d]\w*")
+_TABLES = re.compile(r"\b(?:describe|from|join|pivot|summarize|table|using)\b", re.IGNORECASE)
+
+
+def names_in(text: str) -> Iterator[str]:
+    """Return what may be names of Python's in a text that is run.
+
+    Where some are marked with `@`, as pandas has it, the others are columns; not so in SQL, which may say `@` too.
+    """
+    found = _NAME.findall(text)
+    if any(name[0] == "@" for name in found) and _TABLES.search(text) is None:
+        found = [name for name in found if name[0] == "@"]
+    for name in dict.fromkeys(each.lstrip("@") for each in found):
+        if not iskeyword(name):
+            yield name
+
+
+def runs_text(call: ast.Call) -> bool:
+    """Whether a call is one of those that run a text."""
+    func = call.func
+    return (func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else "") in RUNNERS
+
+
+def texts_of(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Return the texts written in syntax trees, without docstrings."""
+    for root in nodes:
+        waiting = [root]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, ast.Constant):
+                if isinstance(node.value, str):
+                    yield node.value
+            elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+                waiting.extend(ast.iter_child_nodes(node))
