@@ -11,14 +11,16 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from keyword import iskeyword
+from typing import NamedTuple
 
-__all__ = ["RUNNERS", "names_in", "runs_text", "texts_of"]
+__all__ = ["RUNNERS", "Texts", "names_in", "texts_of", "texts_run"]
 
 RUNNERS = frozenset(
     "eval evaluate exec execute query read_sql read_sql_query sql sqldf "  # pandas, numexpr, polars, DuckDB
     "dmatrices dmatrix from_formula glm gls logit mixedlm ols poisson probit wls".split()  # formulas of patsy
 )
-"""Names of functions and methods that by custom run a text."""
+"""Names of functions and methods that by custom run a text, their first argument."""
+_SPELT = frozenset({"evaluate"})  # others have methods of that name which take no text, such as models
 
 _NAME = re.compile(r"@?\b[^\W\d]\w*")
 _TABLES = re.compile(r"\b(?:describe|from|join|pivot|summarize|table|using)\b", re.IGNORECASE)
@@ -37,10 +39,23 @@ def names_in(text: str) -> Iterator[str]:
             yield name
 
 
-def runs_text(call: ast.Call) -> bool:
-    """Whether a call is one of those that run a text."""
+class Texts(NamedTuple):
+    """What a call may run: texts of the code around it, and whether the text may also come from elsewhere."""
+
+    found: tuple[str, ...]
+    open: bool
+
+
+def texts_run(call: ast.Call, code: Iterable[ast.AST]) -> Texts:
+    """Return the texts that a call may run: its own if it is given one, else any in the code that it is part of."""
     func = call.func
-    return (func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else "") in RUNNERS
+    name = func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
+    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+    if name not in RUNNERS or not given:
+        return Texts((), False)
+    if isinstance(given[0], ast.Constant) or name in _SPELT:
+        return Texts(tuple(texts_of(given)), False)
+    return Texts(tuple(texts_of(code)), True)
 
 
 def texts_of(nodes: Iterable[ast.AST]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from nbflow.cache.digest import Walk
-from nbflow.cache.mentions import RUNNERS, names_in, texts_of
+from nbflow.cache.mentions import RUNNERS, names_in, texts_run
 from nbflow.cache.parts import framed, hashed
 from nbflow.cache.source import REBOUND, CodeFacts, Imports, code_bytes, inner_codes
 
@@ -282,7 +282,7 @@ def _mentions(code: CodeType, node: ast.AST | None) -> tuple[str, ...]:
     texts = (
         [text for each in codes for text in each.co_consts[1:] if isinstance(text, str)]  # the first is a docstring
         if node is None
-        else texts_of([node])
+        else [text for each in ast.walk(node) if isinstance(each, ast.Call) for text in texts_run(each, [node]).found]
     )
     own = {name for each in codes for name in (*each.co_varnames, *each.co_cellvars, *each.co_freevars)}
     return tuple(sorted({name for text in texts for name in names_in(text)} - own))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from nbflow.cache.mentions import names_in, runs_text, texts_of
+from nbflow.cache.mentions import names_in, texts_run
 
 __all__ = ["MUTATORS", "Body", "FunctionWalk", "Names", "Walk", "type_parameters"]
 
@@ -111,14 +111,12 @@ class Walk(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
-        if runs_text(node):
-            self.runs_text = True
-            given = [*node.args, *(keyword.value for keyword in node.keywords)]
-            spelt = all(isinstance(each, ast.Constant) for each in given)
-            for text in texts_of(given if spelt else self.code):
-                for name in names_in(text):
-                    if not any(name in names for names in self.hidden):
-                        self.mention(name)
+        texts = texts_run(node, self.code)
+        self.runs_text |= texts.open
+        for text in texts.found:
+            for name in names_in(text):
+                if not any(name in names for names in self.hidden):
+                    self.mention(name)
         if isinstance(node.func, ast.Attribute):
             method = node.func.attr
             in_place = any(k.arg == "inplace" and getattr(k.value, "value", None) is True for k in node.keywords)

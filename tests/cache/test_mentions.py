@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nbflow.cache import FunctionKeyer
-from nbflow.cache.mentions import names_in, runs_text, texts_of
+from nbflow.cache.mentions import names_in, texts_of, texts_run
 
 
 @pytest.mark.parametrize(
@@ -31,20 +31,28 @@ def test_names_in_a_text(text: str, names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "expected"),
+    ("call", "found", "from_elsewhere"),
     [
-        ("frame.query('x')", True),
-        ("sql(text)", True),
-        ("a.b['c'].eval()", True),
-        ("queried()", False),
-        ("f()()", False),
+        ("frame.query('x')", "x", False),
+        ("a.b['c'].eval(expr='x', level=n)", "x", False),
+        ("ols('y ~ x', data=frame)", "y~x", False),
+        ("sql(text)", "other", True),
+        ("sql(f'from {table}')", "other from", True),
+        ("sql('from ' + table)", "other from", True),
+        ("model.evaluate(x, y)", "", False),
+        ("numexpr.evaluate('a * b')", "a*b", False),
+        ("model.eval()", "", False),
+        ("asked('x')", "", False),
+        ("f()('x')", "", False),
     ],
 )
-def test_calls_that_run_a_text(call: str, expected: bool) -> None:
-    """The last name decides, whatever it is asked of."""
+def test_texts_that_a_call_runs(call: str, found: str, from_elsewhere: bool) -> None:
+    """The last name decides, whatever it is asked of; what is not spelt out may be any text of the code around."""
     node = ast.parse(call, mode="eval").body
     assert isinstance(node, ast.Call)
-    assert runs_text(node) is expected
+    texts = texts_run(node, [ast.Constant("other"), node])
+    assert sorted(text.replace(" ", "") for text in texts.found) == sorted(found.split())
+    assert texts.open is from_elsewhere
 
 
 def test_texts_are_found_at_any_depth_but_docstrings_are_none() -> None:
@@ -69,6 +77,7 @@ def sql(text): return text
         "return rows.query('p > @limit')",
         "text = 'p > @limit'\n    return rows.query(text)",
         "return [each.eval(f'{name} + @limit') for each, name in rows]",
+        "return sql(rows if rows else 'select limit')",
         "def inner(): return sql('select limit')\n    return inner()",
         "return eval('limit')",
     ],
@@ -95,6 +104,8 @@ def test_tables_count_by_content(notebook: Any) -> None:
         "def f(rows):\n    limit = 1\n    return rows.query('p > @limit')",
         "def f(rows):\n    'By limit.'\n    return rows.query('p > 1')",
         "def f(rows): return rows.where('limit')",
+        "def f(rows): return {'limit': rows.evaluate(rows)}",
+        "def f(rows): return {'limit': rows.query('p > 1')}",
     ],
 )
 def test_what_the_text_does_not_mean_does_not_count(notebook: Any, text: str) -> None:

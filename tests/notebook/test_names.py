@@ -231,6 +231,7 @@ def test_type_parameters() -> None:
         ("class C:\n    def f(self, d):\n        return d.query('t > @limit')", "limit", ""),
         ("[d.query('t > @limit') for limit in limits]", "", "limits d"),
         ("[d.query(f't > @{name}') for name in ['limit']]", "t limit", "d"),
+        ("loss = model.evaluate(x, y)\nprint('loss', loss)", "", "model x y"),
         ("frame.where('limit')", "", "frame"),
     ],
 )
@@ -239,7 +240,7 @@ def test_texts_that_are_run(source: str, mentions: str, inputs: str) -> None:
     found = effects(source)
     assert set(found.mentions) == set(mentions.split())
     assert set(found.inputs) == set(inputs.split())
-    assert found.runs_text is ("where" not in source)
+    assert found.runs_text is ("text" in source or "f'" in source)
 
 
 @pytest.mark.parametrize(
