@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ast
 import atexit
+import collections
 import contextlib
+import functools
 import io
 import os
 import random
@@ -100,6 +102,97 @@ from math import pi as {x}
 assert {x}
 globals()['{x}'] = {i}
 exec('{x} = {i}')
+{x} = np.random.default_rng({i})
+{x} = np.random.RandomState({i})
+{x} = random.Random({i})
+{x} = {y}.random()
+{x} = {y}.random({i})
+{x} = {y}.permutation({z})
+random.shuffle({x})
+np.random.shuffle({x})
+{x} = random.choice({y})
+{x} = random.sample
+{x} = pd.DataFrame({{'p': [{i}, {j}, 2], 'q': [1.5, 2.5, None]}})
+{x} = pd.DataFrame({{'p': {y}, 'q': {z}}})
+{x} = pd.Series([{i}, {j}])
+{x} = pd.Series({y})
+{x} = {y}['p']
+{x} = {y}[['p']]
+{x}['p'] = {i}
+{x}['q'] = {y}
+{x}.loc[0, 'p'] = {i}
+{x}.iloc[0] = {j}
+{x} = {y}[{y}['p'] > 1]
+{x} = {y}.copy()
+{x} = {y}.sum()
+{x} = {y}.values
+{x} = {y}.sort_values('p')
+{x}.sort_values('p', inplace=True)
+{x}.drop(columns='q', inplace=True)
+{x}.index = [{i}, {j}, 7]
+{x}.attrs['k'] = {i}
+{x} = {y}.attrs
+{x} = {y}.rename(columns={{'p': 'q'}})
+{x} = {y}.groupby('p').sum()
+{x} = {{{y}, {i}}}
+{x}.add({i})
+{x}.clear()
+{x}.pop()
+{x}.extend({y})
+{x}.update({y})
+{x} |= {y}
+{x} = {y} == {z}
+{x} = {y} is {z}
+del {x}[0]
+del {x}.attr
+f.kept = {y}
+{x} = f.kept
+{x} = functools.partial(f, {y})
+{x} = functools.partial({y}, {z})
+{x} = {y}.func
+{x} = {y}.args
+{x} = itertools.count({i})
+{x} = itertools.chain({y}, {z})
+{x} = f
+f = {x}
+{x} = D({y})
+D.kind = {i}
+{x} = D.kind
+{x} = type('T', (), {{'k': {y}}})
+{x} = {y}.k
+{x}: list = [{y}]
+{x} = (n for n in {y})
+{x} = [lambda: {y} for _ in range({i})]
+{x} = {y}[0]()
+{x} = list(f({y}))
+vars()['{x}'] = {y}
+setattr(C, 'kind', {y})
+{x} = getattr({y}, 'kind', None)
+{x} = f'{{{y}}}'
+{x} = {y}.append
+{x} = {y}.__class__
+{x} = vars({y})
+from math import *
+{x} = floor({i}.5)
+{x} = collections.deque([{i}, {j}], 2)
+{x} = collections.defaultdict(list, k={y})
+{x}['z']
+{x} = collections.Counter({y})
+{x} = memo({i})
+{x} = memo.cache_info().hits
+{x} = {y}.__iter__()
+{x} = enumerate({y})
+{x} = zip({y}, {z})
+{x} = map(f, {y})
+{x} = slice({y})
+{x} = memoryview(np.arange({i}))
+{x} = bytearray([{i}])
+{x} = {y}.real
+{x} = {y}.query('p > @{z}')
+{x} = len({y}.query(f'p > {{{z}}}'))
+{x} = pd.eval('{y} + {z}')
+{x} = f.__globals__.get('{y}')
+{x} = '{y}' in dir()
 {x} = eval('{y}')
 pass"""
 
@@ -130,13 +223,42 @@ BLOCKS = [
     "def g(v):\n    return random.random()",
     "def h():\n    {x} = random.random()\n    np.random.seed({i})",
     "def set_seed(number):\n    random.seed(number)\n    np.random.seed({i})\nset_seed({j})",
+    "def f(v):\n    yield {x}\n    yield v",
+    "def f(v):\n    {x}[0] = v\n    yield {x}",
+    "def deco(fn):\n    def wrapped(*args):\n        return [{x}, fn(*args)]\n    return wrapped",
+    "@deco\ndef f(v):\n    return [v, {x}]",
+    "@deco\nclass C:\n    kind = {i}",
+    "class D(C):\n    def bump(self):\n        return [{x}, super().bump()]",
+    "class D(C):\n    pass",
+    "class D(list):\n    kind = {x}",
+    "import dataclasses\n@dataclasses.dataclass\nclass C:\n    v: object = {i}\n    kind: int = {j}",
+    "class C:\n    kind = {i}\n    def __init__(self, v=None):\n        self.v = v\n"
+    "    @property\n    def attr(self):\n        return [{x}, self.v]",
+    "class C:\n    kind = {i}\n    def __init__(self, v=None):\n        C.kind += 1\n        {x}.append(self)",
+    "class C:\n    __slots__ = ('v', 'attr')\n    kind = {i}\n    def __init__(self, v=None):\n        self.v = v",
+    "@functools.lru_cache\ndef memo(v):\n    return [v, {x}]",
+    "@functools.cache\ndef memo(v):\n    return random.random()",
+    "def f(v):\n    global {x}\n    {x} = v\n    return g(v)",
+    "def g(v):\n    return f(v)",
+    "def g(v):\n    v['p'] = {i}\n    return v",
+    "for {x} in range(3):\n    if {x} == {i}:\n        break\nelse:\n    {y} = {x}",
+    "try:\n    {x} = next({y})\nexcept StopIteration:\n    {x} = None",
+    "if False:\n    {x} = {i}",
+    "for _ in {y}:\n    {x} = _",
+    "def f(v):\n    return v.query('p > @{x}')",
+    "def f(v):\n    return eval('{x}')",
+    "def h():\n    del globals()['{x}']",
+    "def h():\n    globals()['{x}'] = {y}",
     "if {x}:\n    random.seed({i})\n    {y} = random.random()",
     "for {x} in range({i}):\n    random.seed({x})",
     "with contextlib.nullcontext({x}):\n    np.random.seed({i})\n{y} = np.random.rand()",
 ]
 TEMPLATES = [*SIMPLE.splitlines(), *BLOCKS]
 LAST = ["", "", "{x}", "{x}, {y}", "{x} is {y}", "len({x})", "{x};", "f({y})"]
-HEADER = "import contextlib, math, random\nimport numpy as np\nrandom.seed(7)"
+HEADER = (
+    "import collections, contextlib, functools, itertools, math, os, random\n"
+    "import numpy as np\nimport pandas as pd\nrandom.seed(7)"
+)
 DELETE = (2, "d = [1]\ndel c")  # an error where the name is missing, whatever the cache has
 
 
@@ -305,11 +427,35 @@ def state_of(names: dict[str, Any]) -> dict[str, Any]:
             return number, kind, sorted(map(repr, value))
         if isinstance(value, dict):
             return number, kind, [(walk(key), walk(each)) for key, each in value.items()]
+        if isinstance(value, np.random.Generator):
+            return number, kind, repr(value.bit_generator.state)
+        if isinstance(value, np.random.RandomState):
+            return number, kind, repr(value.get_state())
+        if isinstance(value, random.Random):
+            return number, kind, value.getstate()
+        if type(value).__module__.split(".")[0] == "pandas":
+            return number, kind, steady(value), str(getattr(value, "dtypes", "")), repr(getattr(value, "attrs", ""))
+        if isinstance(value, functools.partial):
+            return number, kind, walk(value.func), walk(value.args), walk(value.keywords)
+        if isinstance(value, collections.deque):
+            return number, kind, [walk(each) for each in value]
+        if type(value).__module__ == "itertools":
+            return number, kind, steady(value)
         if type(value).__module__ == "numpy":
-            return number, kind, repr(value), str(getattr(value, "dtype", ""))
+            return number, kind, steady(value), str(getattr(value, "dtype", ""))
         if isinstance(value, types.FunctionType):
             cells = [walk(each.cell_contents) for each in value.__closure__ or ()]
-            return number, kind, value.__code__.co_code, walk(value.__defaults__), cells, value.__globals__ is names
+            return (
+                number,
+                kind,
+                value.__code__.co_code,
+                walk(value.__defaults__),
+                cells,
+                value.__name__ == "__init__" or value.__globals__ is names,
+                walk(vars(value)),
+            )
+        if isinstance(value, type) and value.__module__ != "__main__":
+            return "class", value.__qualname__
         if isinstance(value, type):
             own = {
                 key: walk(each) for key, each in vars(value).items() if not key.startswith("__") or key == "__init__"
@@ -326,7 +472,10 @@ def state_of(names: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-USERS = {*NAMES, "f", "g", "h", "C", "n", "make", "set_seed", "copy", "math", "random", "np", "contextlib"}
+USERS = {
+    *NAMES,
+    *"C D collections contextlib copy deco f functools g h itertools make math memo n np os pd random set_seed".split(),
+}
 
 
 @pytest.fixture(scope="module")
@@ -357,6 +506,8 @@ def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
 
 
 BY_ANOTHER = "a = 3\ndef h():\n    global a\n    a = 0"
+QUERY = "a = pd.DataFrame({'p': [1, 2, 3]})\nd = %d\nc = 'p > @d'\ndef f(v):\n    return v.query('p > @d')"
+QUERIES = [(2, "b = a.query('p > @d')"), (2, "b = a.query(c)"), (2, "b = f(a)"), (2, "vars()['b'] = d")]
 DRAW_AND_SEED = "a = random.random()\nrandom.seed(0)\na"
 
 
@@ -371,6 +522,8 @@ DRAW_AND_SEED = "a = random.random()\nrandom.seed(0)\na"
 @example(schedule=[(0, HEADER), (1, "c = 1"), DELETE, DELETE, (1, "c = 1"), DELETE])
 @example(schedule=[(0, HEADER), (1, DRAW_AND_SEED), (0, HEADER), (1, DRAW_AND_SEED), (1, DRAW_AND_SEED)])
 @example(schedule=[(0, HEADER), (1, BY_ANOTHER), (2, "h()"), (1, BY_ANOTHER), (2, "h()"), (3, "del a"), (2, "h()")])
+@example(schedule=[(0, HEADER), *((n, text) for i in (1, 2, 1) for n, text in ((1, QUERY % i), *QUERIES))])
+@example(schedule=[(0, HEADER), (1, "a = memoryview(b'a')\nb = [a]"), (1, "a = memoryview(b'a')\nb = [a]")])
 def test_any_program_behaves_as_without_tasks(folders: Path, schedule: list[tuple[int, str] | None]) -> None:
     """Output, last value, error and everything that is left behind are the same after every step."""
     set_global_settings(load_settings(home=str(folders / os.urandom(6).hex()), progress="off"))
