@@ -1,4 +1,4 @@
-"""What a piece of code visibly takes from outside, and what no cache key can count: clock, network, databases, chance.
+"""What a piece of code visibly takes from outside, and what no cache key counts: clock, network, chance, environment.
 
 `%flow why` names it where a result came from the cache, for whoever wonders why the time stands still. Only well-known
 names are recognised, in the code itself and not in what it calls; a name too few is no harm, as nothing depends on it.
@@ -35,11 +35,16 @@ def _chance(chain: Chain) -> bool:
     return len(chain) > 1 and chain[-2] == "random" and chain[-1] in _DRAWS
 
 
+def _environment(chain: Chain) -> bool:
+    return chain[:2] in (("os", "environ"), ("os", "getenv")) or chain[0] in ("environ", "getenv")
+
+
 _KINDS: tuple[tuple[str, Callable[[Chain], bool]], ...] = (
     ("the clock", _clock),
     ("the network", _network),
     ("a database", _database),
     ("random numbers", _chance),
+    ("the environment", _environment),
 )
 
 
