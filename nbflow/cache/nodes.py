@@ -182,8 +182,9 @@ def _edge(graph: Graph, chain: tuple[str, ...], value: Any, slot: tuple[str, int
     if value is ABSENT:
         return framed(text.encode()) + b"absent"
     if is_code(value) or isinstance(value, partial):
-        if isinstance(value, FunctionType) and rest and rest[0] in vars(value):
-            _function_attribute(graph, value, rest[0], chain, facts)
+        if isinstance(value, FunctionType):
+            for name in _attributes_of(value, chain, rest, facts):
+                _function_attribute(graph, value, name, (*chain[: len(chain) - len(rest)], name), facts)
         return framed(text.encode()) + text_bytes(graph.label(value))
     omit(graph, value, facts, chain[0], len(chain) - len(rest))
     key = (owner, where.rpartition(".")[2])
@@ -194,14 +195,32 @@ def _edge(graph: Graph, chain: tuple[str, ...], value: Any, slot: tuple[str, int
     return framed(text.encode()) + text_bytes("=" + known[1])
 
 
+def _attributes_of(
+    function: FunctionType, chain: tuple[str, ...], rest: list[str], facts: CodeFacts
+) -> dict[str, None]:
+    """Return which attributes of a function the code reads at the end of `chain`, or sets anywhere."""
+    found = dict.fromkeys(rest[:1] if rest and rest[0] in vars(function) else ())
+    depth = len(chain) - len(rest)
+    path = chain[:depth]
+    return found | {
+        each[depth]: None
+        for each in sorted(facts.state)
+        if len(each) > depth and each[:depth] == path and each[depth] != REBOUND
+    }
+
+
 def _function_attribute(
     graph: Graph, function: FunctionType, name: str, chain: tuple[str, ...], facts: CodeFacts
 ) -> None:
     """Count what somebody has attached to a function, where code reads it there and does not change it itself."""
     key = (id(function), f".{name}")
-    value = vars(function)[name]
-    if _chain_state(chain[:2], facts):
+    value = vars(function).get(name, ABSENT)
+    if _chain_state(chain, facts):
         graph.state.add(key)
+        if function.__module__ == "__main__":
+            graph.class_state[function.__name__, name] = function
+    if value is ABSENT:
+        return
     if is_code(value):
         graph.label(value)
     elif key not in graph.values:

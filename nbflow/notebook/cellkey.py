@@ -18,7 +18,7 @@ from nbflow.cache.fingerprint import Snapshot, imports, snapshot
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.cache.mentions import names_in
 from nbflow.cache.parts import KeyPart
-from nbflow.cache.source import Imports, Shelf
+from nbflow.cache.source import Imports, Shelf, facts_of
 from nbflow.notebook.cells import Cell, CellOptions
 from nbflow.notebook.heap import Heap
 from nbflow.runtime import current
@@ -60,7 +60,7 @@ class CellKeyer:
         self.where = where
         self.last: CacheKey | None = None
         self.call: Any = None
-        self._class_state: dict[tuple[str, str], type] = {}  # by (name of the class, attribute)
+        self._class_state: dict[tuple[str, str], Any] = {}  # classes and functions by (their name, attribute)
         self._class_values: dict[str, Any] = {}
         self.heap = Heap({})
 
@@ -129,7 +129,7 @@ class CellKeyer:
         for name in options.depends:
             self._add(builder, "depends", name, seen, state, roots)
         for name in sorted(set(state) - set(names)):  # what its functions change: for the cell it is input and output
-            if name in options.ignore:
+            if name in options.ignore or name[:1] == ".":  # attributes of functions come with those of classes
                 continue
             if name in self.namespace:
                 builder.add("input", name, self.namespace[name])
@@ -186,7 +186,7 @@ class CellKeyer:
         self._class_state |= found.class_state
 
     def _add_class_state(self, builder: KeyBuilder) -> None:
-        """Add what methods change of their own classes: no part of such a class's code, but an input of the cell."""
+        """Add what methods change of their classes, and functions of functions: no code, but an input of the cell."""
         kinds = {id(type(value)): type(value) for value in self.heap.objects.values()}
         for kind in kinds.values():
             if kind.__module__ == "__main__" and type(kind).__hash__ is not None:
@@ -199,13 +199,13 @@ class CellKeyer:
                 builder.add("input", f"{owner}.{attribute}", value)
 
     def class_state_made(self, parts: Mapping[str, str]) -> dict[str, Any]:
-        """Return what methods have changed of classes, by `Class.attribute`, since the key was made.
+        """Return what code has changed of classes and functions, by `Class.attribute`, since the key was made.
 
         Args:
             parts: Digests of the inputs, by name.
 
         Raises:
-            LookupError: What has changed belongs to a class that the notebook has not under that name.
+            LookupError: What has changed belongs to something that the notebook has not under that name.
         """
         found: dict[str, Any] = {}
         for (owner, attribute), kind in self._class_state.items():
@@ -215,15 +215,21 @@ class CellKeyer:
             if now == parts[name] or (now is None and value is self._class_values[name]):
                 continue
             if self.namespace.get(owner) is not kind:
-                raise LookupError(f"it changes `{name}` of a class that the notebook does not have under that name")
+                what = "class" if isinstance(kind, type) else "function"
+                raise LookupError(f"it changes `{name}` of a {what} that the notebook does not have under that name")
             found[name] = value
         for name in self.cell.defined:
             defined = self.namespace.get(name)
-            if isinstance(defined, type) and defined.__module__ == "__main__":
+            if isinstance(defined, (type, FunctionType)) and defined.__module__ == "__main__":
                 own = _snapshot_of(defined).class_state
                 found |= {
-                    f"{owner}.{each}": vars(cls).get(each) for (owner, each), cls in own.items() if cls is defined
+                    f"{owner}.{each}": vars(cls)[each]
+                    for (owner, each), cls in own.items()
+                    if cls is defined and each in vars(cls)
                 }
+                if isinstance(defined, FunctionType) and _changes_defaults(defined):
+                    found[f"{name}.__defaults__"] = defined.__defaults__
+                    found[f"{name}.__kwdefaults__"] = defined.__kwdefaults__
         return found
 
     def value_of(self, name: str) -> Any:
@@ -231,6 +237,14 @@ class CellKeyer:
         owner, _, attribute = name.rpartition(".")
         kind = self._class_state.get((owner, attribute))
         return self.namespace.get(name) if kind is None else vars(kind).get(attribute)
+
+
+def _changes_defaults(function: FunctionType) -> bool:
+    """Whether a function by its text changes what its defaults hold, as a memory of calls does."""
+    code = function.__code__
+    named = {*code.co_varnames[: code.co_argcount][-len(function.__defaults__ or ()) or code.co_argcount :]}
+    named |= {*(function.__kwdefaults__ or ())}
+    return any(chain[0] in named for chain in facts_of(code).state)
 
 
 _imported: dict[Imports, Snapshot] = {}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-__all__ = ["SEEDS", "Draws", "Seeding", "find_seeding", "random_states", "set_random_states"]
+__all__ = ["SEEDS", "Draws", "Seeding", "find_seeding", "place_of", "random_states", "set_random_states"]
 
 SEEDS = re.compile(r"seed|set_?state", re.IGNORECASE)
 """What the text of code that sets a seed has in it."""
@@ -47,6 +47,17 @@ def random_states() -> dict[str, Any]:
     if (module := sys.modules.get("torch")) is not None and hasattr(module, "get_rng_state"):  # its import has ended
         states["torch"] = bytes(module.get_rng_state().tolist())
     return states
+
+
+def place_of(value: Any) -> tuple[str, str] | None:
+    """Return module and name of a generator that all share, or of its method; None for anything else."""
+    for module, own in (("random", "_inst"), ("numpy.random", ""), ("numpy.random.mtrand", "_rand")):
+        if module in sys.modules:
+            names = vars(sys.modules[module])
+            for name in (own, getattr(value, "__name__", "")):
+                if name and names.get(name) is value:
+                    return module, name
+    return None
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:

@@ -11,10 +11,12 @@ import io
 import pickle
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from types import CellType, FunctionType, ModuleType
+from importlib import import_module
+from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from nbflow._util import MEMORY_VIEW, OPEN_FILE
+from nbflow.notebook.chance import place_of
 from nbflow.notebook.heap import Heap, carrier_of, groups_in_memory, is_array, make_view, view_of
 
 __all__ = ["References", "dump", "load"]
@@ -92,9 +94,11 @@ def _named(path: str) -> Any:
 
 
 def _named_module(name: str) -> Any:
-    import importlib
+    return import_module(name)
 
-    return importlib.import_module(name)
+
+def _attribute(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)
 
 
 def _make_function(code: Any, name: str, defaults: Any, free: int) -> FunctionType:
@@ -132,6 +136,10 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: M
             return _closed_file, (str(getattr(obj, "name", "")), str(getattr(obj, "mode", "r")))
         if kind not in _IN_MEMORY:
             raise TypeError(OPEN_FILE)
+    if kind in (MethodType, BuiltinMethodType) or kind.__name__ in ("Random", "RandomState"):
+        place = place_of(obj)
+        if place is not None:  # a copy of what all draw from would draw other numbers
+            return _attribute, place
     if kind is memoryview:
         raise TypeError(MEMORY_VIEW)
     if kind.__module__ == "logging" and hasattr(obj, "handlers") and (obj.handlers or obj.level):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nbflow.notebook.chance import Draws, Seeding, find_seeding, random_states, set_random_states
+from nbflow.notebook.chance import Draws, Seeding, find_seeding, place_of, random_states, set_random_states
 
 np = pytest.importorskip("numpy")
 
@@ -216,3 +216,21 @@ def test_the_generator_of_pytorch() -> None:
     numbers = torch.rand(3).tolist()
     set_random_states(states)
     assert torch.rand(3).tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (random.sample, ("random", "sample")),
+        (np.random.rand, ("numpy.random", "rand")),
+        (random._inst, ("random", "_inst")),  # type: ignore[attr-defined]
+        (np.random.get_state.__self__, ("numpy.random.mtrand", "_rand")),
+        (random.Random(1), None),
+        (random.Random(1).sample, None),
+        (np.random.RandomState(1).rand, None),
+        ([].append, None),
+    ],
+)
+def test_what_is_bound_to_a_generator_that_all_share(value: object, place: tuple[str, str] | None) -> None:
+    """It is found under a name of its module; generators of one's own are not."""
+    assert place_of(value) == place

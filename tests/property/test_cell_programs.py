@@ -239,6 +239,9 @@ BLOCKS = [
     "@functools.lru_cache\ndef memo(v):\n    return [v, {x}]",
     "@functools.cache\ndef memo(v):\n    return random.random()",
     "def f(v):\n    global {x}\n    {x} = v\n    return g(v)",
+    "def f(v, seen=[]):\n    seen.append(v)\n    return len(seen)",
+    "def f(v):\n    f.count = getattr(f, 'count', 0) + 1\n    return f.count",
+    "def g(v):\n    f.count = v\n    return f",
     "def g(v):\n    return f(v)",
     "def g(v):\n    v['p'] = {i}\n    return v",
     "for {x} in range(3):\n    if {x} == {i}:\n        break\nelse:\n    {y} = {x}",
@@ -508,6 +511,9 @@ def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
 BY_ANOTHER = "a = 3\ndef h():\n    global a\n    a = 0"
 QUERY = "a = pd.DataFrame({'p': [1, 2, 3]})\nd = %d\nc = 'p > @d'\ndef f(v):\n    return v.query('p > @d')"
 QUERIES = [(2, "b = a.query('p > @d')"), (2, "b = a.query(c)"), (2, "b = f(a)"), (2, "vars()['b'] = d")]
+KEEPS = (
+    "def f(v, seen=[]):\n    seen.append(v)\n    f.count = getattr(f, 'count', 0) + 1\n    return f.count + len(seen)"
+)
 DRAW_AND_SEED = "a = random.random()\nrandom.seed(0)\na"
 
 
@@ -523,6 +529,11 @@ DRAW_AND_SEED = "a = random.random()\nrandom.seed(0)\na"
 @example(schedule=[(0, HEADER), (1, DRAW_AND_SEED), (0, HEADER), (1, DRAW_AND_SEED), (1, DRAW_AND_SEED)])
 @example(schedule=[(0, HEADER), (1, BY_ANOTHER), (2, "h()"), (1, BY_ANOTHER), (2, "h()"), (3, "del a"), (2, "h()")])
 @example(schedule=[(0, HEADER), *((n, text) for i in (1, 2, 1) for n, text in ((1, QUERY % i), *QUERIES))])
+@example(schedule=[(0, HEADER), *[(1, KEEPS), (2, "a = f(1)"), (3, "b = f(2)"), (3, "b = f(2)")] * 2])
+@example(schedule=[(0, HEADER), *[(1, f"{KEEPS}\na = f(1)"), (2, "b = f(2)")] * 2])
+@example(
+    schedule=[(0, HEADER), *[(1, "a = random.sample"), (2, "b = [np.random.rand, a]"), (3, "b[0](), a('abc', 2)")] * 2]
+)
 @example(schedule=[(0, HEADER), (1, "a = memoryview(b'a')\nb = [a]"), (1, "a = memoryview(b'a')\nb = [a]")])
 def test_any_program_behaves_as_without_tasks(folders: Path, schedule: list[tuple[int, str] | None]) -> None:
     """Output, last value, error and everything that is left behind are the same after every step."""
