@@ -350,6 +350,23 @@ def test_a_query_reads_what_its_text_names(shared: Any) -> None:
         assert ran(shared) == ["query"] * 2
 
 
+def test_a_magic_that_runs_a_query_reads_what_it_names(shared: Any) -> None:
+    """`%sql from rows` counts `rows`, as a line and as a cell within the cell."""
+    shared.ok(
+        "from IPython.core.magic import register_line_cell_magic\n"
+        "@register_line_cell_magic\n"
+        "def sql(line, cell=None):\n"
+        "    return len(get_ipython().user_ns[(cell or line).split()[-1]])"
+    )
+    for body in ("%sql from rows", "%%sql\nselect 1\nfrom rows"):
+        ran(shared)
+        for rows, expected in (([1], 1), ([1, 2], 2), ([1], 1)):
+            shared.ok(f"rows = {rows}")
+            counted = "" if body.startswith("%%") else f"_ = {COUNT.format('magic')}\n"
+            assert shared.ok(f"%%task\n{counted}{body}").result == str(expected)
+        assert ran(shared) == ([] if body.startswith("%%") else ["magic"] * 2)
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
