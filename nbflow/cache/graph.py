@@ -97,7 +97,7 @@ class Graph:
         self.values: dict[tuple[int, str], tuple[str, str, Any]] = {}
         self.state: set[tuple[int, str]] = set()
         self.class_state: dict[tuple[str, str], Any] = {}  # of `state`: (name, attribute) of classes and functions
-        self.opaque: dict[str, None] = {}  # what notebook code uses that reaches names which its code does not tell
+        self.opaque: dict[str, None] = {}  # in words, what notebook code uses that reaches names it does not tell
         self.omitted: dict[int, set[str]] = {}
         self.changed: set[int] = set()  # what the code changes in some way
         self._learned: frozenset[str] = frozenset()

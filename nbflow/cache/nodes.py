@@ -139,11 +139,11 @@ def _references(
             continue
         value = scope.get(name, ABSENT)
         if module == "__main__" and "__globals__" in chain:
-            graph.opaque[f"{label}: {'.'.join(chain)}"] = None
+            graph.opaque[f"`{'.'.join(chain)}` in `{label}`"] = None
         if value is ABSENT and (builtins.get(name, ABSENT) is not ABSENT or name.startswith("__")):
             graph.names.append((scope.get, name, ABSENT))
             if module == "__main__" and name in _OPAQUE:
-                graph.opaque[f"{label}: {name}()"] = None
+                graph.opaque[f"`{name}()` in `{label}`"] = None
             continue
         if _mutates(facts, name, value):
             graph.state.add((id(scope), name))
@@ -161,7 +161,7 @@ def _references(
             pieces.append(_edge(graph, (name,), value, ("global", id(scope), where), facts))
     for name, level, taken in facts.imports:
         if name == "__main__" and module == "__main__":
-            graph.opaque[f"{label}: import __main__"] = None
+            graph.opaque[f"`import __main__` in `{label}`"] = None
         pieces.append(_import(graph, name, level, taken, scope.get("__package__") or module))
 
 

@@ -87,15 +87,15 @@ class CellKeyer:
         return next(found, None)
 
     def opaque(self) -> list[str]:
-        """Say which functions of the notebook that it may call reach names that cannot be told from their code."""
+        """Say in words what functions of the notebook that it may call use to reach names that they do not tell."""
         if self.options.inputs is not None:
             return []
         found: dict[str, None] = {}
         for value in map(self.namespace.get, self.input_names()):
-            kind = value if isinstance(value, (FunctionType, type)) or task_function(value) is not None else type(value)
-            if kind.__module__ == "__main__":
-                found |= _snapshot_of(kind).opaque
-        return [f"`{name}`" for name in found]
+            code = task_function(value) or (value if isinstance(value, (FunctionType, type)) else type(value))
+            if getattr(code, "__module__", "") == "__main__" and type(code).__hash__ is not None:
+                found |= _snapshot_of(code).opaque
+        return list(found)
 
     def unsteady(self) -> str | None:
         """Return the first input that is another one each time it is looked at (a generator), or None."""

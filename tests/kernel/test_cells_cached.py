@@ -371,7 +371,10 @@ def test_a_magic_that_runs_a_query_reads_what_it_names(shared: Any) -> None:
     ("call", "said"),
     [
         ("vars()['bound'] = seen", "vars()"),
-        ("bind(seen)", "`bind: globals()`"),
+        ("bind(seen)", "`globals()` in `bind`"),
+        ("binder(seen)", "`globals()` in `binder`"),
+        ("Binder().bind(seen)", "`globals()` in `bind`"),
+        ("made.bind(seen)", "`globals()` in `bind`"),
         ("get_ipython().push({'bound': seen})", "`get_ipython().push`"),
         ("import __main__\n__main__.bound = seen", "`import __main__`"),
         ("%store -r nothing\nbound = seen", "`%store`"),
@@ -379,7 +382,13 @@ def test_a_magic_that_runs_a_query_reads_what_it_names(shared: Any) -> None:
 )
 def test_what_reaches_any_name_runs_each_time(shared: Any, call: str, said: str) -> None:
     """What cannot be told from the code is not guessed at: the cell runs, and one line says why it is not cached."""
-    shared.ok("def bind(value):\n    globals()['bound'] = value")
+    shared.ok(
+        "import nbflow\ndef bind(value):\n    globals()['bound'] = value\n"
+        "@nbflow.task\ndef binder(value):\n    globals()['bound'] = value\n"
+        "class Kind(type):\n    __hash__ = None\nclass Odd(metaclass=Kind):\n    pass\nodd = Odd()\n"
+        "class Binder:\n    def bind(self, value):\n        bind(value)\nmade = Binder()"
+    )
+    shared.ok("%%task\nsame = odd is odd, Odd")
     for seen in (1, 2, 1):
         shared.ok(f"seen = {seen}\nbound = None")
         result = shared.run(f"%%task\n{call}")
