@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import islice
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +17,8 @@ from nbflow.cache.digest import task_function
 from nbflow.cache.fingerprint import Snapshot, imports, snapshot
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.cache.mentions import names_in
-from nbflow.cache.parts import KeyPart
+from nbflow.cache.parts import KeyPart, short_text
+from nbflow.cache.places import is_local
 from nbflow.cache.source import Imports, Shelf, facts_of
 from nbflow.notebook.cells import Cell, CellOptions
 from nbflow.notebook.heap import Heap
@@ -128,6 +129,7 @@ class CellKeyer:
             self._add(builder, "input", name, seen, state, roots)
         for name in options.depends:
             self._add(builder, "depends", name, seen, state, roots)
+        self._add_from_modules(builder, names, seen)
         for name in sorted(set(state) - set(names)):  # what its functions change: for the cell it is input and output
             if name in options.ignore or name[:1] == ".":  # attributes of functions come with those of classes
                 continue
@@ -173,17 +175,36 @@ class CellKeyer:
             builder.add(kind, name, value)
             return
         found = _snapshot_of(value)
+        _add_parts(builder, found.fingerprint, ("class" if isinstance(value, type) else "helper", name), seen)
         for part in found.fingerprint.parts:
-            root = ("class" if isinstance(value, type) else "helper", name)
-            place = root if part.kind == "code" else (part.kind, part.name)
-            if place not in seen:
-                seen.add(place)
-                builder.add_digest(*place, part.digest, part.text, part.where)
             if part.kind == "global" and part.name in self.namespace:
                 roots.setdefault(part.name, self.namespace[part.name])
         builder.add_code(Fingerprint("", (), found.fingerprint.notes))
         state.update(dict.fromkeys(found.state))
         self._class_state |= found.class_state
+
+    def _add_from_modules(self, builder: KeyBuilder, names: list[str], seen: set[tuple[str, str]]) -> None:
+        """Add what the cell takes out of local modules: their files do not tell what has been set there since.
+
+        What has no content does not count there, as it may be anything that the module works with.
+        """
+        modules = {name for name in names if _is_local_module(self.namespace.get(name))}
+        chains = {chain for code in self.cell.codes for chain in facts_of(code).chains} if modules else set()
+        for chain in sorted(chain for chain in chains if chain[0] in modules):
+            value, depth = self.namespace[chain[0]], 1
+            while depth < len(chain) and _is_local_module(value):
+                value = vars(value).get(chain[depth])
+                depth += 1
+            name = ".".join(chain[:depth])
+            if isinstance(value, (FunctionType, type)) and is_local(value.__module__ or ""):
+                found = _snapshot_of(value).fingerprint
+                if not found.notes:
+                    _add_parts(builder, found, ("helper", name), seen)
+            elif not isinstance(value, ModuleType) and ("global", name) not in seen:
+                digest = digest_or_none(value)
+                if digest is not None:
+                    seen.add(("global", name))
+                    builder.add_digest("global", name, digest, short_text(value))
 
     def _add_class_state(self, builder: KeyBuilder) -> None:
         """Add what methods change of their classes, and functions of functions: no code, but an input of the cell."""
@@ -237,6 +258,19 @@ class CellKeyer:
         owner, _, attribute = name.rpartition(".")
         kind = self._class_state.get((owner, attribute))
         return self.namespace.get(name) if kind is None else vars(kind).get(attribute)
+
+
+def _add_parts(builder: KeyBuilder, found: Fingerprint, root: tuple[str, str], seen: set[tuple[str, str]]) -> None:
+    """Add the parts of reached code, each once; that of the code itself under kind and name of `root`."""
+    for part in found.parts:
+        place = root if part.kind == "code" else (part.kind, part.name)
+        if place not in seen:
+            seen.add(place)
+            builder.add_digest(*place, part.digest, part.text, part.where)
+
+
+def _is_local_module(value: Any) -> bool:
+    return isinstance(value, ModuleType) and is_local(value.__name__)
 
 
 def _changes_defaults(function: FunctionType) -> bool:

@@ -648,3 +648,24 @@ def test_a_local_module_that_a_cell_imports_counts(kernel: Any) -> None:
     kernel.restart()
     kernel.ok(cells[0])
     assert kernel.value("a") == 1_000_000
+
+
+def test_what_is_set_in_a_local_module_counts(kernel: Any) -> None:
+    """Values that a cell takes out of a module, or its functions from it, are as they are now, not as in its file."""
+    (kernel.folder / "knobs.py").write_text(
+        "import threading\nLIMIT = 1\nTABLE = {'a': 1}\nLOCK = threading.Lock()\n"
+        "def limit(): return LIMIT\ndef locked(): return LOCK.locked()\n"
+    )
+    taken = ("knobs.LIMIT", "knobs.TABLE['a']", "knobs.limit()")
+    for restarted in (False, True):
+        kernel.ok("import knobs")
+        for limit in (2, 3, 2):
+            kernel.ok(f"knobs.LIMIT = {limit}\nknobs.TABLE['a'] = {limit}")
+            for call in taken:
+                kernel.ok(f"%%task\n_ = {COUNT.format(call[6:9])}\nfound = {call}")
+                assert kernel.value("found") == limit, call
+        locked = kernel.ok(f"%%task -v\n_ = {COUNT.format('lock')}\nfound = knobs.locked(), knobs.LOCK.locked()")
+        assert "this session only" not in locked.stderr
+        expected = [call[6:9] for call in taken] * 2 + ["lock"]
+        assert ran(kernel) == ([] if restarted else expected)
+        kernel.restart()
