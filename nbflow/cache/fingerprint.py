@@ -41,10 +41,10 @@ class Snapshot:
         "_contents",
         "_files",
         "_names",
+        "attribute_state",
         "captures",
         "cheap",
         "chunk",
-        "class_state",
         "fingerprint",
         "frame",
         "memo",
@@ -58,7 +58,7 @@ class Snapshot:
         self.chunk = part_bytes("code", "", self.fingerprint.digest)
         self.frame = graph.frame
         self.state: frozenset[str] = graph.state_names()
-        self.class_state = graph.class_state
+        self.attribute_state = graph.attribute_state
         self.opaque = graph.opaque
         self.solid = graph.solid
         self.memo: dict[Any, str] = {}

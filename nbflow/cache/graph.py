@@ -96,7 +96,7 @@ class Graph:
         self._queue: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self.values: dict[tuple[int, str], tuple[str, str, Any]] = {}
         self.state: set[tuple[int, str]] = set()
-        self.class_state: dict[tuple[str, str], Any] = {}  # of `state`: (name, attribute) of classes and functions
+        self.attribute_state: dict[tuple[str, str], Any] = {}  # of `state`: (name, attribute) of classes and functions
         self.opaque: dict[str, None] = {}  # in words, what notebook code uses that reaches names it does not tell
         self.omitted: dict[int, set[str]] = {}
         self.changed: set[int] = set()  # what the code changes in some way

@@ -43,16 +43,21 @@ class Texts(NamedTuple):
     """What a call may run: texts of the code around it, and whether the text may also come from elsewhere."""
 
     found: tuple[str, ...]
-    open: bool
+    from_elsewhere: bool
+
+
+_NONE = Texts((), False)
 
 
 def texts_run(call: ast.Call, code: Iterable[ast.AST]) -> Texts:
     """Return the texts that a call may run: its own if it is given one, else any in the code that it is part of."""
     func = call.func
     name = func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
+    if name not in RUNNERS:
+        return _NONE
     given = [*call.args, *(keyword.value for keyword in call.keywords)]
-    if name not in RUNNERS or not given:
-        return Texts((), False)
+    if not given:
+        return _NONE
     if isinstance(given[0], ast.Constant) or name in _SPELT:
         return Texts(tuple(texts_of(given)), False)
     return Texts(tuple(texts_of(code)), True)

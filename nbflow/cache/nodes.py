@@ -218,7 +218,7 @@ def _function_attribute(
     if _chain_state(chain, facts):
         graph.state.add(key)
         if function.__module__ == "__main__":
-            graph.class_state[function.__name__, name] = function
+            graph.attribute_state[function.__name__, name] = function
     if value is ABSENT:
         return
     if is_code(value):
@@ -430,7 +430,7 @@ def _class_state(graph: Graph, function: Any, cls: type) -> None:
         if len(chain) > 1 and (own or (chain[0] in first and REBOUND not in chain)):
             if _may_be_state(vars(cls).get(chain[1])):
                 graph.state.add((id(cls), chain[1]))
-                graph.class_state[cls.__name__, chain[1]] = cls
+                graph.attribute_state[cls.__name__, chain[1]] = cls
 
 
 def module_key(name: str) -> str:

@@ -61,8 +61,8 @@ class CellKeyer:
         self.where = where
         self.last: CacheKey | None = None
         self.call: Any = None
-        self._class_state: dict[tuple[str, str], Any] = {}  # classes and functions by (their name, attribute)
-        self._class_values: dict[str, Any] = {}
+        self._attribute_state: dict[tuple[str, str], Any] = {}  # classes and functions by (their name, attribute)
+        self._attribute_values: dict[str, Any] = {}
         self.heap = Heap({})
 
     def input_names(self) -> list[str]:
@@ -121,7 +121,7 @@ class CellKeyer:
         for part in _imports_of(self.cell.imports):
             seen.add((part.kind, part.name))
             builder.add_digest(part.kind, part.name, part.digest, part.text, part.where)
-        self._class_state, self._class_values = {}, {}
+        self._attribute_state, self._attribute_values = {}, {}
         state: dict[str, None] = {}
         roots: dict[str, Any] = {}
         names = self.input_names()
@@ -139,7 +139,7 @@ class CellKeyer:
             else:
                 builder.add_digest("input", name, "missing", text="missing")
         self.heap = heap = Heap(roots)
-        self._add_class_state(builder)
+        self._add_attribute_state(builder)
         if heap.shared:  # `b = a` and `b = list(a)` are not the same to a cell that changes one of them
             builder.add("format", "which inputs are one object", heap.shared)
         if not heap.complete:
@@ -181,7 +181,7 @@ class CellKeyer:
                 roots.setdefault(part.name, self.namespace[part.name])
         builder.add_code(Fingerprint("", (), found.fingerprint.notes))
         state.update(dict.fromkeys(found.state))
-        self._class_state |= found.class_state
+        self._attribute_state |= found.attribute_state
 
     def _add_from_modules(self, builder: KeyBuilder, names: list[str], seen: set[tuple[str, str]]) -> None:
         """Add what the cell takes out of local modules: their files do not tell what has been set there since.
@@ -206,20 +206,20 @@ class CellKeyer:
                     seen.add(("global", name))
                     builder.add_digest("global", name, digest, short_text(value))
 
-    def _add_class_state(self, builder: KeyBuilder) -> None:
+    def _add_attribute_state(self, builder: KeyBuilder) -> None:
         """Add what methods change of their classes, and functions of functions: no code, but an input of the cell."""
         kinds = {id(type(value)): type(value) for value in self.heap.objects.values()}
         for kind in kinds.values():
             if kind.__module__ == "__main__" and type(kind).__hash__ is not None:
-                self._class_state |= _snapshot_of(kind).class_state
-        for (owner, attribute), kind in sorted(self._class_state.items(), key=lambda item: item[0]):
-            value = self._class_values[f"{owner}.{attribute}"] = vars(kind).get(attribute, _MISSING)
+                self._attribute_state |= _snapshot_of(kind).attribute_state
+        for (owner, attribute), kind in sorted(self._attribute_state.items(), key=lambda item: item[0]):
+            value = self._attribute_values[f"{owner}.{attribute}"] = vars(kind).get(attribute, _MISSING)
             if value is _MISSING:
                 builder.add_digest("input", f"{owner}.{attribute}", "missing", text="missing")
             else:
                 builder.add("input", f"{owner}.{attribute}", value)
 
-    def class_state_made(self, parts: Mapping[str, str]) -> dict[str, Any]:
+    def attribute_state_made(self, parts: Mapping[str, str]) -> dict[str, Any]:
         """Return what code has changed of classes and functions, by `Class.attribute`, since the key was made.
 
         Args:
@@ -229,11 +229,11 @@ class CellKeyer:
             LookupError: What has changed belongs to something that the notebook has not under that name.
         """
         found: dict[str, Any] = {}
-        for (owner, attribute), kind in self._class_state.items():
+        for (owner, attribute), kind in self._attribute_state.items():
             name = f"{owner}.{attribute}"
             value = vars(kind).get(attribute)
             now = digest_or_none(value)
-            if now == parts[name] or (now is None and value is self._class_values[name]):
+            if now == parts[name] or (now is None and value is self._attribute_values[name]):
                 continue
             if self.namespace.get(owner) is not kind:
                 what = "class" if isinstance(kind, type) else "function"
@@ -242,7 +242,7 @@ class CellKeyer:
         for name in self.cell.defined:
             defined = self.namespace.get(name)
             if isinstance(defined, (type, FunctionType)) and defined.__module__ == "__main__":
-                own = _snapshot_of(defined).class_state
+                own = _snapshot_of(defined).attribute_state
                 found |= {
                     f"{owner}.{each}": vars(cls)[each]
                     for (owner, each), cls in own.items()
@@ -256,7 +256,7 @@ class CellKeyer:
     def value_of(self, name: str) -> Any:
         """Return the present value of an input: of a name, or of `Class.attribute`; None where there is none."""
         owner, _, attribute = name.rpartition(".")
-        kind = self._class_state.get((owner, attribute))
+        kind = self._attribute_state.get((owner, attribute))
         return self.namespace.get(name) if kind is None else vars(kind).get(attribute)
 
 

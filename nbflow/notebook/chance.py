@@ -27,6 +27,7 @@ _EXACT = (
     ("torch", "torch", ("manual_seed", "seed", "set_rng_state")),
 )
 _HARMLESS = frozenset("abs bool float hash int len ord range round str".split())
+_UNKNOWN = (ast.Await, ast.Yield, ast.YieldFrom, ast.comprehension)  # runs code that is not here
 _PLAIN = (ast.Import, ast.ImportFrom, ast.Pass, ast.Global, ast.Nonlocal)
 
 
@@ -177,9 +178,7 @@ def _names(node: ast.expr) -> tuple[str, ...]:
 def _is_harmless(node: ast.AST) -> bool:
     """Whether to evaluate this surely draws nothing."""
     for each in ast.walk(node):
-        if isinstance(
-            each, (ast.Await, ast.Yield, ast.YieldFrom, ast.comprehension)
-        ):  # who knows what is iterated over
+        if isinstance(each, _UNKNOWN):
             return False
         if isinstance(each, ast.Call) and not (isinstance(each.func, ast.Name) and each.func.id in _HARMLESS):
             return False

@@ -117,7 +117,7 @@ class Record:
             namespace.pop(name, None)
         return self.value
 
-    def set_class_state(self, namespace: Mapping[str, Any]) -> None:
+    def set_attribute_state(self, namespace: Mapping[str, Any]) -> None:
         """Give classes what their methods had changed of them; once they and the data are there."""
         for name, value in self.attributes.items():
             owner, _, attribute = name.rpartition(".")

@@ -43,7 +43,7 @@ _NO_INPUT = (
     "input() in a cached cell would not be asked again on the next run. "
     "Put the question into a cell of its own, or use %%task --no-cache."
 )
-_UNSEEN = frozenset({"eval", "exec", "globals", "locals"})
+_OPAQUE = frozenset({"eval", "exec", "globals", "locals"})  # builtins that reach any name of a cell
 
 
 class CellRun:
@@ -112,8 +112,8 @@ class CellRun:
         """Say why this run takes no part in caching, if it is to take part and does not."""
         if self.options.cache == "off":
             return None
-        unseen = _UNSEEN.intersection(self.cell.effects.builtin_reads).difference(self.namespace)
-        opaque = [f"{name}()" for name in sorted(unseen)] or [*self.cell.effects.opaque, *self.keyer.opaque()]
+        used = _OPAQUE.intersection(self.cell.effects.builtin_reads).difference(self.namespace)
+        opaque = [f"{name}()" for name in sorted(used)] or [*self.cell.effects.opaque, *self.keyer.opaque()]
         if opaque:
             return f"it uses {opaque[0]}, and what that reads and writes cannot be seen"
         if (drawn_on := self.keyer.drawing_on()) is not None:
@@ -307,7 +307,7 @@ class CellRun:
                 else:
                     record.conditions[name] = condition_of(before, name)
         try:
-            values |= self.keyer.class_state_made(parts)
+            values |= self.keyer.attribute_state_made(parts)
         except LookupError as error:
             raise Unstorable(str(error)) from None
         heap = self.keyer.heap
@@ -390,7 +390,7 @@ class CellRun:
             record.restore(namespace, cell.defined, known)
             for code in late:
                 exec(code, namespace)
-            record.set_class_state(namespace)
+            record.set_attribute_state(namespace)
         found = {name: namespace.pop(name) for name in kept if name in namespace}
         namespace.update(newer)
         return {name: value for name, value in found.items() if value is not newer.get(name, found)}

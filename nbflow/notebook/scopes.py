@@ -112,7 +112,7 @@ class Walk(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
         texts = texts_run(node, self.code)
-        self.runs_text |= texts.open
+        self.runs_text |= texts.from_elsewhere
         for text in texts.found:
             for name in names_in(text):
                 if not any(name in names for names in self.hidden):

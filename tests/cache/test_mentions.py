@@ -52,7 +52,7 @@ def test_texts_that_a_call_runs(call: str, found: str, from_elsewhere: bool) -> 
     assert isinstance(node, ast.Call)
     texts = texts_run(node, [ast.Constant("other"), node])
     assert sorted(text.replace(" ", "") for text in texts.found) == sorted(found.split())
-    assert texts.open is from_elsewhere
+    assert texts.from_elsewhere is from_elsewhere
 
 
 def test_texts_are_found_at_any_depth_but_docstrings_are_none() -> None:
