@@ -48,7 +48,7 @@ class Relay:
         self._batch: list[Any] = []
         self._chars = 0
         self._left_out = {"stdout": 0, "stderr": 0}
-        self._sent_at = self._open_at = 0.0
+        self._sent_at = self._open_at = float("-inf")  # the clock may have begun at zero just now
         self._timer: threading.Timer | None = None
         self._sending = self._closed = False
 

@@ -51,8 +51,8 @@ def test_what_waits_is_sent_in_time(told: list[Any], monkeypatch: pytest.MonkeyP
 
 def test_a_line_stays_in_one_piece(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes in time for others does not cut the line that is being written; ended lines before it go."""
-    monkeypatch.setattr(relay, "BATCH_S", 1000)
-    monkeypatch.setattr(relay, "LINE_S", 1000)
+    monkeypatch.setattr(relay, "BATCH_S", 1e9)  # longer than this machine is up
+    monkeypatch.setattr(relay, "LINE_S", 1e9)
 
     def ring() -> None:
         assert out._timer is not None
@@ -73,8 +73,8 @@ def test_a_line_stays_in_one_piece(told: list[Any], monkeypatch: pytest.MonkeyPa
 
 def test_a_line_that_is_flushed_goes_as_it_is(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Who flushes wants the line to be seen before it has ended."""
-    monkeypatch.setattr(relay, "BATCH_S", 1000)
-    monkeypatch.setattr(relay, "LINE_S", 1000)
+    monkeypatch.setattr(relay, "BATCH_S", 1e9)  # longer than this machine is up
+    monkeypatch.setattr(relay, "LINE_S", 1e9)
     stream = relay._Stream(None, "stdout")
     with relaying(None) as out:
         out.write("stdout", "one\n")
@@ -88,7 +88,7 @@ def test_a_line_that_is_flushed_goes_as_it_is(told: list[Any], monkeypatch: pyte
 
 def test_what_is_told_after_the_end_does_not_wait(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that a job has left behind is heard at once, as nothing comes any more that would send its words."""
-    monkeypatch.setattr(relay, "BATCH_S", 1000)
+    monkeypatch.setattr(relay, "BATCH_S", 1e9)  # longer than this machine is up
     with relaying(None) as out:
         out.write("stdout", "one\n")
     out.write("stdout", "two\n")
