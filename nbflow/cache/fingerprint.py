@@ -43,12 +43,15 @@ class Snapshot:
         "_names",
         "attribute_state",
         "captures",
+        "changed_names",
         "cheap",
         "chunk",
+        "closure_state",
         "fingerprint",
         "frame",
         "memo",
         "opaque",
+        "remembering",
         "solid",
         "state",
     )
@@ -58,7 +61,10 @@ class Snapshot:
         self.chunk = part_bytes("code", "", self.fingerprint.digest)
         self.frame = graph.frame
         self.state: frozenset[str] = graph.state_names()
+        self.changed_names = graph.changed_names
         self.attribute_state = graph.attribute_state
+        self.closure_state = graph.closure_state
+        self.remembering = graph.remembering
         self.opaque = graph.opaque
         self.solid = graph.solid
         self.memo: dict[Any, str] = {}

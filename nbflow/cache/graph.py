@@ -96,7 +96,11 @@ class Graph:
         self._queue: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self.values: dict[tuple[int, str], tuple[str, str, Any]] = {}
         self.state: set[tuple[int, str]] = set()
-        self.attribute_state: dict[tuple[str, str], Any] = {}  # of `state`: (name, attribute) of classes and functions
+        # What the code rebinds, or changes what it holds:
+        self.changed_names: dict[str, None] = {}  # names of the notebook
+        self.attribute_state: dict[tuple[str, str], Any] = {}  # modules, classes and functions by (name, attribute)
+        self.closure_state: dict[str, Any] = {}  # cells of closures, in words
+        self.remembering: dict[str, Any] = {}  # functions behind an `lru_cache`
         self.opaque: dict[str, None] = {}  # in words, what notebook code uses that reaches names it does not tell
         self.omitted: dict[int, set[str]] = {}
         self.changed: set[int] = set()  # what the code changes in some way

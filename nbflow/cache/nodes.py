@@ -8,6 +8,8 @@ other objects, whose other attributes remain input.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from functools import partial
 from time import time
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -30,6 +32,7 @@ else:
 
 __all__ = [
     "ABSENT",
+    "OPAQUE",
     "class_node",
     "code_node",
     "function_node",
@@ -37,17 +40,23 @@ __all__ = [
     "installed_node",
     "is_code",
     "is_constant",
+    "is_local_owner",
     "is_native",
+    "is_opaque",
     "module_key",
     "module_node",
     "object_node",
     "omit",
+    "owner_name",
+    "owner_of",
     "partial_node",
+    "reaches_all",
 ]
 
 ABSENT = object()
 _RACY_S = 2.0  # a file changed more recently than this is read again
-_OPAQUE = frozenset({"eval", "exec", "globals"})  # builtins that reach any global
+OPAQUE = frozenset({"eval", "exec", "globals"})
+"""Builtins that reach any global."""
 _IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
 
 
@@ -86,6 +95,8 @@ def _captured(graph: Graph, function: FunctionType, facts: CodeFacts, label: str
             value = cell.cell_contents
         except ValueError:
             value = ABSENT
+        if any(chain[0] == name for chain in facts.state):
+            graph.closure_state[f"{name} captured by {label}"] = cell
         if _mutates(facts, name, value):
             graph.state.add((id(cell), name))
             graph.alive.append(cell)
@@ -99,6 +110,9 @@ def _captured(graph: Graph, function: FunctionType, facts: CodeFacts, label: str
     values = function.__defaults__ or ()
     defaults.update(zip(arguments[len(arguments) - len(values) :], values, strict=True))
     for name in sorted(defaults):
+        if any(chain[0] == name for chain in facts.state):
+            graph.attribute_state[owner_name(function), "__defaults__"] = function
+            graph.attribute_state[owner_name(function), "__kwdefaults__"] = function
         slot = ("default", id(function), _inside(graph, label, name))
         pieces.append(_edge(graph, (name,), defaults[name], slot, facts))
 
@@ -130,6 +144,9 @@ def _references(
     builtins = vars(builtins) if isinstance(builtins, ModuleType) else builtins
     free = {chain[0] for chain in facts.chains}
     graph.alive.append(scope)
+    for chain in facts.state:
+        if chain[0] not in inner:
+            _note_change(graph, chain, scope, module)
     if module == "__main__":  # what it binds there and never reads, a notebook's cell has changed by calling it
         stored = {chain[0] for chain in facts.state if chain[1:] == (REBOUND,)} - free - inner
         graph.state |= {(id(scope), name) for name in stored}
@@ -138,11 +155,11 @@ def _references(
         if name not in free:
             continue
         value = scope.get(name, ABSENT)
-        if module == "__main__" and "__globals__" in chain:
+        if module == "__main__" and ("__globals__" in chain or reaches_all(value, chain)):
             graph.opaque[f"`{'.'.join(chain)}` in `{label}`"] = None
         if value is ABSENT and (builtins.get(name, ABSENT) is not ABSENT or name.startswith("__")):
             graph.names.append((scope.get, name, ABSENT))
-            if module == "__main__" and name in _OPAQUE:
+            if module == "__main__" and name in OPAQUE:
                 graph.opaque[f"`{name}()` in `{label}`"] = None
             continue
         if _mutates(facts, name, value):
@@ -163,6 +180,57 @@ def _references(
         if name == "__main__" and module == "__main__":
             graph.opaque[f"`import __main__` in `{label}`"] = None
         pieces.append(_import(graph, name, level, taken, scope.get("__package__") or module))
+
+
+def reaches_all(value: Any, chain: tuple[str, ...]) -> bool:
+    """Whether a chain of names leads to a builtin that reaches any global, under whatever name."""
+    if isinstance(value, ModuleType) and value.__name__ == "builtins":
+        return chain[1:2] != () and chain[1] in OPAQUE
+    return is_opaque(value)
+
+
+def is_opaque(value: Any) -> bool:
+    """Whether `value` is one of the builtins that reach any global."""
+    return isinstance(value, BuiltinFunctionType) and value.__module__ == "builtins" and value.__name__ in OPAQUE
+
+
+def _note_change(graph: Graph, chain: tuple[str, ...], scope: dict[str, Any], module: str) -> None:
+    """Note what a chain of names that the code changes belongs to: the notebook, a module, a class or a function."""
+    owner, name = owner_of(chain, scope.get(chain[0], ABSENT))
+    if owner is None and module != "__main__":
+        owner = sys.modules.get(module)
+        if owner is None or vars(owner) is not scope:
+            return
+    if owner is None:
+        graph.changed_names[name] = None
+    elif is_local_owner(owner):
+        graph.attribute_state[owner_name(owner), name] = owner
+
+
+def owner_of(chain: tuple[str, ...], value: Any) -> tuple[Any, str]:
+    """Return whose attribute a chain of names is that begins at `value`, and its name; None for the first name alone.
+
+    What follows an attribute that is no module, class or function is inside of it.
+    """
+    owner = None
+    name, *rest = (each for each in chain if each != REBOUND)
+    while rest and isinstance(value, (ModuleType, type, FunctionType)):
+        owner, name = value, rest.pop(0)
+        value = vars(owner).get(name, ABSENT)
+    return owner, name
+
+
+def is_local_owner(owner: Any) -> bool:
+    """Whether a module, class or function is the notebook's, or from a file that may be edited at any time."""
+    return is_local(owner.__name__ if isinstance(owner, ModuleType) else getattr(owner, "__module__", None) or "")
+
+
+def owner_name(owner: Any) -> str:
+    """Return by what name a module, a class or a function is found again."""
+    if isinstance(owner, ModuleType):
+        return f"module {owner.__name__}"
+    module = owner.__module__
+    return str(owner.__qualname__ if module == "__main__" else f"{module}:{owner.__qualname__}")
 
 
 def _edge(graph: Graph, chain: tuple[str, ...], value: Any, slot: tuple[str, int, str], facts: CodeFacts) -> bytes:
@@ -217,8 +285,7 @@ def _function_attribute(
     value = vars(function).get(name, ABSENT)
     if _chain_state(chain, facts):
         graph.state.add(key)
-        if function.__module__ == "__main__":
-            graph.attribute_state[function.__name__, name] = function
+        graph.attribute_state[owner_name(function), name] = function
     if value is ABSENT:
         return
     if is_code(value):
@@ -290,20 +357,43 @@ def _module_file(graph: Graph, name: str) -> None:
     except OSError:
         data = b""
     try:
-        content, imports = module_facts(data.decode("utf-8-sig"), graph.shelf)
+        content, imports, constants = module_facts(data.decode("utf-8-sig"), graph.shelf)
     except (SyntaxError, ValueError):
-        content, imports = hashed(b"mf", data), ()
+        content, imports, constants = hashed(b"mf", data), (), ()
     package = name if file and file.endswith(("__init__.py",)) else name.rpartition(".")[0]
     pieces.append(content)
     as_loaded = loaded.loaded_as(name, file, data, content)
     if as_loaded is not None:
         pieces.append(as_loaded)
         graph.solid = False  # a reload leaves no trace in the file
+    pieces += _set_since(graph, sys.modules.get(name), constants)
     for other, level, taken in imports:
         pieces.append(_import(graph, other, level, taken, package))
     _watch_file(graph, file)
     digest = xxh3_128_hexdigest(hashed(b"nd", *pieces))
     graph.parts[module_key(name)] = KeyPart("module", name, digest, "", where_of(file or ""))
+
+
+def _set_since(graph: Graph, module: ModuleType | None, constants: tuple[tuple[str, bytes], ...]) -> Iterator[bytes]:
+    """Yield what somebody has set the constants of a loaded module to, where that is not what its file says."""
+    for name, written in constants if module is not None else ():
+        space = vars(module)
+        value = space.get(name, ABSENT)
+        graph.names.append((space.get, name, value))
+        now = b"absent" if value is ABSENT else _lenient(graph, value)
+        try:
+            unchanged = value is not ABSENT and _literals.encode(value) == written
+        except Undigestable:
+            unchanged = False
+        if not unchanged:
+            yield framed(name.encode()) + now
+
+
+def _no_literal(value: Any) -> bytes:
+    raise Undigestable("", "it is code")
+
+
+_literals = Walk(_no_literal)
 
 
 def _watch_file(graph: Graph, file: str | None) -> None:
@@ -369,6 +459,8 @@ def object_node(graph: Graph, value: Any, label: str, kind: str) -> None:
     if callable(wrapped):
         graph.watch(value, "__wrapped__")
         pieces.append(text_bytes(graph.label(wrapped)))
+        if type(value).__name__ == "_lru_cache_wrapper":
+            graph.remembering[label] = wrapped
     else:
         graph.labels.pop(id(value), None)  # its content is the content of this node
         pieces.append(_lenient_strict(graph, label, value))
@@ -411,8 +503,10 @@ def class_node(graph: Graph, cls: type, label: str, kind: str) -> None:
                 graph.values[(id(cls), name)] = ("class", member, piece)
                 pieces.append(framed(tag) + text_bytes("=" + member))
     graph.names.append((_count_members, cls, len(space)))
-    for function in vars(cls).values():
-        _class_state(graph, function, cls)
+    for base in cls.__mro__:
+        if base is cls or is_local(base.__module__):
+            for function in vars(base).values():
+                _class_state(graph, function, cls)
     where = next((where_of(m.__code__.co_filename) for _, m, _w in members if isinstance(m, FunctionType)), "")
     graph.part(kind, label, pieces, where=where)
 
@@ -424,13 +518,23 @@ def _class_state(graph: Graph, function: Any, cls: type) -> None:
     if not isinstance(function, FunctionType):
         return
     first = function.__code__.co_varnames[:1]
-    for chain in facts_of(function.__code__).state:
-        own = chain[0] in (cls.__name__, "__class__") or (chain[0] in first and takes_class)
+    for name, *rest in facts_of(function.__code__).state:
+        by_name = name in (cls.__name__, "__class__") or (name in first and takes_class)
+        if name in first and rest[:1] == ["__class__"]:
+            by_name, rest = True, rest[1:]
         # `self.x = 1` makes an attribute of the object, `self.x[1] = 2` may change that of the class.
-        if len(chain) > 1 and (own or (chain[0] in first and REBOUND not in chain)):
-            if _may_be_state(vars(cls).get(chain[1])):
-                graph.state.add((id(cls), chain[1]))
-                graph.attribute_state[cls.__name__, chain[1]] = cls
+        if rest and rest[0] != REBOUND and (by_name or (name in first and REBOUND not in rest)):
+            _class_attribute(graph, cls, rest[0])
+            for base in cls.__mro__[1:]:
+                if rest[0] in vars(base) and is_local(base.__module__):
+                    _class_attribute(graph, base, rest[0])
+                    break
+
+
+def _class_attribute(graph: Graph, cls: type, name: str) -> None:
+    graph.attribute_state[owner_name(cls), name] = cls
+    if _may_be_state(vars(cls).get(name)):
+        graph.state.add((id(cls), name))
 
 
 def module_key(name: str) -> str:

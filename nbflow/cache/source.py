@@ -32,7 +32,17 @@ if TYPE_CHECKING:
 else:
     syntax = lazy("nbflow.cache.syntax")
 
-__all__ = ["REBOUND", "CodeFacts", "Imports", "Shelf", "code_bytes", "facts_of", "inner_codes", "module_facts"]
+__all__ = [
+    "REBOUND",
+    "CodeFacts",
+    "Imports",
+    "ModuleFacts",
+    "Shelf",
+    "code_bytes",
+    "facts_of",
+    "inner_codes",
+    "module_facts",
+]
 
 REBOUND = "="
 Imports = tuple[tuple[str, int, tuple[str, ...]], ...]
@@ -77,8 +87,22 @@ def facts_of(code: CodeType, shelf: Shelf | None = None) -> CodeFacts:
     return facts
 
 
-def module_facts(text: str, shelf: Shelf | None = None) -> tuple[bytes, Imports]:
-    """Return the digest of a module's text, and what it imports anywhere.
+class ModuleFacts(NamedTuple):
+    """What is known of the text of a module.
+
+    Args:
+        digest: What it says.
+        imports: What it imports anywhere.
+        constants: Names that it binds to literals and never changes, with the encoded values.
+    """
+
+    digest: bytes
+    imports: Imports
+    constants: tuple[tuple[str, bytes], ...]
+
+
+def module_facts(text: str, shelf: Shelf | None = None) -> ModuleFacts:
+    """Return what is known of the text of a module.
 
     Raises:
         SyntaxError: It is no Python.
@@ -116,17 +140,17 @@ class Shelf:
         """Keep what was found out of code that was compiled from `text`."""
         self._notes.put(_code_name(code, text), tuple(facts))
 
-    def module(self, text: str) -> tuple[bytes, Imports] | None:
+    def module(self, text: str) -> ModuleFacts | None:
         """Return what is known of a module of this text."""
-        found: tuple[bytes, Imports] | None = self._notes.get(_name(b"module", _text(text)))
-        return found
+        found = self._notes.get(_name(b"module", _text(text)))
+        return None if found is None else ModuleFacts(*found)
 
-    def put_module(self, text: str, facts: tuple[bytes, Imports]) -> None:
+    def put_module(self, text: str, facts: ModuleFacts) -> None:
         """Keep what was found out of a module."""
-        self._notes.put(_name(b"module", _text(text)), facts)
+        self._notes.put(_name(b"module", _text(text)), tuple(facts))
 
 
-_VERSIONS = f"facts 2 {__version__} {sys.version}".encode() + KEY_FORMAT
+_VERSIONS = f"facts 3 {__version__} {sys.version}".encode() + KEY_FORMAT
 
 
 def _name(*pieces: bytes) -> str:

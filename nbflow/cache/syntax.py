@@ -11,13 +11,14 @@ import ast
 import dis
 import linecache
 import threading
+from collections.abc import Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
 from nbflow.cache.digest import Walk
 from nbflow.cache.mentions import RUNNERS, names_in, texts_run
 from nbflow.cache.parts import framed, hashed
-from nbflow.cache.source import REBOUND, CodeFacts, Imports, code_bytes, inner_codes
+from nbflow.cache.source import REBOUND, CodeFacts, ModuleFacts, code_bytes, inner_codes
 
 __all__ = ["analysed", "module_facts", "same_code"]
 
@@ -289,7 +290,7 @@ def _mentions(code: CodeType, node: ast.AST | None) -> tuple[str, ...]:
 
 
 def _chain(node: ast.AST) -> tuple[str, ...] | None:
-    """Return `a.b.c` as names, looking through subscripts (`a.b[0].c` mutates `a.b`)."""
+    """Return `a.b.c` as names, looking through subscripts (`a.b[0].c` mutates `a.b`); `type(a)` is `a.__class__`."""
     names: list[str] = []
     while not isinstance(node, ast.Name):
         if isinstance(node, ast.Attribute):
@@ -298,6 +299,11 @@ def _chain(node: ast.AST) -> tuple[str, ...] | None:
         elif isinstance(node, ast.Subscript):
             names.clear()
             node = node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
+            if len(node.args) != 1:
+                return None
+            names.append("__class__")
+            node = node.args[0]
         else:
             return None
     return (node.id, *reversed(names))
@@ -325,8 +331,8 @@ def _mutated_in_bytecode(code: CodeType) -> set[tuple[str, ...]]:
 # --- whole modules ------------------------------------------------------------------------------------------------
 
 
-def module_facts(text: str) -> tuple[bytes, Imports]:
-    """Return the digest of a module's text, and what it imports anywhere.
+def module_facts(text: str) -> ModuleFacts:
+    """Return what is known of the text of a module.
 
     Raises:
         SyntaxError: It is no Python.
@@ -338,4 +344,21 @@ def module_facts(text: str) -> tuple[bytes, Imports]:
             imports.update((alias.name, 0, ()) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             imports.add((node.module or "", node.level, tuple(alias.name for alias in node.names)))
-    return hashed(b"mo", _dump(_without_docstring(tree.body))), tuple(sorted(imports))
+    digest = hashed(b"mo", _dump(_without_docstring(tree.body)))
+    return ModuleFacts(digest, tuple(sorted(imports)), tuple(_module_constants(tree)))
+
+
+def _module_constants(tree: ast.Module) -> Iterator[tuple[str, bytes]]:
+    """Yield the names that the top level binds to literals, and nothing in the module binds again or changes."""
+    stored = [each.id for each in ast.walk(tree) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
+    changed = {chain[0] for chain in _mutated(tree)}
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
+        target = node.target if isinstance(node, ast.AnnAssign) else target
+        if not (isinstance(target, ast.Name) and stored.count(target.id) == 1 and target.id not in changed):
+            continue
+        assert isinstance(node, (ast.Assign, ast.AnnAssign))
+        try:
+            yield target.id, _constants.encode(ast.literal_eval(node.value or target))
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # it is no literal
+            continue

@@ -9,28 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import islice
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from nbflow.cache.digest import task_function
-from nbflow.cache.fingerprint import Snapshot, imports, snapshot
+from nbflow.cache.fingerprint import Snapshot, imports
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.cache.mentions import names_in
 from nbflow.cache.parts import KeyPart, short_text
 from nbflow.cache.places import is_local
-from nbflow.cache.source import Imports, Shelf, facts_of
+from nbflow.cache.source import Imports, Shelf
 from nbflow.notebook.cells import Cell, CellOptions
-from nbflow.notebook.heap import Heap
+from nbflow.notebook.reach import SHELL_NAMES, Reach, digest_or_none, snapshot_of
 from nbflow.runtime import current
 from nbflow.sessions import session_or_default
 
-__all__ = ["SHELL_NAMES", "CellKeyer", "digest_or_none"]
-
-SHELL_NAMES = frozenset(
-    "get_ipython exit quit open display In Out _ih _oh _dh _sh __name__ __doc__ __builtins__".split()
-)
-"""Names that belong to the shell: never inputs, whatever they hold."""
+__all__ = ["CellKeyer"]
 
 _MISSING = object()
 
@@ -61,9 +55,10 @@ class CellKeyer:
         self.where = where
         self.last: CacheKey | None = None
         self.call: Any = None
-        self._attribute_state: dict[tuple[str, str], Any] = {}  # classes and functions by (their name, attribute)
-        self._attribute_values: dict[str, Any] = {}
-        self.heap = Heap({})
+        self.reach = self._new_reach()
+
+    def _new_reach(self) -> Reach:
+        return Reach(self.cell, self.namespace, frozenset(self.options.ignore))
 
     def input_names(self) -> list[str]:
         """Names that the key depends on, in order."""
@@ -88,15 +83,8 @@ class CellKeyer:
         return next(found, None)
 
     def opaque(self) -> list[str]:
-        """Say in words what functions of the notebook that it may call use to reach names that they do not tell."""
-        if self.options.inputs is not None:
-            return []
-        found: dict[str, None] = {}
-        for value in map(self.namespace.get, self.input_names()):
-            code = task_function(value) or (value if isinstance(value, (FunctionType, type)) else type(value))
-            if getattr(code, "__module__", "") == "__main__" and type(code).__hash__ is not None:
-                found |= _snapshot_of(code).opaque
-        return list(found)
+        """Say in words what it, or functions of the notebook that it may call, use to reach any name at all."""
+        return [] if self.options.inputs is not None else self.reach.opaque(self.input_names())
 
     def unsteady(self) -> str | None:
         """Return the first input that is another one each time it is looked at (a generator), or None."""
@@ -121,25 +109,25 @@ class CellKeyer:
         for part in _imports_of(self.cell.imports):
             seen.add((part.kind, part.name))
             builder.add_digest(part.kind, part.name, part.digest, part.text, part.where)
-        self._attribute_state, self._attribute_values = {}, {}
-        state: dict[str, None] = {}
+        self.reach = reach = self._new_reach()
         roots: dict[str, Any] = {}
         names = self.input_names()
         for name in names:
-            self._add(builder, "input", name, seen, state, roots)
+            self._add(builder, "input", name, seen, roots)
         for name in options.depends:
-            self._add(builder, "depends", name, seen, state, roots)
+            self._add(builder, "depends", name, seen, roots)
         self._add_from_modules(builder, names, seen)
-        for name in sorted(set(state) - set(names)):  # what its functions change: for the cell it is input and output
-            if name in options.ignore or name[:1] == ".":  # attributes of functions come with those of classes
-                continue
+        heap = reach.heap_of(roots)
+        for name in sorted(set(reach.changed_names) - set(names)):  # for the cell it is input and output
             if name in self.namespace:
                 builder.add("input", name, self.namespace[name])
-                roots[name] = self.namespace[name]
             else:
                 builder.add_digest("input", name, "missing", text="missing")
-        self.heap = heap = Heap(roots)
-        self._add_attribute_state(builder)
+        for name, value, digest in reach.state():
+            if digest is None:
+                builder.add("input", name, value)
+            else:
+                builder.add_digest("input", name, digest, digest if digest == "missing" else short_text(value))
         if heap.shared:  # `b = a` and `b = list(a)` are not the same to a cell that changes one of them
             builder.add("format", "which inputs are one object", heap.shared)
         if not heap.complete:
@@ -159,7 +147,6 @@ class CellKeyer:
         kind: str,
         name: str,
         seen: set[tuple[str, str]],
-        state: dict[str, None],
         roots: dict[str, Any],
     ) -> None:
         """Add one name: code by all that it reaches, so that an edit can be named; data by content.
@@ -174,90 +161,27 @@ class CellKeyer:
         if not isinstance(value, (FunctionType, type)) and task_function(value) is None:
             builder.add(kind, name, value)
             return
-        found = _snapshot_of(value)
+        found = snapshot_of(value)
         _add_parts(builder, found.fingerprint, ("class" if isinstance(value, type) else "helper", name), seen)
         for part in found.fingerprint.parts:
             if part.kind == "global" and part.name in self.namespace:
                 roots.setdefault(part.name, self.namespace[part.name])
         builder.add_code(Fingerprint("", (), found.fingerprint.notes))
-        state.update(dict.fromkeys(found.state))
-        self._attribute_state |= found.attribute_state
+        self.reach.note(found)
 
     def _add_from_modules(self, builder: KeyBuilder, names: list[str], seen: set[tuple[str, str]]) -> None:
         """Add what the cell takes out of local modules: their files do not tell what has been set there since.
 
         What has no content does not count there, as it may be anything that the module works with.
         """
-        modules = {name for name in names if _is_local_module(self.namespace.get(name))}
-        chains = {chain for code in self.cell.codes for chain in facts_of(code).chains} if modules else set()
-        for chain in sorted(chain for chain in chains if chain[0] in modules):
-            value, depth = self.namespace[chain[0]], 1
-            while depth < len(chain) and _is_local_module(value):
-                value = vars(value).get(chain[depth])
-                depth += 1
-            name = ".".join(chain[:depth])
+        for name, value in self.reach.from_modules(names, imported=self.options.inputs is None):
             if isinstance(value, (FunctionType, type)) and is_local(value.__module__ or ""):
-                found = _snapshot_of(value).fingerprint
+                found = snapshot_of(value).fingerprint
                 if not found.notes:
                     _add_parts(builder, found, ("helper", name), seen)
-            elif not isinstance(value, ModuleType) and ("global", name) not in seen:
-                digest = digest_or_none(value)
-                if digest is not None:
-                    seen.add(("global", name))
-                    builder.add_digest("global", name, digest, short_text(value))
-
-    def _add_attribute_state(self, builder: KeyBuilder) -> None:
-        """Add what methods change of their classes, and functions of functions: no code, but an input of the cell."""
-        kinds = {id(type(value)): type(value) for value in self.heap.objects.values()}
-        for kind in kinds.values():
-            if kind.__module__ == "__main__" and type(kind).__hash__ is not None:
-                self._attribute_state |= _snapshot_of(kind).attribute_state
-        for (owner, attribute), kind in sorted(self._attribute_state.items(), key=lambda item: item[0]):
-            value = self._attribute_values[f"{owner}.{attribute}"] = vars(kind).get(attribute, _MISSING)
-            if value is _MISSING:
-                builder.add_digest("input", f"{owner}.{attribute}", "missing", text="missing")
-            else:
-                builder.add("input", f"{owner}.{attribute}", value)
-
-    def attribute_state_made(self, parts: Mapping[str, str]) -> dict[str, Any]:
-        """Return what code has changed of classes and functions, by `Class.attribute`, since the key was made.
-
-        Args:
-            parts: Digests of the inputs, by name.
-
-        Raises:
-            LookupError: What has changed belongs to something that the notebook has not under that name.
-        """
-        found: dict[str, Any] = {}
-        for (owner, attribute), kind in self._attribute_state.items():
-            name = f"{owner}.{attribute}"
-            value = vars(kind).get(attribute)
-            now = digest_or_none(value)
-            if now == parts[name] or (now is None and value is self._attribute_values[name]):
-                continue
-            if self.namespace.get(owner) is not kind:
-                what = "class" if isinstance(kind, type) else "function"
-                raise LookupError(f"it changes `{name}` of a {what} that the notebook does not have under that name")
-            found[name] = value
-        for name in self.cell.defined:
-            defined = self.namespace.get(name)
-            if isinstance(defined, (type, FunctionType)) and defined.__module__ == "__main__":
-                own = _snapshot_of(defined).attribute_state
-                found |= {
-                    f"{owner}.{each}": vars(cls)[each]
-                    for (owner, each), cls in own.items()
-                    if cls is defined and each in vars(cls)
-                }
-                if isinstance(defined, FunctionType) and _changes_defaults(defined):
-                    found[f"{name}.__defaults__"] = defined.__defaults__
-                    found[f"{name}.__kwdefaults__"] = defined.__kwdefaults__
-        return found
-
-    def value_of(self, name: str) -> Any:
-        """Return the present value of an input: of a name, or of `Class.attribute`; None where there is none."""
-        owner, _, attribute = name.rpartition(".")
-        kind = self._attribute_state.get((owner, attribute))
-        return self.namespace.get(name) if kind is None else vars(kind).get(attribute)
+            elif ("global", name) not in seen and (digest := digest_or_none(value)) is not None:
+                seen.add(("global", name))
+                builder.add_digest("global", name, digest, short_text(value))
 
 
 def _add_parts(builder: KeyBuilder, found: Fingerprint, root: tuple[str, str], seen: set[tuple[str, str]]) -> None:
@@ -267,18 +191,6 @@ def _add_parts(builder: KeyBuilder, found: Fingerprint, root: tuple[str, str], s
         if place not in seen:
             seen.add(place)
             builder.add_digest(*place, part.digest, part.text, part.where)
-
-
-def _is_local_module(value: Any) -> bool:
-    return isinstance(value, ModuleType) and is_local(value.__name__)
-
-
-def _changes_defaults(function: FunctionType) -> bool:
-    """Whether a function by its text changes what its defaults hold, as a memory of calls does."""
-    code = function.__code__
-    named = {*code.co_varnames[: code.co_argcount][-len(function.__defaults__ or ()) or code.co_argcount :]}
-    named |= {*(function.__kwdefaults__ or ())}
-    return any(chain[0] in named for chain in facts_of(code).state)
 
 
 _imported: dict[Imports, Snapshot] = {}
@@ -308,22 +220,3 @@ def _is_artist(value: Any, depth: int = 1) -> bool:
     else:
         return False
     return any(_is_artist(member, depth - 1) for member in members)
-
-
-def digest_or_none(value: Any) -> str | None:
-    """Return the digest that a value would have as a part of a key, or None if it can have none."""
-    builder = KeyBuilder("")
-    builder.add("input", "", value)
-    key = builder.build()
-    return None if key.notes else key.parts[0].digest
-
-
-_snapshots: WeakKeyDictionary[Any, Snapshot] = WeakKeyDictionary()
-
-
-def _snapshot_of(value: Any) -> Snapshot:
-    """Return the graph of a piece of code; the last one where nothing in it has changed since."""
-    known = _snapshots.get(value)
-    if known is None or not known.holds():
-        known = _snapshots[value] = snapshot(value)
-    return known

@@ -13,7 +13,7 @@ import ast
 import copy
 import importlib
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from inspect import CO_COROUTINE
 from types import CodeType, ModuleType
@@ -92,6 +92,8 @@ class Cell:
         definitions: Statements that run again on a hit, in order; `defined` are the names that only they bind, and
             `late` the ids of those that need the data, which is restored first.
         imports: What it imports anywhere.
+        imported: The names that its own imports bind, with module and the name there ("" for the module).
+        first_imports: The modules that it imports before anything else, with what it takes from them.
         configured: Modules that other statements than these store into, which no record can bring back.
         seeds: Whether its text seems to seed a random generator.
         flags: Compiler flags of its code.
@@ -112,6 +114,8 @@ class Cell:
     loops: frozenset[int]
     late: frozenset[int] = frozenset()
     imports: Imports = ()
+    imported: dict[str, tuple[str, str]] = field(default_factory=dict)
+    first_imports: tuple[tuple[str, tuple[str, ...]], ...] = ()
     _definition_codes: tuple[list[CodeType], list[CodeType]] | None = field(default=None)
 
     @property
@@ -194,7 +198,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         filename=filename,
         label=f"cell {number}",
         effects=effects,
-        digest=facts[0].hex()[-32:],
+        digest=facts.digest.hex()[-32:],
         main=main,
         last=last,
         definitions=definitions,
@@ -206,7 +210,9 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         flags=flags,
         loops=loops,
         late=late,
-        imports=facts[1],
+        imports=facts.imports,
+        imported=dict(_bindings(tree)),
+        first_imports=tuple(_first_imports(tree)),
     )
 
 
@@ -346,6 +352,29 @@ def _imported(tree: ast.Module) -> frozenset[str]:
     return frozenset(find_effects(imports).outputs)
 
 
+def _bindings(tree: ast.Module) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the names that imports bind, with module and the name there."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                module = alias.name if alias.asname else alias.name.partition(".")[0]
+                yield alias.asname or module, (module, "")
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                yield alias.asname or alias.name, (node.module, alias.name)
+
+
+def _first_imports(tree: ast.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the modules that are imported before anything else, with what is taken from them."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module, tuple(alias.name for alias in node.names)
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            return
+
+
 def _is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: frozenset[str]) -> bool:
     """Whether a statement is cheap, and better run again than restored."""
     if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -400,7 +429,7 @@ def _in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[li
 
 
 def _stored_into(statements: Iterable[ast.stmt]) -> frozenset[str]:
-    """Return the names whose attributes or items the statements set, outside of functions."""
+    """Return the names whose attributes or items the statements set, or that they reload, outside of functions."""
     found: set[str] = set()
     waiting: list[ast.AST] = list(statements)
     while waiting:
@@ -411,6 +440,10 @@ def _stored_into(statements: Iterable[ast.stmt]) -> frozenset[str]:
                 root = root.value
             if isinstance(root, ast.Name):
                 found.add(root.id)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Name):
+            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if function in ("setattr", "delattr", "reload"):
+                found.add(node.args[0].id)
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             waiting.extend(ast.iter_child_nodes(node))
     return frozenset(found)

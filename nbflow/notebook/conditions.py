@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nbflow.notebook.cellkey import digest_or_none
+from nbflow.notebook.reach import digest_or_none
 
 __all__ = ["MISSING", "PRESENT", "UNKNOWN", "condition_of", "hold"]
 

@@ -16,9 +16,11 @@ The rules:
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -28,23 +30,29 @@ __all__ = [
     "ATOMS",
     "Heap",
     "Way",
+    "attribute_of",
     "carrier_of",
+    "cell_of",
     "content_of",
     "follow",
     "groups_in_memory",
     "is_array",
     "make_view",
+    "named",
+    "owner_at",
     "refill",
+    "set_attribute",
     "view_of",
 ]
 
 Way = tuple[Any, ...]
-"""A name, then steps: ("i", position), ("k", key), ("a", attribute), ("c", closure cell), ("d", default)."""
+"""A name, see `named`; then steps: ("i", position), ("k", key), ("a", attribute), ("c", closure), ("d", default)."""
 
 ATOMS = frozenset(
     {int, float, complex, bool, str, bytes, type(None), range, type(Ellipsis), type(NotImplemented), slice, frozenset}
     | {ModuleType, BuiltinFunctionType, CodeType}
 )
+_MISSING = object()
 _KEYS = frozenset({int, float, bool, str, bytes, type(None)})
 _HASHED = 1024**2  # bytes up to which an array is looked into; whether a larger one has changed, its digest tells
 
@@ -156,7 +164,7 @@ def content_of(value: Any) -> Any:
         return _function_content(value)
     if isinstance(value, type):
         return {name: own for name, own in vars(value).items() if not name.startswith("__")}
-    if isinstance(value, MethodType):
+    if isinstance(value, (MethodType, partial)):
         return ()
     if is_array(value):
         if value.dtype.hasobject or value.nbytes > _HASHED:
@@ -222,17 +230,79 @@ def follow(way: Way, namespace: Mapping[str, Any]) -> Any:
     Raises:
         LookupError, AttributeError, TypeError: There is no such way any more.
     """
-    value = namespace[way[0]]
+    value = named(way[0], namespace)
     for kind, step in way[1:]:
         if kind in ("i", "k"):
             value = value[step]
         elif kind == "a":
             value = vars(value)[step] if hasattr(value, "__dict__") and step in vars(value) else getattr(value, step)
+            value = _plain_function(value)
         elif kind == "c":
             value = value.__closure__[step].cell_contents
         else:
             value = value.__defaults__[step] if isinstance(step, int) else value.__kwdefaults__[step]
     return value
+
+
+def named(name: str, namespace: Mapping[str, Any]) -> Any:
+    """Return what a name of the notebook stands for, or the attribute of an owner, see `owner_at`.
+
+    Raises:
+        LookupError, AttributeError, TypeError: There is none.
+    """
+    owner, _, attribute = name.rpartition(".")
+    if not owner:
+        return namespace[name]
+    value = attribute_of(owner_at(owner, namespace), attribute, _MISSING)
+    if value is _MISSING:
+        raise LookupError(name)
+    return value
+
+
+def owner_at(name: str, namespace: Mapping[str, Any]) -> Any:
+    """Return the module (`module a.b`), class or function (`Class`, `Class.method`, `a.b:Class`) of a name.
+
+    A step in angles leads to what a function has captured: `f.<g>`.
+
+    Raises:
+        LookupError, AttributeError, TypeError: There is none.
+    """
+    kind, _, module = name.rpartition(" ")
+    if kind:
+        return sys.modules[module]
+    module, _, path = name.rpartition(":")
+    first, *rest = path.split(".")
+    found = _plain_function(vars(sys.modules[module])[first] if module else namespace[first])
+    for step in rest:
+        found = cell_of(found, step).cell_contents if step[0] == "<" else _plain_function(vars(found)[step])
+    return found
+
+
+def attribute_of(owner: Any, attribute: str, default: Any) -> Any:
+    """Return an attribute that an owner has itself, or the defaults of a function, or what it has captured."""
+    if attribute in ("__defaults__", "__kwdefaults__"):
+        return getattr(owner, attribute)
+    if attribute[0] == "<":
+        return getattr(cell_of(owner, attribute), "cell_contents", default)
+    return vars(owner).get(attribute, default)
+
+
+def set_attribute(owner: Any, attribute: str, value: Any) -> None:
+    """Set what `attribute_of` returns."""
+    if attribute[0] == "<":
+        cell_of(owner, attribute).cell_contents = value
+    else:
+        setattr(owner, attribute, value)
+
+
+def cell_of(function: Any, step: str) -> Any:
+    """Return the cell of what a function has captured under a name, given in angles.
+
+    Raises:
+        LookupError, AttributeError, TypeError: There is none.
+    """
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    return cells[step[1:-1]]
 
 
 def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -249,10 +319,13 @@ def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
         return
     if isinstance(value, type):
         own = ((name, each) for name, each in vars(value).items() if not name.startswith("__"))
-        yield from ((each, ("a", name)) for name, each in own if not isinstance(each, (staticmethod, classmethod)))
+        yield from ((_plain_function(each), ("a", name)) for name, each in own)
         return
     if isinstance(value, MethodType):
         yield value.__self__, ("a", "__self__")
+        return
+    if isinstance(value, partial):
+        yield from ((getattr(value, name), ("a", name)) for name in ("func", "args", "keywords"))
         return
     if isinstance(value, (list, tuple, deque)):
         yield from ((each, ("i", place)) for place, each in enumerate(value))
@@ -262,6 +335,10 @@ def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
         return
     attributes = _attributes(value)
     yield from ((each, ("a", name)) for name, each in (attributes or {}).items())
+
+
+def _plain_function(value: Any) -> Any:
+    return value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
 
 
 def _function_content(value: FunctionType) -> tuple[Any, ...]:

@@ -101,15 +101,11 @@ def _attribute(module: str, name: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _make_function(code: Any, name: str, defaults: Any, free: int) -> FunctionType:
-    return FunctionType(code, _namespace.get(), name, defaults, tuple(CellType() for _ in range(free)))
+def _make_function(code: Any, name: str, defaults: Any, cells: tuple[CellType, ...]) -> FunctionType:
+    return FunctionType(code, _namespace.get(), name, defaults, cells)
 
 
-def _fill_function(function: Any, state: tuple[dict[str, Any], list[tuple[Any, ...]]]) -> None:
-    attributes, contents = state
-    for cell, content in zip(function.__closure__ or (), contents, strict=True):
-        if content:
-            (cell.cell_contents,) = content
+def _fill_function(function: Any, attributes: dict[str, Any]) -> None:
     own = attributes.pop("__dict__")
     function.__dict__.update(own)
     for name, value in attributes.items():
@@ -129,6 +125,8 @@ def _closed_file(name: str, mode: str) -> Any:
 def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: Mapping[int, str]) -> Any:
     """How a notebook's own objects are pickled; NotImplemented for all others."""
     kind = type(obj)
+    if kind is CellType:  # functions that share it go on sharing it
+        return CellType, (), _cell_content(obj), None, None, _fill_cell
     if kind is ModuleType:
         return _named_module, (obj.__name__,)
     if issubclass(kind, io.IOBase):
@@ -162,16 +160,22 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: M
 
 def _reduce_function(function: FunctionType) -> Any:
     """A function that no name stands for (a lambda in a list, a closure): its code, over the notebook's globals."""
-    contents: list[tuple[Any, ...]] = []
-    for cell in function.__closure__ or ():
-        try:
-            contents.append((cell.cell_contents,))
-        except ValueError:  # not filled yet
-            contents.append(())
     names = ("__kwdefaults__", "__annotations__", "__qualname__", "__doc__", "__module__")
     attributes = {name: getattr(function, name) for name in names} | {"__dict__": dict(function.__dict__)}
-    made = (function.__code__, function.__name__, function.__defaults__, len(contents))
-    return _make_function, made, (attributes, contents), None, None, _fill_function
+    made = (function.__code__, function.__name__, function.__defaults__, function.__closure__ or ())
+    return _make_function, made, attributes, None, None, _fill_function
+
+
+def _cell_content(cell: CellType) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:  # not filled yet
+        return ()
+
+
+def _fill_cell(cell: CellType, content: tuple[Any, ...]) -> None:
+    if content:
+        (cell.cell_contents,) = content
 
 
 _IN_MEMORY = (io.BytesIO, io.StringIO)
@@ -232,7 +236,10 @@ def _dump_with(base: Any, value: Any, reduce: Callable[[Any], Any], reference: C
                 if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
                     raise _Dynamic
                 return NotImplemented
-            return super().reducer_override(obj)
+            found = super().reducer_override(obj)
+            if isinstance(obj, type) and isinstance(found, tuple) and found[2:]:
+                found[2][0]["__qualname__"] = obj.__qualname__  # which it leaves out
+            return found
 
     class Referring(Pickler):
         def persistent_id(self, obj: Any) -> Any:

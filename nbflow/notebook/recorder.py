@@ -14,7 +14,18 @@ from typing import Any
 
 from nbflow._util import format_duration
 
-__all__ = ["BADGE", "DISPLAY_BYTES", "HEAD_CHARS", "TAIL_CHARS", "WIDGET_VIEW", "Item", "Recorder", "badge", "replay"]
+__all__ = [
+    "BADGE",
+    "DISPLAY_BYTES",
+    "HEAD_CHARS",
+    "TAIL_CHARS",
+    "WIDGET_VIEW",
+    "Item",
+    "Recorder",
+    "Silent",
+    "badge",
+    "replay",
+]
 
 HEAD_CHARS = 500_000
 TAIL_CHARS = 500_000
@@ -114,6 +125,20 @@ class Recorder:
             for item in self._tail:
                 _append_text(found, item[1], item[2])
             return found
+
+
+class Silent(Recorder):
+    """A recorder that lets nothing through, until it is replayed."""
+
+    def stream(self, name: str, text: str) -> bool:
+        """Keep text."""
+        super().stream(name, text)
+        return False
+
+    def display(self, data: dict[str, Any], metadata: dict[str, Any], transient: dict[str, Any], update: bool) -> bool:
+        """Keep a display or an update of one."""
+        super().display(data, metadata, transient, update)
+        return False
 
 
 def _append_text(items: list[Item], name: str, text: str) -> None:

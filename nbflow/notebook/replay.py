@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nbflow._util import refusal
-from nbflow.notebook.heap import Heap, content_of, follow, is_array, refill
+from nbflow.notebook.heap import Heap, content_of, follow, is_array, owner_at, refill, set_attribute
 from nbflow.notebook.pickling import References, Stream, dump, load
 from nbflow.notebook.recorder import Item
 
@@ -118,10 +118,10 @@ class Record:
         return self.value
 
     def set_attribute_state(self, namespace: Mapping[str, Any]) -> None:
-        """Give classes what their methods had changed of them; once they and the data are there."""
+        """Give modules, classes and functions what code had changed of them; once they and the data are there."""
         for name, value in self.attributes.items():
             owner, _, attribute = name.rpartition(".")
-            setattr(namespace[owner], attribute, value)
+            set_attribute(owner_at(owner, namespace), attribute, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.pack()

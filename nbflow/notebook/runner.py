@@ -18,18 +18,20 @@ from typing import Any
 from nbflow._util import format_duration
 from nbflow.cache.explain import Reasons
 from nbflow.cache.key import CacheKey
+from nbflow.cache.places import is_local, module_file
 from nbflow.cache.trace import FILE
 from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.notebook import output
-from nbflow.notebook.cellkey import CellKeyer, digest_or_none
+from nbflow.notebook.cellkey import CellKeyer
 from nbflow.notebook.cells import Cell, CellOptions, Part
 from nbflow.notebook.chance import Draws, random_states, set_random_states
 from nbflow.notebook.conditions import PRESENT, condition_of, hold
 from nbflow.notebook.interrupts import Interrupts
 from nbflow.notebook.names import BRANCH
 from nbflow.notebook.opened import following
-from nbflow.notebook.recorder import Recorder, badge, replay
+from nbflow.notebook.reach import digest_or_none
+from nbflow.notebook.recorder import Recorder, Silent, badge, replay
 from nbflow.notebook.replay import LiveOutputs, Record, Unstorable
 from nbflow.runtime import current
 from nbflow.runtime.drivers import drive_async, drive_sync
@@ -102,6 +104,7 @@ class CellRun:
         self._before: dict[str, Any] = {}
         self._draws: Draws | None = None
         self._idle_loops: frozenset[int] = frozenset()
+        self._early = Silent()
 
     def _own_namespace(self) -> dict[str, Any]:
         """Return the namespace that the body runs in."""
@@ -151,7 +154,22 @@ class CellRun:
 
     def _next_call(self) -> current.Call:
         """Return the call that is to be driven next."""
+        if self.caching:
+            self._import_first()
         return current.Call(self._spec(), self.session, current.current_call(), (), {})
+
+    def _import_first(self) -> None:
+        """Load the local modules that the cell imports first: what they hold by now is a part of the key.
+
+        What they put out is put out when the body runs, for on a hit the record has it.
+        """
+        for module, taken in self.cell.first_imports:
+            if module not in sys.modules and is_local(module) and module_file(module) is not None:
+                with output.recording(self._early, self.shell):
+                    try:
+                        __import__(module, fromlist=taken)
+                    except Exception:  # the body meets it again, and raises it
+                        return
 
     def _spec(self) -> TaskSpec:
         options = self.options
@@ -249,6 +267,7 @@ class CellRun:
                     stack.enter_context(following(self.call, str(self.session.home), *self._cache_folders()))
                 stack.enter_context(output.refusing_input(_NO_INPUT))
                 stack.enter_context(output.recording(recorder, self.shell))
+            replay(self.shell, self._early.items())
             yield recorder
 
     def _cache_folders(self) -> list[str]:
@@ -285,7 +304,7 @@ class CellRun:
 
     def _outputs(self, record: Record) -> LiveOutputs:
         """Decide which names to store; called when the cache saves the record, after the body has ended."""
-        cell, namespace, before = self.cell, self.namespace, self._before
+        cell, namespace, before, reach = self.cell, self.namespace, self._before, self.keyer.reach
         if cell.configured:
             raise Unstorable(f"it sets something in the module `{min(cell.configured)}`, which cannot be brought back")
         parts = self._input_digests()
@@ -307,15 +326,15 @@ class CellRun:
                 else:
                     record.conditions[name] = condition_of(before, name)
         try:
-            values |= self.keyer.attribute_state_made(parts)
+            values |= reach.changed(parts, self.keyer.input_names())
         except LookupError as error:
             raise Unstorable(str(error)) from None
-        heap = self.keyer.heap
+        heap = reach.heap
         stirred = self._stirred(parts)
         touched = [name for name in parts if name in values]
         if stirred or heap.changed():
-            touched = [name for name in parts if name in namespace or "." in name]
-        after = {name: digest_or_none(self.keyer.value_of(name)) for name in touched}
+            touched = [name for name in parts if name in namespace or name in reach.before]
+        after = {name: digest_or_none(reach.value_of(name)) for name in touched}
         record.digests = {name: digest for name, digest in after.items() if digest is None or digest != parts[name]}
         record.deleted = tuple(
             name for name in wanted if name not in namespace and (name in before or name in cell.effects.deleted)
@@ -331,9 +350,9 @@ class CellRun:
         """Return the inputs' objects that cannot be looked into and that the body has changed, by their digests."""
         found = []
         for name, digest in parts.items():
-            inside = self.keyer.heap.whole_within(name)
-            if inside and name in self._before:
-                now = digest_or_none(self._before[name])
+            inside = self.keyer.reach.heap.whole_within(name)
+            if inside and (name in self._before or name in self.keyer.reach.before):
+                now = digest_or_none(self._before.get(name, self.keyer.reach.value_before(name)))
                 if (now is None and name in self.cell.effects.mutated) or (now is not None and now != digest):
                     found += inside
         return found

@@ -1,0 +1,334 @@
+"""What a cell may change without naming it: what the code that it can call changes.
+
+A cell calls functions of other cells and of local modules, methods of its inputs, and whatever their data hold. What
+these change of the notebook's names, of modules, classes and functions, and of what they have captured is found from
+their code; to the cell it is input and output alike. So a hit can do what a call would have done, and is none where
+what was there before is not the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import FunctionType, ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from nbflow.cache.digest import task_function
+from nbflow.cache.fingerprint import Snapshot, snapshot
+from nbflow.cache.key import KeyBuilder
+from nbflow.cache.nodes import is_code, is_local_owner, owner_name, owner_of, reaches_all
+from nbflow.cache.places import is_local
+from nbflow.cache.source import facts_of
+from nbflow.notebook.cells import Cell
+from nbflow.notebook.heap import Heap, attribute_of, owner_at
+
+__all__ = ["SHELL_NAMES", "Reach", "digest_or_none", "snapshot_of"]
+
+SHELL_NAMES = frozenset(
+    "get_ipython exit quit open display In Out _ih _oh _dh _sh __name__ __doc__ __builtins__".split()
+)
+"""Names that belong to the shell: never inputs, whatever they hold."""
+
+_MISSING = object()
+
+
+class Reach:
+    """What the code changes that a cell can call, as far as `note`, `from_modules` and `heap_of` have met it.
+
+    Args:
+        cell: The cell.
+        namespace: The notebook's.
+        ignored: Names that do not count.
+
+    Attributes:
+        changed_names: Names of the notebook.
+        before: What was in attributes and closures when `state` was asked for, by their names.
+        heap: The objects that the cell can get at.
+    """
+
+    def __init__(self, cell: Cell, namespace: Mapping[str, Any], ignored: frozenset[str]) -> None:
+        self.cell = cell
+        self.namespace = namespace
+        self.changed_names: dict[str, None] = {}
+        self.before: dict[str, Any] = {}
+        self.heap = Heap({})
+        self._ignored = ignored | SHELL_NAMES
+        self._attributes: dict[tuple[str, str], Any] = {}  # modules, classes, functions by (their name, attribute)
+        self._cells: dict[str, Any] = {}  # of closures
+        self._remembering: dict[str, Any] = {}  # functions behind an `lru_cache`
+
+    # -- finding code
+
+    def note(self, found: Snapshot) -> None:
+        """Note what a piece of code changes, with all that it calls."""
+        self.changed_names |= {name: None for name in found.changed_names if name not in self._ignored}
+        self._attributes |= found.attribute_state
+        self._cells |= found.closure_state
+        self._remembering |= found.remembering
+
+    def chains(self) -> set[tuple[str, ...]]:
+        """Return the names that the cell's code loads, each with the attributes that follow at once."""
+        return {chain for code in self.cell.codes for chain in facts_of(code).chains}
+
+    def opaque(self, names: list[str]) -> list[str]:
+        """Say in words what the cell, or code of the notebook among these names, uses to reach any name at all."""
+        found: dict[str, None] = {}
+        for chain in self.chains():
+            module, name = self.cell.imported.get(chain[0], ("", ""))
+            value = sys.modules.get(module) if module else self.namespace.get(chain[0])
+            if reaches_all(getattr(value, name, None) if name else value, chain):
+                found[f"`{'.'.join(chain)}`"] = None
+        for value in map(self.namespace.get, names):
+            code = task_function(value) or (value if isinstance(value, (FunctionType, type)) else type(value))
+            if getattr(code, "__module__", "") == "__main__" and type(code).__hash__ is not None:
+                found |= snapshot_of(code).opaque
+        return list(found)
+
+    def from_modules(self, names: list[str], imported: bool = True) -> Iterator[tuple[str, Any]]:
+        """Yield what the cell takes out of local modules, and note what that code and the cell change there.
+
+        Args:
+            names: Those that the cell reads; some are modules.
+            imported: Whether what the cell itself imports counts, if it is loaded.
+        """
+        roots = {name: (name, self.namespace[name]) for name in names if _is_local_module(self.namespace.get(name))}
+        for name, (module, attribute) in self.cell.imported.items() if imported else ():
+            if (loaded := sys.modules.get(module)) is not None and is_local(module):
+                label = f"{module}.{attribute}" if attribute else module
+                roots[name] = label, vars(loaded).get(attribute, sys.modules.get(label)) if attribute else loaded
+        if not roots:
+            return
+        for chain in sorted(chain for chain in self.chains() if chain[0] in roots):
+            name, value = roots[chain[0]]
+            rest = list(chain[1:])
+            while rest and _is_local_module(value):
+                name, value = f"{name}.{rest[0]}", vars(value).get(rest.pop(0))
+            if isinstance(value, ModuleType):
+                self._note_whole(value)
+                continue
+            if isinstance(value, (FunctionType, type)) and _is_followed(value):
+                self.note(snapshot_of(value))
+            yield name, value
+        for chain in (chain for code in self.cell.codes for chain in facts_of(code).state if chain[0] in roots):
+            owner, attribute = owner_of(chain, roots[chain[0]][1])
+            if owner is not None and is_local_owner(owner):
+                self._attributes[owner_name(owner), attribute] = owner
+
+    def _note_whole(self, module: ModuleType) -> None:
+        """Note a local module that is handed to somebody, who may change anything of it."""
+        if _is_local_module(module):
+            for name, value in list(vars(module).items()):
+                if not name.startswith("__") and not is_code(value):
+                    self._attributes[owner_name(module), name] = module
+
+    def heap_of(self, roots: dict[str, Any]) -> Heap:
+        """Return the heap of all that the cell can get at, through code that its data lead to as well."""
+        known: set[int] = set()
+        while True:
+            self.heap = heap = Heap(roots)
+            for value in map(heap.objects.__getitem__, heap.whole):
+                if type(value).__name__ == "_lru_cache_wrapper":
+                    self._remembering[value.__name__] = value.__wrapped__
+            for code in _codes_in(heap):
+                if id(code) not in known:
+                    known.add(id(code))
+                    self.note(snapshot_of(code))
+            more = {name: self.namespace[name] for name in sorted(self.changed_names) if name in self.namespace}
+            for (owner, attribute), kind in sorted(self._attributes.items(), key=lambda item: item[0]):
+                value = attribute_of(kind, attribute, _MISSING)
+                if value is not _MISSING:
+                    more[f"{owner}.{attribute}"] = value
+            more = {name: value for name, value in more.items() if name not in roots}
+            if not more:
+                return heap
+            roots |= more
+
+    # -- what is there
+
+    def state(self) -> list[tuple[str, Any, str | None]]:
+        """Return what is in attributes and closures that the code changes: name, value, and its digest.
+
+        What is missing has the digest "missing", and what has no content None; where a module keeps such a thing for
+        itself (a connection, a lock), it does not count and is left out.
+        """
+        values = {
+            f"{owner}.{attribute}": (kind, attribute_of(kind, attribute, _MISSING))
+            for (owner, attribute), kind in self._attributes.items()
+        }
+        for name, cell in self._cells.items():
+            values[name] = cell, getattr(cell, "cell_contents", _MISSING)
+        found: list[tuple[str, Any, str | None]] = []
+        for name, (kind, value) in sorted(values.items(), key=lambda item: item[0]):
+            self.before[name] = value
+            digest = "missing" if value is _MISSING else digest_or_none(value)
+            if digest is not None or not isinstance(kind, ModuleType):
+                found.append((name, value, digest))
+        return found
+
+    def value_before(self, name: str) -> Any:
+        """Return what was in an attribute or a closure when `state` was asked for; None where there was nothing."""
+        value = self.before.get(name)
+        return None if value is _MISSING else value
+
+    def value_of(self, name: str) -> Any:
+        """Return the present value of a name, an attribute or a closure; None where there is none."""
+        if name in self._cells:
+            return getattr(self._cells[name], "cell_contents", None)
+        owner, _, attribute = name.rpartition(".")
+        kind = self._attributes.get((owner, attribute))
+        return self.namespace.get(name) if kind is None else attribute_of(kind, attribute, None)
+
+    def changed(self, parts: Mapping[str, str], names: list[str]) -> dict[str, Any]:
+        """Return what code has changed of modules, classes and functions, by `Class.attribute`, since `state`.
+
+        Args:
+            parts: Digests of the inputs, by name.
+            names: Those that the cell reads.
+
+        Raises:
+            LookupError: What has changed belongs to something that cannot be found again.
+        """
+        found: dict[str, Any] = {}
+        for (owner, attribute), kind in self._attributes.items():
+            name = f"{owner}.{attribute}"
+            value = attribute_of(kind, attribute, _MISSING)
+            if not self._differs(name, value, parts):
+                continue
+            if isinstance(kind, ModuleType) and digest_or_none(value) is None:
+                continue
+            if value is _MISSING or _owner_or_none(owner, self.namespace) is not kind:
+                if id(kind) in self.heap.objects:  # which has its own way there
+                    continue
+                what = "module" if isinstance(kind, ModuleType) else "class" if isinstance(kind, type) else "function"
+                raise LookupError(f"it changes `{name}` of a {what} that the notebook does not have under that name")
+            found[name] = value
+        reached = {
+            id(cell)
+            for value in self.heap.objects.values()
+            if isinstance(value, FunctionType)
+            for cell in value.__closure__ or ()
+        }
+        for name, cell in self._cells.items():
+            if id(cell) not in reached and self._differs(name, getattr(cell, "cell_contents", _MISSING), parts):
+                raise LookupError(f"it changes `{name}`, which the notebook has no name for")
+        for name, function in self._remembering.items():
+            inner = snapshot_of(function)
+            if inner.changed_names or inner.attribute_state or inner.closure_state:
+                raise LookupError(f"it calls `{name}`, whose `lru_cache` decides whether it changes something")
+        return found | self._state_of_new(names)
+
+    def _differs(self, name: str, value: Any, parts: Mapping[str, str]) -> bool:
+        """Whether what is in an attribute or closure is not what it was."""
+        before = self.before.get(name, _MISSING)
+        now = None if value is _MISSING else digest_or_none(value)
+        return now != parts.get(name) if now is not None and before is not _MISSING else value is not before
+
+    # -- what was not there before the cell ran
+
+    def _state_of_new(self, names: list[str]) -> dict[str, Any]:
+        """Return what modules that the cell has loaded, and what it has defined, remember by now.
+
+        A hit loads and defines them anew, after which nothing has been called yet.
+        """
+        later = Reach(self.cell, self.namespace, self._ignored)
+        for _ in later.from_modules(names):
+            pass
+        found: dict[str, Any] = {}
+        for (owner, attribute), kind in later._attributes.items():
+            name = f"{owner}.{attribute}"
+            if name not in self.before and _owner_or_none(owner, self.namespace) is kind:
+                value = attribute_of(kind, attribute, _MISSING)
+                if digest_or_none(value) is not None:
+                    found[name] = value
+        for name in self.cell.defined:
+            found |= _memory_of(name, self.namespace.get(name))
+        return found
+
+
+def _memory_of(name: str, defined: Any) -> dict[str, Any]:
+    """Return what a function, class or object under a name remembers: attributes, defaults, and what is captured."""
+    found: dict[str, Any] = {}
+    if isinstance(defined, (type, FunctionType)):
+        if defined.__module__ != "__main__":
+            return found
+        known = snapshot_of(defined)
+        cells = set(map(id, known.closure_state.values()))
+        for path, owner in _functions_in(name, defined, set()):
+            for (_, attribute), kind in known.attribute_state.items():
+                if kind is owner and (value := attribute_of(owner, attribute, _MISSING)) is not _MISSING:
+                    found[f"{path}.{attribute}"] = value
+            if isinstance(owner, FunctionType):
+                for captured, cell in zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True):
+                    if id(cell) in cells and (value := getattr(cell, "cell_contents", _MISSING)) is not _MISSING:
+                        found[f"{path}.<{captured}>"] = value
+    elif type(defined).__module__ == "__main__":  # what a class that serves as decorator has made
+        own = getattr(defined, "__dict__", {})
+        found |= {f"{name}.{attribute}": value for attribute, value in own.items() if not is_code(value)}
+    return found
+
+
+def _functions_in(path: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Yield a function or class of the notebook, its methods, and the functions that they have captured, with ways."""
+    value = getattr(value, "__func__", value)
+    if id(value) in seen or getattr(value, "__module__", None) != "__main__":
+        return
+    seen.add(id(value))
+    if isinstance(value, type):
+        yield path, value
+        for name, own in list(vars(value).items()):
+            if isinstance(getattr(own, "__func__", own), FunctionType):
+                yield from _functions_in(f"{path}.{name}", own, seen)
+    elif isinstance(value, FunctionType):
+        yield path, value
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            yield from _functions_in(f"{path}.<{name}>", getattr(cell, "cell_contents", None), seen)
+
+
+def _codes_in(heap: Heap) -> Iterator[Any]:
+    """Yield functions and classes that the objects of a heap are, have, or lead to, as far as they may be edited."""
+    kinds: dict[int, type] = {}
+    for value in heap.objects.values():
+        if isinstance(value, (FunctionType, type)):
+            inner: Any = value
+        else:
+            kinds[id(type(value))] = type(value)
+            inner = value.func if isinstance(value, partial) else getattr(value, "__wrapped__", None)
+        if isinstance(inner, (FunctionType, type)) and _is_followed(inner):
+            yield inner
+    yield from (kind for kind in kinds.values() if _is_followed(kind))
+
+
+def _is_followed(code: Any) -> bool:
+    return is_local(code.__module__ or "") and type(code).__hash__ is not None
+
+
+def _is_local_module(value: Any) -> bool:
+    return isinstance(value, ModuleType) and is_local(value.__name__)
+
+
+def _owner_or_none(name: str, namespace: Mapping[str, Any]) -> Any:
+    try:
+        return owner_at(name, namespace)
+    except (LookupError, AttributeError, TypeError):
+        return None
+
+
+def digest_or_none(value: Any) -> str | None:
+    """Return the digest that a value would have as a part of a key, or None if it can have none."""
+    builder = KeyBuilder("")
+    builder.add("input", "", value)
+    key = builder.build()
+    return None if key.notes else key.parts[0].digest
+
+
+_snapshots: WeakKeyDictionary[Any, Snapshot] = WeakKeyDictionary()
+
+
+def snapshot_of(value: Any) -> Snapshot:
+    """Return the graph of a piece of code; the last one where nothing in it has changed since."""
+    known = _snapshots.get(value)
+    if known is None or not known.holds():
+        known = _snapshots[value] = snapshot(value)
+    return known
