@@ -194,6 +194,43 @@ from math import *
 {x} = f.__globals__.get('{y}')
 {x} = '{y}' in dir()
 {x} = eval('{y}')
+{x} = [f, g, h]
+{x} = {{'k': g}}
+{x} = {y}[0]({z})
+{x} = {y}['k']({z})
+{x} = C().bump
+{x} = functools.partial(C.bump, {y})
+{x} = functools.partial({y}.bump)
+{x} = list(map(g, [{i}, {j}]))
+{x} = [each.bump() for each in {y}]
+{x} = C.bump
+{x} = C.kinds()
+{x} = f.n
+{x} = f(f({y}))
+{x} = inspect.getclosurevars({y}).nonlocals
+{x} = kit
+{x} = kit.bump()
+{x} = kit.put({y})
+{x} = kit.log
+{x} = kit.count
+{x} = kit.limit()
+{x} = kit.memo({i})
+{x} = kit.step()
+{x} = kit.Kit({y})
+{x} = kit.Kit.made
+{x} = kit.Kit.items
+{x} = [kit.put, kit.bump]
+{x} = {y}.put({z})
+kit.LIMIT = {i}
+kit.log = {y}
+kit.log.append({i})
+kit.table['k'] = {y}
+kit.Kit.made = {i}
+setattr(kit, 'LIMIT', {i})
+from kit import LIMIT as {x}
+from kit import bump as {x}
+from kit import log as {x}, put as {y}
+{x} = f(kit)
 pass"""
 
 BLOCKS = [
@@ -253,15 +290,95 @@ BLOCKS = [
     "def h():\n    del globals()['{x}']",
     "def h():\n    globals()['{x}'] = {y}",
     "if {x}:\n    random.seed({i})\n    {y} = random.random()",
+    "def make():\n    n = {i}\n    def inc(v=None):\n        nonlocal n\n        n += 1\n        return n\n"
+    "    def get():\n        return n\n    return inc, get\nf, {x} = make()",
+    "def deco(fn):\n    n = 0\n    def inner(*args):\n        nonlocal n\n        n += 1\n"
+    "        return n, fn(*args)\n    return inner",
+    "def deco(fn):\n    def inner(*args):\n        inner.n += 1\n        return inner.n, fn(*args)\n"
+    "    inner.n = {i}\n    return inner",
+    "class deco:\n    def __init__(self, fn):\n        self.fn, self.n = fn, {i}\n"
+    "    def __call__(self, *args):\n        self.n += 1\n        return self.n, self.fn(*args)",
+    "@deco\n@deco\ndef g(v):\n    return v\n{x} = g({y})",
+    "class C:\n    kind = {i}\n    @deco\n    def bump(self):\n        return {j}",
+    "class C:\n    kind = {i}\n    def bump(self, seen=[]):\n        seen.append({i})\n        return len(seen)",
+    "class C:\n    kind = {i}\n    @staticmethod\n    def bump(v=None, seen=[]):\n        seen.append({i})\n"
+    "        return len(seen)",
+    "class C:\n    kind = {i}\n    def bump(self):\n        {x}.append({i})\n        return len({x})",
+    "class C:\n    kind = {i}\n    def bump(self):\n        type(self).kind += 1\n        return self.kind",
+    "class C:\n    kind = {i}\n    log = []\n    @classmethod\n    def bump(cls):\n        cls.kind += 1\n"
+    "        cls.log.append(cls.kind)\n        return cls.kind",
+    "class C:\n    kind = {i}\n    @property\n    def attr(self):\n        {x}.append({i})\n        return {x}",
+    "def f(v):\n    v.kind = {i}\n    return v",
+    "def f(v):\n    v.LIMIT = {i}\n    return v.limit()",
+    "def f(v):\n    kit.LIMIT = v\n    return kit.limit()",
+    "def g(v):\n    return kit.put(v)",
+    "def g(v):\n    from kit import LIMIT\n    return [v, LIMIT]",
+    "def h():\n    kit.Kit.items.append({x})",
+    "import kit\n{x} = kit.bump()",
+    "from kit import put\n{x} = put({y})",
+    "import kit as {x}\n{y} = {x}.limit()",
     "for {x} in range({i}):\n    random.seed({x})",
     "with contextlib.nullcontext({x}):\n    np.random.seed({i})\n{y} = np.random.rand()",
 ]
 TEMPLATES = [*SIMPLE.splitlines(), *BLOCKS]
 LAST = ["", "", "{x}", "{x}, {y}", "{x} is {y}", "len({x})", "{x};", "f({y})"]
 HEADER = (
-    "import collections, contextlib, functools, itertools, math, os, random\n"
-    "import numpy as np\nimport pandas as pd\nrandom.seed(7)"
+    "import collections, contextlib, functools, inspect, itertools, math, os, random\n"
+    "import numpy as np\nimport pandas as pd\nimport kit\nrandom.seed(7)"
 )
+KIT = """
+LIMIT = 5
+count = 0
+log = []
+table = {}
+
+
+class Kit:
+    made = 0
+    items = []
+
+    def __init__(self, v=None):
+        Kit.made += 1
+        self.v = v
+
+    def put(self, v=None):
+        self.items.append(v)
+        return len(self.items)
+
+
+def bump(v=None):
+    global count
+    count += 1
+    return count
+
+
+def put(v=None):
+    log.append(v)
+    return len(log)
+
+
+def memo(v, seen={}):
+    seen[v] = len(seen)
+    return dict(seen)
+
+
+def limit():
+    return LIMIT
+
+
+def make():
+    n = 0
+
+    def inc():
+        nonlocal n
+        n += 1
+        return n
+
+    return inc
+
+
+step = make()
+"""
 DELETE = (2, "d = [1]\ndel c")  # an error where the name is missing, whatever the cache has
 
 
@@ -307,13 +424,30 @@ def generators_of_a_kernel() -> dict[str, Any]:
     return random_states()
 
 
-class Plain:
+class World:
+    """What both kinds of notebooks have: a local module that each loads for itself."""
+
+    kit: types.ModuleType | None = None
+
+    @contextlib.contextmanager
+    def loaded(self) -> Iterator[None]:
+        """Make the module the one that is loaded."""
+        if self.kit is not None:
+            sys.modules["kit"] = self.kit
+        try:
+            yield
+        finally:
+            self.kit = sys.modules.pop("kit", None)
+
+
+class Plain(World):
     """What a notebook without nbflow does."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
+        self.kit = None
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.random = generators_of_a_kernel()
 
@@ -322,7 +456,7 @@ class Plain:
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         printed, shown, error = io.StringIO(), "", ""
         set_random_states(self.random)
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), self.loaded():
             try:
                 exec(compile(tree, "<cell>", "exec"), self.names)
                 if isinstance(last, ast.Expr):
@@ -334,7 +468,7 @@ class Plain:
         return steady_text(printed.getvalue()), shown, error
 
 
-class Tasks:
+class Tasks(World):
     """The same with `%%task` on every cell."""
 
     def __init__(self, home: Path) -> None:
@@ -344,6 +478,7 @@ class Tasks:
 
     def restart(self) -> None:
         self.close()
+        self.kit = None
         config = Config()
         config.HistoryManager.enabled = False
         config.InteractiveShell.colors = "nocolor"
@@ -359,7 +494,7 @@ class Tasks:
     def run(self, place: int, text: str) -> tuple[str, str, str]:
         printed = io.StringIO()
         set_random_states(self.random)
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()), self.loaded():
             result = self.shell.run_cell(f"%%task -q\n{text}", cell_id=f"cell-{place}")
         self.random = random_states()
         raised = result.error_in_exec or result.error_before_exec
@@ -405,8 +540,9 @@ def steady(value: Any) -> str:
     return steady_text(repr(value))
 
 
-def state_of(names: dict[str, Any]) -> dict[str, Any]:
+def state_of(world: Plain | Tasks) -> dict[str, Any]:
     """Return all that the user's names hold, with objects that are the same told by one number."""
+    names = world.names
     seen: dict[int, int] = {}
     kept: list[Any] = []
 
@@ -472,12 +608,17 @@ def state_of(names: dict[str, Any]) -> dict[str, Any]:
     for name in sorted(names):
         if name in USERS:
             found[name] = walk(names[name])
+    if world.kit is not None:
+        found["the module"] = [
+            walk(value) for name, value in sorted(vars(world.kit).items()) if not name.startswith("__")
+        ]
     return found
 
 
 USERS = {
     *NAMES,
-    *"C D collections contextlib copy deco f functools g h itertools make math memo n np os pd random set_seed".split(),
+    *"C D collections contextlib copy deco f functools g h inspect itertools kit make math memo n np os pd put".split(),
+    *"random set_seed".split(),
 }
 
 
@@ -485,7 +626,12 @@ USERS = {
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return where the stores of the programs live."""
     main = sys.modules["__main__"]
-    yield tmp_path_factory.mktemp("programs")
+    home = tmp_path_factory.mktemp("programs")
+    (home / "kit.py").write_text(KIT)
+    os.utime(home / "kit.py", (1e9, 1e9))
+    sys.path.insert(0, str(home))
+    yield home
+    sys.path.remove(str(home))
     sys.modules["__main__"] = main  # each shell has put its own there
     set_global_settings(None)
 
@@ -503,7 +649,11 @@ def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
             note(f"# --- cell {step[0]}\n{step[1]}")
             expected, found = plain.run(*step), tasks.run(*step)
             assert found == expected, f"step {number}, cell {step[0]}"
-            assert state_of(tasks.names) == state_of(plain.names), f"step {number}, cell {step[0]}"
+            left, right = state_of(tasks), state_of(plain)
+            for state, other in ((left, right), (right, left)):  # a hit need not load what only its functions import
+                if "the module" not in other:
+                    state.pop("the module", None)
+            assert left == right, f"step {number}, cell {step[0]}"
     finally:
         tasks.close()
 
