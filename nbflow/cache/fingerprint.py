@@ -13,11 +13,12 @@ from types import FunctionType
 from xxhash import xxh3_128_hexdigest
 
 from nbflow._typing import Any
-from nbflow.cache import nodes
+from nbflow.cache import modules
 from nbflow.cache.classes import is_plain_object
 from nbflow.cache.digest import LEAVES, Walk, is_container
 from nbflow.cache.graph import Graph
-from nbflow.cache.nodes import ABSENT, is_constant
+from nbflow.cache.nodes import is_constant
+from nbflow.cache.owners import ABSENT
 from nbflow.cache.parts import Fingerprint, Undigestable, hashed, part_bytes, text_bytes
 from nbflow.cache.places import file_signature, is_standard
 from nbflow.cache.source import Imports, Shelf
@@ -143,7 +144,7 @@ def snapshot(root: Any, depends: tuple[Any, ...] = (), shelf: Shelf | None = Non
 def imports(found: Imports, shelf: Shelf | None = None) -> Snapshot:
     """Walk from what code that is no function imports: its parts are those modules and packages."""
     graph = Graph(shelf=shelf)
-    nodes.imported(graph, found)
+    modules.imported(graph, found)
     return Snapshot(graph)
 
 

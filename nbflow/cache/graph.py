@@ -26,9 +26,10 @@ from xxhash import xxh3_128_hexdigest
 
 from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy
-from nbflow.cache import nodes
+from nbflow.cache import modules, nodes
 from nbflow.cache.digest import Walk, Without, task_function
-from nbflow.cache.nodes import ABSENT, is_code, is_constant, is_native, module_key
+from nbflow.cache.nodes import is_code, is_constant, is_native
+from nbflow.cache.owners import ABSENT
 from nbflow.cache.parts import (
     Fingerprint,
     KeyPart,
@@ -240,9 +241,9 @@ class Graph:
         if isinstance(value, ModuleType):
             name = value.__name__
             if is_local(name):
-                return nodes.module_node, module_key(name), "module"
+                return modules.module_node, modules.module_key(name), "module"
             self.package(name)
-            return None, module_key(name), "module"
+            return None, modules.module_key(name), "module"
         if isinstance(value, partial):
             return nodes.partial_node, "partial", "helper"
         owner = getattr(value, "__objclass__", None)  # of a method that is written in C
@@ -264,10 +265,10 @@ class Graph:
         top = module.partition(".")[0]
         if not top or top == "__main__" or top == "nbflow" or is_standard(top):
             return
-        if module_key(top) not in self.parts:
+        if modules.module_key(top) not in self.parts:
             version = package_version(top)
             digest = xxh3_128_hexdigest(hashed(b"pv", version.encode()))
-            self.parts[module_key(top)] = KeyPart("module", top, digest, version)
+            self.parts[modules.module_key(top)] = KeyPart("module", top, digest, version)
 
     def watch(self, owner: Any, *names: str) -> None:
         for name in names:
@@ -277,6 +278,16 @@ class Graph:
         self.parts[label] = KeyPart(kind, label, xxh3_128_hexdigest(hashed(b"nd", *pieces)), text, where)
 
     # -- values
+
+    def lenient(self, value: Any) -> bytes:
+        """Encode what library code has captured, or a module holds; inner machinery (locks, caches) by type only."""
+        try:
+            encoded = self.walk.encode(value)
+        except Undigestable:
+            return text_bytes(type(value).__qualname__)
+        if not is_constant(value):
+            self.contents.append(("", value, encoded))
+        return encoded
 
     def _value_part(self, key: tuple[int, str], kind: str, name: str, value: Any) -> None:
         """Digest a captured value by content."""

@@ -9,54 +9,38 @@ other objects, whose other attributes remain input.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from functools import partial
-from time import time
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-
-from xxhash import xxh3_128_hexdigest
 
 from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy
+from nbflow.cache import modules
 from nbflow.cache.classes import class_members, is_plain_object
 from nbflow.cache.digest import Walk, is_data, task_function
-from nbflow.cache.parts import KeyPart, Undigestable, framed, hashed, text_bytes
-from nbflow.cache.places import file_signature, is_local, is_standard, module_file, where_of
-from nbflow.cache.source import REBOUND, CodeFacts, Imports, code_bytes, facts_of, module_facts
+from nbflow.cache.owners import ABSENT, OPAQUE, is_local_owner, owner_name, owner_of, reaches_all
+from nbflow.cache.parts import Undigestable, framed, text_bytes
+from nbflow.cache.places import is_local, is_standard, where_of
+from nbflow.cache.source import REBOUND, CodeFacts, code_bytes, facts_of
 
 if TYPE_CHECKING:
-    from nbflow.cache import identity, loaded
+    from nbflow.cache import identity
     from nbflow.cache.graph import Graph
 else:
-    identity, loaded = lazy("nbflow.cache.identity"), lazy("nbflow.cache.loaded")
+    identity = lazy("nbflow.cache.identity")
 
 __all__ = [
-    "ABSENT",
-    "OPAQUE",
     "class_node",
     "code_node",
     "function_node",
-    "imported",
     "installed_node",
     "is_code",
     "is_constant",
-    "is_local_owner",
     "is_native",
-    "is_opaque",
-    "module_key",
-    "module_node",
     "object_node",
     "omit",
-    "owner_name",
-    "owner_of",
     "partial_node",
-    "reaches_all",
 ]
 
-ABSENT = object()
-_RACY_S = 2.0  # a file changed more recently than this is read again
-OPAQUE = frozenset({"eval", "exec", "globals"})
-"""Builtins that reach any global."""
 _IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
 
 
@@ -179,19 +163,7 @@ def _references(
     for name, level, taken in facts.imports:
         if name == "__main__" and module == "__main__":
             graph.opaque[f"`import __main__` in `{label}`"] = None
-        pieces.append(_import(graph, name, level, taken, scope.get("__package__") or module))
-
-
-def reaches_all(value: Any, chain: tuple[str, ...]) -> bool:
-    """Whether a chain of names leads to a builtin that reaches any global, under whatever name."""
-    if isinstance(value, ModuleType) and value.__name__ == "builtins":
-        return chain[1:2] != () and chain[1] in OPAQUE
-    return is_opaque(value)
-
-
-def is_opaque(value: Any) -> bool:
-    """Whether `value` is one of the builtins that reach any global."""
-    return isinstance(value, BuiltinFunctionType) and value.__module__ == "builtins" and value.__name__ in OPAQUE
+        pieces.append(modules.import_node(graph, name, level, taken, scope.get("__package__") or module))
 
 
 def _note_change(graph: Graph, chain: tuple[str, ...], scope: dict[str, Any], module: str) -> None:
@@ -205,32 +177,6 @@ def _note_change(graph: Graph, chain: tuple[str, ...], scope: dict[str, Any], mo
         graph.changed_names[name] = None
     elif is_local_owner(owner):
         graph.attribute_state[owner_name(owner), name] = owner
-
-
-def owner_of(chain: tuple[str, ...], value: Any) -> tuple[Any, str]:
-    """Return whose attribute a chain of names is that begins at `value`, and its name; None for the first name alone.
-
-    What follows an attribute that is no module, class or function is inside of it.
-    """
-    owner = None
-    name, *rest = (each for each in chain if each != REBOUND)
-    while rest and isinstance(value, (ModuleType, type, FunctionType)):
-        owner, name = value, rest.pop(0)
-        value = vars(owner).get(name, ABSENT)
-    return owner, name
-
-
-def is_local_owner(owner: Any) -> bool:
-    """Whether a module, class or function is the notebook's, or from a file that may be edited at any time."""
-    return is_local(owner.__name__ if isinstance(owner, ModuleType) else getattr(owner, "__module__", None) or "")
-
-
-def owner_name(owner: Any) -> str:
-    """Return by what name a module, a class or a function is found again."""
-    if isinstance(owner, ModuleType):
-        return f"module {owner.__name__}"
-    module = owner.__module__
-    return str(owner.__qualname__ if module == "__main__" else f"{module}:{owner.__qualname__}")
 
 
 def _edge(graph: Graph, chain: tuple[str, ...], value: Any, slot: tuple[str, int, str], facts: CodeFacts) -> bytes:
@@ -311,100 +257,6 @@ def _chain_state(chain: tuple[str, ...], facts: CodeFacts) -> bool:
     return any(state[: len(chain)] == chain for state in facts.state)
 
 
-def imported(graph: Graph, found: Imports) -> None:
-    """Follow the imports of code that is no function, such as the body of a cell."""
-    for name, level, taken in found:
-        _import(graph, name, level, taken, "")
-
-
-def _import(graph: Graph, name: str, level: int, taken: tuple[str, ...], package: str) -> bytes:
-    """Follow an import inside a body: the whole module, whether or not it has been loaded yet."""
-    text = f"import {'.' * level}{name} {','.join(taken)}"
-    from importlib.util import resolve_name  # few bodies import something
-
-    try:
-        full = resolve_name("." * level + name, package) if level else name
-    except (ImportError, ValueError):
-        return framed(text.encode()) + b"absent"
-    labels = [_module_label(graph, full)]
-    labels += [
-        _module_label(graph, f"{full}.{item}") for item in taken if is_local(full) and module_file(f"{full}.{item}")
-    ]
-    return framed(text.encode()) + b"".join(text_bytes(label) for label in labels)
-
-
-def _module_label(graph: Graph, name: str) -> str:
-    if not is_local(name):
-        graph.package(name)
-    elif module_key(name) not in graph.parts:
-        _module_file(graph, name)
-    return module_key(name)
-
-
-def module_node(graph: Graph, module: ModuleType, label: str, kind: str) -> None:
-    """Digest a local module that is used as a whole."""
-    _module_label(graph, module.__name__)
-
-
-def _module_file(graph: Graph, name: str) -> None:
-    """Digest a local module by the text of its file and of the local modules it imports."""
-    graph.parts[module_key(name)] = KeyPart("module", name, "")  # ends cycles of imports
-    file = module_file(name)
-    pieces: list[bytes] = []
-    try:
-        with open(file or "", "rb") as stream:
-            data = stream.read()
-    except OSError:
-        data = b""
-    try:
-        content, imports, constants = module_facts(data.decode("utf-8-sig"), graph.shelf)
-    except (SyntaxError, ValueError):
-        content, imports, constants = hashed(b"mf", data), (), ()
-    package = name if file and file.endswith(("__init__.py",)) else name.rpartition(".")[0]
-    pieces.append(content)
-    as_loaded = loaded.loaded_as(name, file, data, content)
-    if as_loaded is not None:
-        pieces.append(as_loaded)
-        graph.solid = False  # a reload leaves no trace in the file
-    pieces += _set_since(graph, sys.modules.get(name), constants)
-    for other, level, taken in imports:
-        pieces.append(_import(graph, other, level, taken, package))
-    _watch_file(graph, file)
-    digest = xxh3_128_hexdigest(hashed(b"nd", *pieces))
-    graph.parts[module_key(name)] = KeyPart("module", name, digest, "", where_of(file or ""))
-
-
-def _set_since(graph: Graph, module: ModuleType | None, constants: tuple[tuple[str, bytes], ...]) -> Iterator[bytes]:
-    """Yield what somebody has set the constants of a loaded module to, where that is not what its file says."""
-    for name, written in constants if module is not None else ():
-        space = vars(module)
-        value = space.get(name, ABSENT)
-        graph.names.append((space.get, name, value))
-        now = b"absent" if value is ABSENT else _lenient(graph, value)
-        try:
-            unchanged = value is not ABSENT and _literals.encode(value) == written
-        except Undigestable:
-            unchanged = False
-        if not unchanged:
-            yield framed(name.encode()) + now
-
-
-def _no_literal(value: Any) -> bytes:
-    raise Undigestable("", "it is code")
-
-
-_literals = Walk(_no_literal)
-
-
-def _watch_file(graph: Graph, file: str | None) -> None:
-    """Note how a file looks on disk; one that changed just now may change again without looking different."""
-    seen = file_signature(file) if file else None
-    if file is None or seen is None or time() - seen[0] / 1e9 < _RACY_S:
-        graph.solid = False
-    else:
-        graph.files.append((file, seen))
-
-
 def installed_node(graph: Graph, function: FunctionType, label: str, kind: str) -> None:
     """Note package and version, and what a decorator of the package has captured."""
     module = function.__globals__.get("__name__", "") or ""
@@ -420,23 +272,12 @@ def installed_node(graph: Graph, function: FunctionType, label: str, kind: str) 
         if is_code(value) or isinstance(value, partial) or callable(getattr(value, "__wrapped__", None)):
             pieces.append(name.encode() + text_bytes(graph.label(value)))
         else:
-            pieces.append(name.encode() + _lenient(graph, value))
+            pieces.append(name.encode() + graph.lenient(value))
     wrapped = getattr(function, "__wrapped__", None)
     if callable(wrapped):
         pieces.append(b"wrapped" + text_bytes(graph.label(wrapped)))
     if len(pieces) > 1 or kind != "helper":
         graph.part(kind, label, pieces)
-
-
-def _lenient(graph: Graph, value: Any) -> bytes:
-    """Encode what library code has captured; its inner machinery (locks, caches) counts by type only."""
-    try:
-        encoded = graph.walk.encode(value)
-    except Undigestable:
-        return text_bytes(type(value).__qualname__)
-    if not is_constant(value):
-        graph.contents.append(("", value, encoded))
-    return encoded
 
 
 def code_node(graph: Graph, code: CodeType, label: str, kind: str) -> None:
@@ -497,7 +338,7 @@ def class_node(graph: Graph, cls: type, label: str, kind: str) -> None:
             if is_code(piece):
                 pieces.append(framed(tag) + text_bytes(graph.label(piece)))
             elif role:
-                pieces.append(framed(tag) + _lenient(graph, piece))
+                pieces.append(framed(tag) + graph.lenient(piece))
             else:
                 member = graph.unique(f"{label}.{name}")
                 graph.values[(id(cls), name)] = ("class", member, piece)
@@ -535,11 +376,6 @@ def _class_attribute(graph: Graph, cls: type, name: str) -> None:
     graph.attribute_state[owner_name(cls), name] = cls
     if _may_be_state(vars(cls).get(name)):
         graph.state.add((id(cls), name))
-
-
-def module_key(name: str) -> str:
-    """Return what a module is called among the labels; a function may have the same name."""
-    return f"module {name}"
 
 
 def _may_be_state(value: Any) -> bool:

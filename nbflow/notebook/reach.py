@@ -18,7 +18,8 @@ from weakref import WeakKeyDictionary
 from nbflow.cache.digest import task_function
 from nbflow.cache.fingerprint import Snapshot, snapshot
 from nbflow.cache.key import KeyBuilder
-from nbflow.cache.nodes import is_code, is_local_owner, owner_name, owner_of, reaches_all
+from nbflow.cache.nodes import is_code
+from nbflow.cache.owners import is_local_owner, owner_name, owner_of, reaches_all
 from nbflow.cache.places import is_local
 from nbflow.cache.source import facts_of
 from nbflow.notebook.cells import Cell

@@ -207,7 +207,6 @@ from math import *
 {x} = C.kinds()
 {x} = f.n
 {x} = f(f({y}))
-{x} = inspect.getclosurevars({y}).nonlocals
 {x} = kit
 {x} = kit.bump()
 {x} = kit.put({y})
@@ -323,7 +322,7 @@ BLOCKS = [
 TEMPLATES = [*SIMPLE.splitlines(), *BLOCKS]
 LAST = ["", "", "{x}", "{x}, {y}", "{x} is {y}", "len({x})", "{x};", "f({y})"]
 HEADER = (
-    "import collections, contextlib, functools, inspect, itertools, math, os, random\n"
+    "import collections, contextlib, functools, itertools, math, os, random\n"
     "import numpy as np\nimport pandas as pd\nimport kit\nrandom.seed(7)"
 )
 KIT = """
@@ -465,7 +464,7 @@ class Plain(World):
             except Exception as raised:
                 error = f"{type(raised).__name__}: {raised}"
         self.random = random_states()
-        return steady_text(printed.getvalue()), shown, error
+        return steady_text(printed.getvalue()), shown, steady_text(error)
 
 
 class Tasks(World):
@@ -500,7 +499,7 @@ class Tasks(World):
         raised = result.error_in_exec or result.error_before_exec
         silent = result.result is None or text.endswith(";")
         error = f"{type(raised).__name__}: {raised}" if raised is not None else ""
-        return steady_text(printed.getvalue()), "" if silent else steady(result.result), error
+        return steady_text(printed.getvalue()), "" if silent else steady(result.result), steady_text(error)
 
     def close(self) -> None:
         if self.shell is not None:
@@ -617,7 +616,7 @@ def state_of(world: Plain | Tasks) -> dict[str, Any]:
 
 USERS = {
     *NAMES,
-    *"C D collections contextlib copy deco f functools g h inspect itertools kit make math memo n np os pd put".split(),
+    *"C D collections contextlib copy deco f functools g h itertools kit make math memo n np os pd put".split(),
     *"random set_seed".split(),
 }
 
