@@ -17,7 +17,7 @@ from nbflow._util import lazy
 from nbflow.cache import modules
 from nbflow.cache.classes import class_members, is_plain_object
 from nbflow.cache.digest import Walk, is_data, task_function
-from nbflow.cache.owners import ABSENT, OPAQUE, is_local_owner, owner_name, owner_of, reaches_all
+from nbflow.cache.owners import ABSENT, OPAQUE, is_local_owner, note_owned, owner_of, reaches_all
 from nbflow.cache.parts import Undigestable, framed, text_bytes
 from nbflow.cache.places import is_local, is_standard, where_of
 from nbflow.cache.source import REBOUND, CodeFacts, code_bytes, facts_of
@@ -79,8 +79,13 @@ def _captured(graph: Graph, function: FunctionType, facts: CodeFacts, label: str
             value = cell.cell_contents
         except ValueError:
             value = ABSENT
-        if any(chain[0] == name for chain in facts.state):
-            graph.closure_state[f"{name} captured by {label}"] = cell
+        for chain in facts.state:
+            if chain[0] == name:
+                owner, attribute = owner_of(chain, value)
+                if owner is None:
+                    graph.closure_state[f"{name} captured by {label}"] = cell
+                elif is_local_owner(owner):
+                    note_owned(graph.attribute_state, owner, attribute)
         if _mutates(facts, name, value):
             graph.state.add((id(cell), name))
             graph.alive.append(cell)
@@ -95,8 +100,8 @@ def _captured(graph: Graph, function: FunctionType, facts: CodeFacts, label: str
     defaults.update(zip(arguments[len(arguments) - len(values) :], values, strict=True))
     for name in sorted(defaults):
         if any(chain[0] == name for chain in facts.state):
-            graph.attribute_state[owner_name(function), "__defaults__"] = function
-            graph.attribute_state[owner_name(function), "__kwdefaults__"] = function
+            note_owned(graph.attribute_state, function, "__defaults__")
+            note_owned(graph.attribute_state, function, "__kwdefaults__")
         slot = ("default", id(function), _inside(graph, label, name))
         pieces.append(_edge(graph, (name,), defaults[name], slot, facts))
 
@@ -129,7 +134,7 @@ def _references(
     free = {chain[0] for chain in facts.chains}
     graph.alive.append(scope)
     for chain in facts.state:
-        if chain[0] not in inner:
+        if chain[0] not in inner and (chain[0] in free or chain[1:] == (REBOUND,)):  # else it is a local variable
             _note_change(graph, chain, scope, module)
     if module == "__main__":  # what it binds there and never reads, a notebook's cell has changed by calling it
         stored = {chain[0] for chain in facts.state if chain[1:] == (REBOUND,)} - free - inner
@@ -176,7 +181,7 @@ def _note_change(graph: Graph, chain: tuple[str, ...], scope: dict[str, Any], mo
     if owner is None:
         graph.changed_names[name] = None
     elif is_local_owner(owner):
-        graph.attribute_state[owner_name(owner), name] = owner
+        note_owned(graph.attribute_state, owner, name)
 
 
 def _edge(graph: Graph, chain: tuple[str, ...], value: Any, slot: tuple[str, int, str], facts: CodeFacts) -> bytes:
@@ -231,7 +236,7 @@ def _function_attribute(
     value = vars(function).get(name, ABSENT)
     if _chain_state(chain, facts):
         graph.state.add(key)
-        graph.attribute_state[owner_name(function), name] = function
+        note_owned(graph.attribute_state, function, name)
     if value is ABSENT:
         return
     if is_code(value):
@@ -373,7 +378,7 @@ def _class_state(graph: Graph, function: Any, cls: type) -> None:
 
 
 def _class_attribute(graph: Graph, cls: type, name: str) -> None:
-    graph.attribute_state[owner_name(cls), name] = cls
+    note_owned(graph.attribute_state, cls, name)
     if _may_be_state(vars(cls).get(name)):
         graph.state.add((id(cls), name))
 

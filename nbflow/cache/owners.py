@@ -13,7 +13,7 @@ from nbflow._typing import Any
 from nbflow.cache.places import is_local
 from nbflow.cache.source import REBOUND
 
-__all__ = ["ABSENT", "OPAQUE", "is_local_owner", "is_opaque", "owner_name", "owner_of", "reaches_all"]
+__all__ = ["ABSENT", "OPAQUE", "is_local_owner", "is_opaque", "note_owned", "owner_name", "owner_of", "reaches_all"]
 
 ABSENT = object()
 """Stands for what is not there."""
@@ -58,3 +58,12 @@ def owner_name(owner: Any) -> str:
         return f"module {owner.__name__}"
     module = owner.__module__
     return str(owner.__qualname__ if module == "__main__" else f"{module}:{owner.__qualname__}")
+
+
+def note_owned(known: dict[tuple[str, str], Any], owner: Any, attribute: str) -> None:
+    """Note an attribute by the name of its owner; functions that one decorator has made get a number."""
+    name = base = owner_name(owner)
+    count = 1
+    while known.setdefault((name, attribute), owner) is not owner:
+        count += 1
+        name = f"{base}#{count}"

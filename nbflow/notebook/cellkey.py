@@ -17,10 +17,9 @@ from nbflow.cache.fingerprint import Snapshot, imports
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.cache.mentions import names_in
 from nbflow.cache.parts import KeyPart, short_text
-from nbflow.cache.places import is_local
 from nbflow.cache.source import Imports, Shelf
 from nbflow.notebook.cells import Cell, CellOptions
-from nbflow.notebook.reach import SHELL_NAMES, Reach, digest_or_none, snapshot_of
+from nbflow.notebook.reach import SHELL_NAMES, Reach, snapshot_of
 from nbflow.runtime import current
 from nbflow.sessions import session_or_default
 
@@ -116,7 +115,10 @@ class CellKeyer:
             self._add(builder, "input", name, seen, roots)
         for name in options.depends:
             self._add(builder, "depends", name, seen, roots)
-        self._add_from_modules(builder, names, seen)
+        for name, code in reach.from_modules(names, imported=options.inputs is None):
+            found = snapshot_of(code).fingerprint
+            if not found.notes:  # else it may be anything that the module works with
+                _add_parts(builder, found, ("helper", name), seen)
         heap = reach.heap_of(roots)
         for name in sorted(set(reach.changed_names) - set(names)):  # for the cell it is input and output
             if name in self.namespace:
@@ -168,20 +170,6 @@ class CellKeyer:
                 roots.setdefault(part.name, self.namespace[part.name])
         builder.add_code(Fingerprint("", (), found.fingerprint.notes))
         self.reach.note(found)
-
-    def _add_from_modules(self, builder: KeyBuilder, names: list[str], seen: set[tuple[str, str]]) -> None:
-        """Add what the cell takes out of local modules: their files do not tell what has been set there since.
-
-        What has no content does not count there, as it may be anything that the module works with.
-        """
-        for name, value in self.reach.from_modules(names, imported=self.options.inputs is None):
-            if isinstance(value, (FunctionType, type)) and is_local(value.__module__ or ""):
-                found = snapshot_of(value).fingerprint
-                if not found.notes:
-                    _add_parts(builder, found, ("helper", name), seen)
-            elif ("global", name) not in seen and (digest := digest_or_none(value)) is not None:
-                seen.add(("global", name))
-                builder.add_digest("global", name, digest, short_text(value))
 
 
 def _add_parts(builder: KeyBuilder, found: Fingerprint, root: tuple[str, str], seen: set[tuple[str, str]]) -> None:

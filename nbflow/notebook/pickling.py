@@ -140,6 +140,8 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: M
             return _attribute, place
     if kind is memoryview:
         raise TypeError(MEMORY_VIEW)
+    if kind in _TURNED_TO_LISTS:
+        raise TypeError(f"cannot pickle '{kind.__name__}' object")
     if kind.__module__ == "logging" and hasattr(obj, "handlers") and (obj.handlers or obj.level):
         raise TypeError("a logger's level and handlers are of this process only")
     if not isinstance(obj, (FunctionType, type)) or obj.__module__ != "__main__":
@@ -179,6 +181,8 @@ def _fill_cell(cell: CellType, content: tuple[Any, ...]) -> None:
 
 
 _IN_MEMORY = (io.BytesIO, io.StringIO)
+_TURNED_TO_LISTS = frozenset(type(iter(each)) for each in (set(), {}.keys(), {}.values(), {}.items()))
+"""Iterators that pickle takes for iterators over a list."""
 
 
 class _Dynamic(Exception):

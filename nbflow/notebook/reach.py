@@ -19,7 +19,7 @@ from nbflow.cache.digest import task_function
 from nbflow.cache.fingerprint import Snapshot, snapshot
 from nbflow.cache.key import KeyBuilder
 from nbflow.cache.nodes import is_code
-from nbflow.cache.owners import is_local_owner, owner_name, owner_of, reaches_all
+from nbflow.cache.owners import is_local_owner, note_owned, owner_of, reaches_all
 from nbflow.cache.places import is_local
 from nbflow.cache.source import facts_of
 from nbflow.notebook.cells import Cell
@@ -65,8 +65,12 @@ class Reach:
     def note(self, found: Snapshot) -> None:
         """Note what a piece of code changes, with all that it calls."""
         self.changed_names |= {name: None for name in found.changed_names if name not in self._ignored}
-        self._attributes |= found.attribute_state
-        self._cells |= found.closure_state
+        for (_, attribute), owner in found.attribute_state.items():
+            note_owned(self._attributes, owner, attribute)
+        for name, cell in found.closure_state.items():
+            others = 1
+            while self._cells.setdefault(name if others == 1 else f"{name}#{others}", cell) is not cell:
+                others += 1
         self._remembering |= found.remembering
 
     def chains(self) -> set[tuple[str, ...]]:
@@ -88,41 +92,46 @@ class Reach:
         return list(found)
 
     def from_modules(self, names: list[str], imported: bool = True) -> Iterator[tuple[str, Any]]:
-        """Yield what the cell takes out of local modules, and note what that code and the cell change there.
+        """Yield the functions and classes that the cell takes out of local modules, and note the values that it takes.
+
+        Their files do not tell what has been set there since.
 
         Args:
             names: Those that the cell reads; some are modules.
             imported: Whether what the cell itself imports counts, if it is loaded.
         """
-        roots = {name: (name, self.namespace[name]) for name in names if _is_local_module(self.namespace.get(name))}
+        roots: dict[str, list[Any]] = {}  # by name: where it leads from there, beginning with a module
+        for name in names:
+            if _is_local_module(self.namespace.get(name)):
+                roots[name] = [self.namespace[name]]
         for name, (module, attribute) in self.cell.imported.items() if imported else ():
             if (loaded := sys.modules.get(module)) is not None and is_local(module):
-                label = f"{module}.{attribute}" if attribute else module
-                roots[name] = label, vars(loaded).get(attribute, sys.modules.get(label)) if attribute else loaded
-        if not roots:
-            return
-        for chain in sorted(chain for chain in self.chains() if chain[0] in roots):
-            name, value = roots[chain[0]]
-            rest = list(chain[1:])
-            while rest and _is_local_module(value):
-                name, value = f"{name}.{rest[0]}", vars(value).get(rest.pop(0))
-            if isinstance(value, ModuleType):
-                self._note_whole(value)
-                continue
-            if isinstance(value, (FunctionType, type)) and _is_followed(value):
-                self.note(snapshot_of(value))
-            yield name, value
+                roots[name] = [loaded, attribute] if attribute else [loaded]
+        for chain in sorted(chain for chain in self.chains() if chain[0] in roots) if roots else ():
+            owner, rest = roots[chain[0]][0], [*roots[chain[0]][1:], *chain[1:]]
+            while rest and _is_local_module(inner := vars(owner).get(rest[0], _MISSING)):
+                owner, rest = inner, rest[1:]
+            value = vars(owner).get(rest[0], _MISSING) if rest else owner
+            if not rest:
+                self._note_whole(owner)
+            elif isinstance(value, (FunctionType, type)):
+                if _is_followed(value):
+                    self.note(snapshot_of(value))
+                    yield f"{owner.__name__}.{rest[0]}", value
+            elif not isinstance(value, ModuleType):
+                note_owned(self._attributes, owner, rest[0])
         for chain in (chain for code in self.cell.codes for chain in facts_of(code).state if chain[0] in roots):
-            owner, attribute = owner_of(chain, roots[chain[0]][1])
+            module, *taken = roots[chain[0]]
+            owner, attribute = owner_of(("", *taken, *chain[1:]), module)
             if owner is not None and is_local_owner(owner):
-                self._attributes[owner_name(owner), attribute] = owner
+                note_owned(self._attributes, owner, attribute)
 
     def _note_whole(self, module: ModuleType) -> None:
         """Note a local module that is handed to somebody, who may change anything of it."""
         if _is_local_module(module):
             for name, value in list(vars(module).items()):
                 if not name.startswith("__") and not is_code(value):
-                    self._attributes[owner_name(module), name] = module
+                    note_owned(self._attributes, module, name)
 
     def heap_of(self, roots: dict[str, Any]) -> Heap:
         """Return the heap of all that the cell can get at, through code that its data lead to as well."""

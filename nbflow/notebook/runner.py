@@ -304,7 +304,8 @@ class CellRun:
 
     def _outputs(self, record: Record) -> LiveOutputs:
         """Decide which names to store; called when the cache saves the record, after the body has ended."""
-        cell, namespace, before, reach = self.cell, self.namespace, self._before, self.keyer.reach
+        cell, namespace, before = self.cell, self.namespace, self._before
+        reach, heap = self.keyer.reach, self.keyer.reach.heap
         if cell.configured:
             raise Unstorable(f"it sets something in the module `{min(cell.configured)}`, which cannot be brought back")
         parts = self._input_digests()
@@ -320,7 +321,8 @@ class CellRun:
                 values[name] = value
             elif isinstance(value, _SCALARS):
                 record.conditions |= {} if name in parts else {name: condition_of(before, name)}
-            elif name not in parts:  # the same object as before: was it changed?
+            elif name not in parts and (id(value) not in heap.objects or id(value) in heap.whole):
+                # The same object as before, of which the heap cannot tell whether it was changed.
                 if name in cell.effects.mutated and digest_or_none(value) is None:
                     values[name] = value
                 else:
@@ -329,7 +331,6 @@ class CellRun:
             values |= reach.changed(parts, self.keyer.input_names())
         except LookupError as error:
             raise Unstorable(str(error)) from None
-        heap = reach.heap
         stirred = self._stirred(parts)
         touched = [name for name in parts if name in values]
         if stirred or heap.changed():

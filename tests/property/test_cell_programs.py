@@ -8,33 +8,16 @@ aliases included, must be the same after every single step.
 
 from __future__ import annotations
 
-import ast
-import atexit
-import collections
-import contextlib
-import functools
-import io
 import os
-import random
-import re
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, note, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from IPython.core.displayhook import DisplayHook
-from IPython.core.interactiveshell import InteractiveShell
-from traitlets.config import Config
 
-from nbflow.notebook.chance import random_states, set_random_states
-from nbflow.settings import load_settings, set_global_settings
+from tests.property.worlds import HEADER, NAMES, Schedule, check, home_of_programs
 
-NAMES = "abcd"
 LONG = os.environ.get("NBFLOW_LONG") == "1"
 
 SIMPLE = """{x} = {i}
@@ -321,63 +304,6 @@ BLOCKS = [
 ]
 TEMPLATES = [*SIMPLE.splitlines(), *BLOCKS]
 LAST = ["", "", "{x}", "{x}, {y}", "{x} is {y}", "len({x})", "{x};", "f({y})"]
-HEADER = (
-    "import collections, contextlib, functools, itertools, math, os, random\n"
-    "import numpy as np\nimport pandas as pd\nimport kit\nrandom.seed(7)"
-)
-KIT = """
-LIMIT = 5
-count = 0
-log = []
-table = {}
-
-
-class Kit:
-    made = 0
-    items = []
-
-    def __init__(self, v=None):
-        Kit.made += 1
-        self.v = v
-
-    def put(self, v=None):
-        self.items.append(v)
-        return len(self.items)
-
-
-def bump(v=None):
-    global count
-    count += 1
-    return count
-
-
-def put(v=None):
-    log.append(v)
-    return len(log)
-
-
-def memo(v, seen={}):
-    seen[v] = len(seen)
-    return dict(seen)
-
-
-def limit():
-    return LIMIT
-
-
-def make():
-    n = 0
-
-    def inc():
-        nonlocal n
-        n += 1
-        return n
-
-    return inc
-
-
-step = make()
-"""
 DELETE = (2, "d = [1]\ndel c")  # an error where the name is missing, whatever the cache has
 
 
@@ -395,10 +321,9 @@ def cells(draw: st.DrawFn) -> str:
 
 
 @st.composite
-def schedules(draw: st.DrawFn) -> list[tuple[int, str] | None]:
-    """Return (cell, its text) to execute one after the other; None is a restart of the kernel."""
+def schedules(draw: st.DrawFn) -> Schedule:
     program = [HEADER, "a = [1]\nb = a\nc = {'k': a}\nd = 2", *draw(st.lists(cells(), min_size=2, max_size=4))]
-    steps: list[tuple[int, str] | None] = list(enumerate(program))
+    steps: Schedule = list(enumerate(program))
     kinds = st.sampled_from(["all", "all", "restart", "one", "one", "edit"])
     for kind in draw(st.lists(kinds, min_size=1, max_size=3)):
         if kind == "edit":
@@ -413,248 +338,10 @@ def schedules(draw: st.DrawFn) -> list[tuple[int, str] | None]:
     return steps
 
 
-# --- the two that run them ----------------------------------------------------------------------------------------
-
-
-def generators_of_a_kernel() -> dict[str, Any]:
-    """Let random numbers begin as in a new kernel, which for both kinds of notebooks is the same."""
-    random.seed(1)
-    np.random.seed(2)
-    return random_states()
-
-
-class World:
-    """What both kinds of notebooks have: a local module that each loads for itself."""
-
-    kit: types.ModuleType | None = None
-
-    @contextlib.contextmanager
-    def loaded(self) -> Iterator[None]:
-        """Make the module the one that is loaded."""
-        if self.kit is not None:
-            sys.modules["kit"] = self.kit
-        try:
-            yield
-        finally:
-            self.kit = sys.modules.pop("kit", None)
-
-
-class Plain(World):
-    """What a notebook without nbflow does."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self.kit = None
-        self.names: dict[str, Any] = {"__name__": "__main__"}
-        self.random = generators_of_a_kernel()
-
-    def run(self, place: int, text: str) -> tuple[str, str, str]:
-        tree = ast.parse(text)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        printed, shown, error = io.StringIO(), "", ""
-        set_random_states(self.random)
-        with contextlib.redirect_stdout(printed), self.loaded():
-            try:
-                exec(compile(tree, "<cell>", "exec"), self.names)
-                if isinstance(last, ast.Expr):
-                    value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), self.names)
-                    shown = "" if value is None or text.endswith(";") else steady(value)
-            except Exception as raised:
-                error = f"{type(raised).__name__}: {raised}"
-        self.random = random_states()
-        return steady_text(printed.getvalue()), shown, steady_text(error)
-
-
-class Tasks(World):
-    """The same with `%%task` on every cell."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.shell: Any = None
-        self.restart()
-
-    def restart(self) -> None:
-        self.close()
-        self.kit = None
-        config = Config()
-        config.HistoryManager.enabled = False
-        config.InteractiveShell.colors = "nocolor"
-        self.shell = QuietShell(config=config)
-        self.shell.run_line_magic("load_ext", "nbflow")
-        self.random = generators_of_a_kernel()
-
-    @property
-    def names(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.shell.user_ns
-        return found
-
-    def run(self, place: int, text: str) -> tuple[str, str, str]:
-        printed = io.StringIO()
-        set_random_states(self.random)
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()), self.loaded():
-            result = self.shell.run_cell(f"%%task -q\n{text}", cell_id=f"cell-{place}")
-        self.random = random_states()
-        raised = result.error_in_exec or result.error_before_exec
-        silent = result.result is None or text.endswith(";")
-        error = f"{type(raised).__name__}: {raised}" if raised is not None else ""
-        return steady_text(printed.getvalue()), "" if silent else steady(result.result), steady_text(error)
-
-    def close(self) -> None:
-        if self.shell is not None:
-            self.shell.run_line_magic("unload_ext", "nbflow")
-            atexit.unregister(self.shell.atexit_operations)
-            self.shell.atexit_operations()
-
-
-class Quiet(DisplayHook):
-    """A display hook that notes values and shows nothing."""
-
-    def write_output_prompt(self) -> None: ...
-
-    def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None: ...
-
-    def finish_displayhook(self) -> None:
-        self._is_active = False
-
-
-class QuietShell(InteractiveShell):
-    """A shell that shows neither values nor errors."""
-
-    displayhook_class = Quiet
-
-    def showtraceback(self, *args: Any, **kwargs: Any) -> None: ...
-
-
-# --- what they leave behind ---------------------------------------------------------------------------------------
-
-
-def steady_text(text: str) -> str:
-    """Return text without addresses."""
-    return re.sub(r" at 0x[0-9a-f]+", "", text).replace("<listcomp>", "")
-
-
-def steady(value: Any) -> str:
-    return steady_text(repr(value))
-
-
-def state_of(world: Plain | Tasks) -> dict[str, Any]:
-    """Return all that the user's names hold, with objects that are the same told by one number."""
-    names = world.names
-    seen: dict[int, int] = {}
-    kept: list[Any] = []
-
-    def walk(value: Any) -> Any:
-        if value is None or isinstance(value, (int, float, str, bytes, complex)):
-            return type(value).__name__, repr(value)
-        if isinstance(value, types.ModuleType):
-            return "module", value.__name__
-        if id(value) in seen:
-            return "same as", seen[id(value)]
-        if isinstance(value, types.BuiltinFunctionType):
-            return "builtin", value.__name__
-        if isinstance(value, tuple):  # the compiler decides which equal ones are one object
-            return "tuple", [walk(each) for each in value]
-        number = seen[id(value)] = len(seen)
-        kept.append(value)
-        kind = type(value).__name__
-        if isinstance(value, list):
-            return number, kind, [walk(each) for each in value]
-        if isinstance(value, (set, frozenset)):
-            return number, kind, sorted(map(repr, value))
-        if isinstance(value, dict):
-            return number, kind, [(walk(key), walk(each)) for key, each in value.items()]
-        if isinstance(value, np.random.Generator):
-            return number, kind, repr(value.bit_generator.state)
-        if isinstance(value, np.random.RandomState):
-            return number, kind, repr(value.get_state())
-        if isinstance(value, random.Random):
-            return number, kind, value.getstate()
-        if type(value).__module__.split(".")[0] == "pandas":
-            return number, kind, steady(value), str(getattr(value, "dtypes", "")), repr(getattr(value, "attrs", ""))
-        if isinstance(value, functools.partial):
-            return number, kind, walk(value.func), walk(value.args), walk(value.keywords)
-        if isinstance(value, collections.deque):
-            return number, kind, [walk(each) for each in value]
-        if type(value).__module__ == "itertools":
-            return number, kind, steady(value)
-        if type(value).__module__ == "numpy":
-            return number, kind, steady(value), str(getattr(value, "dtype", ""))
-        if isinstance(value, types.FunctionType):
-            cells = [walk(each.cell_contents) for each in value.__closure__ or ()]
-            return (
-                number,
-                kind,
-                value.__code__.co_code,
-                walk(value.__defaults__),
-                cells,
-                value.__name__ == "__init__" or value.__globals__ is names,
-                walk(vars(value)),
-            )
-        if isinstance(value, type) and value.__module__ != "__main__":
-            return "class", value.__qualname__
-        if isinstance(value, type):
-            own = {
-                key: walk(each) for key, each in vars(value).items() if not key.startswith("__") or key == "__init__"
-            }
-            return number, "class", own
-        if hasattr(value, "__dict__"):
-            return number, kind, walk(type(value)), walk(vars(value))
-        return number, kind
-
-    found = {}
-    for name in sorted(names):
-        if name in USERS:
-            found[name] = walk(names[name])
-    if world.kit is not None:
-        found["the module"] = [
-            walk(value) for name, value in sorted(vars(world.kit).items()) if not name.startswith("__")
-        ]
-    return found
-
-
-USERS = {
-    *NAMES,
-    *"C D collections contextlib copy deco f functools g h itertools kit make math memo n np os pd put".split(),
-    *"random set_seed".split(),
-}
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return where the stores of the programs live."""
-    main = sys.modules["__main__"]
-    home = tmp_path_factory.mktemp("programs")
-    (home / "kit.py").write_text(KIT)
-    os.utime(home / "kit.py", (1e9, 1e9))
-    sys.path.insert(0, str(home))
-    yield home
-    sys.path.remove(str(home))
-    sys.modules["__main__"] = main  # each shell has put its own there
-    set_global_settings(None)
-
-
-def check(home: Path, schedule: list[tuple[int, str] | None]) -> None:
-    """Run a schedule in both worlds and compare after every step."""
-    plain, tasks = Plain(), Tasks(home)
-    try:
-        for number, step in enumerate(schedule):
-            if step is None:
-                note("# --- restart")
-                plain.restart()
-                tasks.restart()
-                continue
-            note(f"# --- cell {step[0]}\n{step[1]}")
-            expected, found = plain.run(*step), tasks.run(*step)
-            assert found == expected, f"step {number}, cell {step[0]}"
-            left, right = state_of(tasks), state_of(plain)
-            for state, other in ((left, right), (right, left)):  # a hit need not load what only its functions import
-                if "the module" not in other:
-                    state.pop("the module", None)
-            assert left == right, f"step {number}, cell {step[0]}"
-    finally:
-        tasks.close()
+    with home_of_programs(tmp_path_factory.mktemp("programs")) as home:
+        yield home
 
 
 BY_ANOTHER = "a = 3\ndef h():\n    global a\n    a = 0"
@@ -684,7 +371,6 @@ DRAW_AND_SEED = "a = random.random()\nrandom.seed(0)\na"
     schedule=[(0, HEADER), *[(1, "a = random.sample"), (2, "b = [np.random.rand, a]"), (3, "b[0](), a('abc', 2)")] * 2]
 )
 @example(schedule=[(0, HEADER), (1, "a = memoryview(b'a')\nb = [a]"), (1, "a = memoryview(b'a')\nb = [a]")])
-def test_any_program_behaves_as_without_tasks(folders: Path, schedule: list[tuple[int, str] | None]) -> None:
+def test_any_program_behaves_as_without_tasks(folders: Path, schedule: Schedule) -> None:
     """Output, last value, error and everything that is left behind are the same after every step."""
-    set_global_settings(load_settings(home=str(folders / os.urandom(6).hex()), progress="off"))
     check(folders, schedule)

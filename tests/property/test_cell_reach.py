@@ -1,0 +1,283 @@
+"""What the code behind a cell changes, a hit changes as well: through methods, lists, closures, modules, decorators.
+
+Each program is run from top to bottom, its cells again in this order and in the opposite one, and after restarts; with
+`%%task` on every cell it must behave as without at every step. Most of them must be restored after a restart, too: to
+run everything each time would pass as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.property.worlds import HEADER, Schedule, check, home_of_programs
+
+COUNTS = "    n = 0\n    def inc(v=None):\n        nonlocal n\n        n += 1\n        return n\n"
+REMEMBERS = (
+    "def memo(fn):\n    seen = {}\n    def inner(v):\n"  #
+    "        seen[v] = fn(v)\n        return len(seen)\n    return inner"
+)
+COUNTED = (
+    "def deco(fn):\n    n = 0\n    def inner(*args):\n        nonlocal n\n        n += 1\n        return n, fn(*args)\n"
+    "    return inner"
+)
+COUNTER = (
+    "class deco:\n    def __init__(self, fn):\n        self.fn, self.n = fn, 0\n"
+    "    def __call__(self, *args):\n        self.n += 1\n        return self.n, self.fn(*args)"
+)
+LOGS = "a = []\n"
+METHOD = "class C:\n    def put(self, v):\n        a.append(v)\n        return len(a)\n"
+PUT = "def f(v=None):\n    a.append(v)\n    return len(a)\n"
+
+PROGRAMS = {
+    "closure": [f"def make():\n{COUNTS}    return inc\nf = make()", "a = f()", "b = f()"],
+    "closure of two": [
+        f"def make():\n{COUNTS}    return inc, lambda: n\nf, g = make()",
+        "a = f()",
+        "b = g()",
+        "c = f()",
+    ],
+    "closure with a list": [
+        "def make():\n    kept = []\n    def add(v):\n        kept.append(v)\n        return list(kept)\n"
+        "    return add\nf = make()\ng = f",
+        "a = f(1)",
+        "b = g(2)",
+    ],
+    "decorator that remembers": [REMEMBERS, "@memo\ndef f(v):\n    return v\na = f(1)", "b = f(2)", "c = f(3)"],
+    "decorators that count": [
+        f"{REMEMBERS}\n{COUNTED}",
+        "@memo\n@deco\ndef f(v):\n    return v\na = f(1)",
+        "b = f(1)",
+        "c = f(2)",
+    ],
+    "decorator with an attribute": [
+        "def deco(fn):\n    def inner(*args):\n        inner.n += 1\n        return inner.n\n    inner.n = 0\n"
+        "    return inner",
+        "@deco\ndef f(v):\n    pass\na = f(1)",
+        "b = f(1)",
+        "c = f.n",
+    ],
+    "decorator with an attribute, twice": [
+        "def deco(fn):\n    def inner(*args):\n        inner.n += 1\n        return inner.n, fn(*args)\n"
+        "    inner.n = 0\n    return inner",
+        "@deco\n@deco\ndef g(v):\n    return v\na = g(1)",
+        "b = g(1)",
+        "c = g.n",
+    ],
+    "two functions of one decorator": [
+        COUNTED,
+        "@deco\ndef f(v):\n    return v\n@deco\ndef g(v):\n    return -v",
+        "a = f(1), g(1)",
+        "b = f(2), g(2), g(3)",
+    ],
+    "class as decorator": [COUNTER, "@deco\ndef f(v):\n    return v\na = f(1)", "b = f(1)", "c = f(2)", "d = f.n"],
+    "default of a method": [
+        "class C:\n    def put(self, v, seen=[]):\n        seen.append(v)\n        return list(seen)\na = C().put(1)",
+        "b = C().put(2)",
+        "c = C().put(3)",
+    ],
+    "default of a static method": [
+        "class C:\n    @staticmethod\n    def put(v, seen=[]):\n        seen.append(v)\n        return list(seen)\n"
+        "a = C.put(1)",
+        "b = C.put(2)",
+        "c = C.put(3)",
+    ],
+    "method": [f"{LOGS}{METHOD}c = C()", "b = c.put(1)", "d = c.put(2)", "b = list(a)"],
+    "bound method": [f"{LOGS}{METHOD}c = C().put", "b = c(1)", "d = c(2)", "b = list(a)"],
+    "list of functions": [f"{LOGS}{PUT}c = [f]", "b = c[0](1)", "d = c[0](2)", "b = list(a)"],
+    "dictionary of lambdas": [
+        "a = 0\ndef f():\n    global a\n    a += 1\n    return a\nc = {'k': lambda: f()}",
+        "b = c['k']()",
+        "d = c['k']()",
+        "b = a",
+    ],
+    "partial": [f"{LOGS}{PUT}c = functools.partial(f, 1)", "b = c()", "d = c()", "b = list(a)"],
+    "partial of a method": [
+        "class C:\n    def __init__(self):\n        self.log = []\n    def put(self, k, v):\n"
+        "        self.log.append((k, v))\n        return len(self.log)\na = C()\nc = functools.partial(a.put, 1)",
+        "b = c(1)",
+        "d = c(2)",
+        "b = list(a.log)",
+    ],
+    "cached property": [
+        f"{LOGS}class C:\n    @functools.cached_property\n    def attr(self):\n        a.append(1)\n        return 3\n"
+        "c = C()",
+        "b = c.attr",
+        "d = c.attr",
+        "b = list(a)",
+    ],
+    "attribute of the class": [
+        "class C:\n    n = 0\n    def put(self):\n        type(self).n += 1\n        return self.n\n"
+        "class D(C):\n    pass\na = D()\nb = C()",
+        "c = a.put()",
+        "d = b.put()",
+        "c = (C.n, D.n, a.n, b.n)",
+    ],
+    "attribute of the class's __class__": [
+        "class C:\n    n = 0\n    def put(self):\n        self.__class__.n += 1\n        return self.n\na = C()",
+        "c = a.put()",
+        "d = a.put()",
+        "c = C.n",
+    ],
+    "class method of a subclass": [
+        "class C:\n    n = 0\n    @classmethod\n    def put(cls):\n        cls.n += 1\n        return cls.n\n"
+        "class D(C):\n    pass",
+        "a = D.put()",
+        "b = C.put()",
+        "c = (C.n, D.n)",
+        "d = D.put()",
+    ],
+    "base class": [
+        "class C:\n    n = 0\nclass D(C):\n    def __init__(self):\n        C.n += 1",
+        "a = D()\nb = C.n",
+        "c = C.n",
+        "a = D()\nd = C.n",
+    ],
+    "inherited list": [
+        "class C:\n    log = []\nclass D(C):\n    def put(self, v):\n        self.log.append(v)\n"
+        "        return len(self.log)\na = D()",
+        "b = a.put(1)",
+        "c = a.put(2)",
+        "d = list(C.log)",
+    ],
+    "frame of another cell": [
+        "a = pd.DataFrame({'p': [1, 2]})\ndef f(v):\n    a['q'] = v",
+        "f(3)",
+        "b = list(a.columns)",
+        "f(4)",
+        "c = a['q'].tolist()",
+    ],
+    "array of another cell": [
+        "a = np.zeros(3)\ndef f(v):\n    a[0] += v",
+        "f(3)",
+        "b = a.tolist()",
+        "f(4)",
+        "c = a.tolist()",
+    ],
+    "class that is handed over": [
+        "class C:\n    n = 0\ndef f(m, v):\n    m.n = v",
+        "f(C, 3)",
+        "a = C.n",
+        "f(C, 4)",
+        "b = C.n",
+    ],
+    "method that is replaced": [
+        "class C:\n    def put(self):\n        return 1\na = C()",
+        "C.put = lambda self: 2",
+        "b = a.put()",
+        "C.put = lambda self: 3",
+        "c = a.put()",
+    ],
+    "number of a module": ["a = kit.bump()", "b = kit.bump()", "c = kit.count"],
+    "list of a module": [
+        "a = kit.put(1)",
+        "b = kit.put(2)",
+        "c = list(kit.log)",
+        "kit.log.extend([3])\nd = len(kit.log)",
+    ],
+    "alias of a list of a module": [
+        "a = kit.log",
+        "kit.put(1)\nb = list(a)",
+        "kit.put(2)",
+        "c = list(a), a is kit.log",
+    ],
+    "default of a function of a module": ["a = kit.memo(1)", "b = kit.memo(2)", "c = kit.memo(3)"],
+    "class of a module": [
+        "a = kit.Kit()",
+        "b = a.put(1)",
+        "c = kit.Kit().put(2)",
+        "d = (kit.Kit.made, list(kit.Kit.items))",
+    ],
+    "function of a module": [
+        "from kit import bump, put as f",
+        "a = bump()",
+        "b = f(2)",
+        "c = (kit.count, list(kit.log))",
+    ],
+    "module through a module": [
+        "import loud",
+        "a = loud.through(1)",
+        "b = loud.through(2)",
+        "c = (kit.count, list(kit.Kit.items))",
+    ],
+    "setting of a module": ["kit.LIMIT = 7", "a = kit.limit()", "kit.LIMIT = 8", "b = kit.limit()", "c = kit.LIMIT"],
+    "setting by a function": [
+        "def f(v):\n    kit.LIMIT = v\n    kit.log.append(v)",
+        "f(3)",
+        "a = kit.limit()",
+        "f(4)",
+        "b = (kit.limit(), list(kit.log))",
+    ],
+    "import in the cell": ["import kit\na = kit.bump()", "import kit as d\nb = d.bump()", "from kit import count as c"],
+    "import in the cell that prints": ["import loud\na = loud.through()", "from loud import through\nb = through()"],
+    "import in the cell, not first": ["a = 1\nimport kit\nb = kit.bump()", "c = 2\nfrom kit import count as d"],
+    "import in a function": [
+        "def f():\n    from kit import LIMIT\n    return LIMIT",
+        "kit.LIMIT = 7",
+        "a = f()",
+        "kit.LIMIT = 9",
+        "b = f()",
+    ],
+    "module that is handed over": [
+        "def f(m, v):\n    m.LIMIT = v",
+        "f(kit, 3)",
+        "a = kit.limit()",
+        "f(kit, 4)",
+        "b = kit.limit()",
+    ],
+}
+"""Programs of which every cell is restored after a restart."""
+
+RUN_EACH_TIME = {
+    "setattr": ["setattr(kit, 'LIMIT', 3)", "a = kit.limit()", "setattr(kit, 'LIMIT', 4)", "b = kit.limit()"],
+    "lru_cache": [
+        f"{LOGS}@functools.lru_cache\ndef f(v):\n    a.append(v)\n    return v",
+        "b = f(1)",
+        "c = f(1)",
+        "d = list(a)",
+    ],
+    "builtins": ["import builtins\na = 1", "b = builtins.globals()['a']", "a = 2", "c = builtins.eval('a + 1')"],
+    "function with builtins": [
+        "import builtins",
+        "a = 1\ndef f():\n    return builtins.globals()['a']",
+        "b = f()",
+        "a = 2",
+        "c = f()",
+    ],
+    "another name for eval": ["from builtins import eval as f\na = 1\nd = 'a'", "b = f(d + '+1')", "a = 2", "c = f(d)"],
+    "closure of a class": [
+        "def make():\n    n = 0\n    class K:\n        def put(self):\n            nonlocal n\n            n += 1\n"
+        "            return n\n    return K()\na = make()",
+        "b = a.put()",
+        "c = a.put()",
+    ],
+}
+"""Programs with a cell that takes no part in caching."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with home_of_programs(tmp_path_factory.mktemp("reach")) as home:
+        yield home
+
+
+def run(home: Path, cells: list[str]) -> dict[str, str]:
+    """Run a program in many orders; return how its cells end in the last one, from top to bottom after a restart."""
+    whole = list(enumerate([HEADER, *cells]))
+    again = whole[2:]
+    schedule: Schedule = [*whole, *again, None, *whole, *reversed(again), *again, None, *whole]
+    return check(home, schedule)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_hit_does_what_the_code_did(folders: Path, program: str) -> None:
+    states = run(folders, PROGRAMS[program])
+    assert set(states.values()) <= {"cached"}, states
+
+
+@pytest.mark.parametrize("program", RUN_EACH_TIME)
+def test_what_cannot_be_followed_runs(folders: Path, program: str) -> None:
+    states = run(folders, RUN_EACH_TIME[program])
+    assert "uncached" in states.values()
