@@ -181,7 +181,10 @@ def _fill_cell(cell: CellType, content: tuple[Any, ...]) -> None:
 
 
 _IN_MEMORY = (io.BytesIO, io.StringIO)
-_TURNED_TO_LISTS = frozenset(type(iter(each)) for each in (set(), {}.keys(), {}.values(), {}.items()))
+_TURNED_TO_LISTS: frozenset[type] = frozenset(
+    type(iter(each))
+    for each in (set[Any](), dict[Any, Any]().keys(), dict[Any, Any]().values(), dict[Any, Any]().items())
+)
 """Iterators that pickle takes for iterators over a list."""
 
 

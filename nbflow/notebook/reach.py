@@ -59,6 +59,7 @@ class Reach:
         self._attributes: dict[tuple[str, str], Any] = {}  # modules, classes, functions by (their name, attribute)
         self._cells: dict[str, Any] = {}  # of closures
         self._remembering: dict[str, Any] = {}  # functions behind an `lru_cache`
+        self._opaque: dict[str, None] = {}  # in words, what code uses that reaches any name at all
 
     # -- finding code
 
@@ -72,6 +73,7 @@ class Reach:
             while self._cells.setdefault(name if others == 1 else f"{name}#{others}", cell) is not cell:
                 others += 1
         self._remembering |= found.remembering
+        self._opaque |= found.opaque
 
     def chains(self) -> set[tuple[str, ...]]:
         """Return the names that the cell's code loads, each with the attributes that follow at once."""
@@ -200,6 +202,8 @@ class Reach:
         Raises:
             LookupError: What has changed belongs to something that cannot be found again.
         """
+        for opaque in self._opaque:
+            raise LookupError(f"it can call code that uses {opaque}, and what that reads and writes cannot be seen")
         found: dict[str, Any] = {}
         for (owner, attribute), kind in self._attributes.items():
             name = f"{owner}.{attribute}"

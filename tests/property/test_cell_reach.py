@@ -246,6 +246,12 @@ RUN_EACH_TIME = {
         "a = 2",
         "c = f()",
     ],
+    "list of functions with globals": [
+        "a = 1\ndef f():\n    return globals()['a']\nc = [f]",
+        "b = c[0]()",
+        "a = 2",
+        "d = c[0]()",
+    ],
     "another name for eval": ["from builtins import eval as f\na = 1\nd = 'a'", "b = f(d + '+1')", "a = 2", "c = f(d)"],
     "closure of a class": [
         "def make():\n    n = 0\n    class K:\n        def put(self):\n            nonlocal n\n            n += 1\n"

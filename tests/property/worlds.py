@@ -223,7 +223,7 @@ class QuietShell(InteractiveShell):
 
 def steady_text(text: str) -> str:
     """Return text without addresses."""
-    return re.sub(r" at 0x[0-9a-f]+", "", text).replace("<listcomp>", "")
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text).replace("<listcomp>", "")
 
 
 def steady(value: Any) -> str:
