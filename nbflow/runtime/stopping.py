@@ -7,11 +7,14 @@ cancellation. What cannot be stopped in time is left behind, *detached*, and rep
 * `Stopped` and `DeadlineReached` derive from `BaseException`: a user's `except Exception` must not swallow them.
 * A region is only ever hit between its enter and its exit: both ends take the lock that `stop` holds.
 * Nobody is hit while an event is told: `shielded` puts that off until it has reached everybody.
-* Signal handlers and timers are put back as they were found.
+* What Python drops (it struck in `__del__` or in a callback of the garbage collector) is sent again.
+* Signal handlers, timers and hooks are put back as they were found.
 """
 
 from __future__ import annotations
 
+import _thread
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -62,7 +65,8 @@ _CHECKS = 100
 
 _aim = threading.RLock()  # held while somebody is hit, so that no shield goes up meanwhile; a signal's handler may hit
 _shields: dict[int, list[BaseException]] = {}  # by thread: what is to be raised when its shield comes down
-_struck: set[int] = set()  # threads to which something may be on its way
+_struck: dict[int, Region] = {}  # by thread: to whose code something may be on its way
+_report: Callable[[Any], Any] = sys.unraisablehook  # the hook that was there before `_dropped`
 
 
 def shielded(act: Callable[..., Any], *args: Any) -> Any:
@@ -89,7 +93,7 @@ def _raise_shield(ident: int, late: list[BaseException]) -> bool:
     """Put up the shield of this thread, unless something may be on its way to it."""
     with _aim:
         if ident in _struck:
-            _struck.discard(ident)
+            _struck.pop(ident)
             return False
         _shields[ident] = late
         return True
@@ -101,6 +105,37 @@ def _let_arrive(ident: int) -> None:
         time.sleep(0.01)
     for _ in range(_CHECKS):
         pass
+
+
+# Where an exception strikes in `__del__`, or in a callback of the garbage collector or of a weak reference, Python
+# drops it. While one is on its way we hear of that, and send it again.
+
+
+def _listen() -> None:
+    global _report
+    if sys.unraisablehook is not _dropped:
+        _report, sys.unraisablehook = sys.unraisablehook, _dropped
+
+
+def _over() -> None:
+    """Forget what was on its way to this thread: it has struck, or will not."""
+    with _aim:
+        _struck.pop(threading.get_ident(), None)
+        if not _struck and sys.unraisablehook is _dropped:
+            sys.unraisablehook = _report
+
+
+def _dropped(unraisable: Any) -> None:
+    region = _struck.get(threading.get_ident())
+    if region is None or not region.sent(unraisable.exc_type):
+        _report(unraisable)
+    else:
+        _thread.start_new_thread(_send_again, (region,))
+
+
+def _send_again(region: Region) -> None:
+    time.sleep(0.005)  # it must come after the callback; an exception in this very hook would be dropped for good
+    region.again()
 
 
 class Region:
@@ -131,7 +166,7 @@ class Region:
             if self._fired and not isinstance(exc[1], KeyboardInterrupt):
                 time.sleep(0.01)  # a signal that was sent may still be on its way: it has to strike here, not later
             if self._fired:
-                _struck.discard(threading.get_ident())
+                _over()
             return
         try:
             with self._lock:
@@ -144,7 +179,7 @@ class Region:
         except self._error:
             self._ident = None
         if self._fired:
-            _struck.discard(threading.get_ident())
+            _over()
 
     def stop(self, error: type[BaseException] = Stopped) -> bool:
         """Stop the code if it is still in the region; safe from any thread, False if it is not."""
@@ -183,15 +218,26 @@ class Region:
                     pass
             except (KeyboardInterrupt, self._error):
                 pass
-            _struck.discard(threading.get_ident())
+            _over()
 
     def _hit(self, ident: int) -> None:
         with _aim:
             if (late := _shields.get(ident)) is not None:
                 late.append(KeyboardInterrupt() if self._main else self._error())
                 return
-            _struck.add(ident)
+            _struck[ident] = self
+            _listen()
             self._send(ident)
+
+    def sent(self, error: type[BaseException]) -> bool:
+        """Whether such an exception is what was sent."""
+        return error is (KeyboardInterrupt if self._main else self._error)
+
+    def again(self) -> None:
+        """Send once more what was dropped on its way, if it is still to stop something."""
+        with self._lock:
+            if self._ident is not None and (self._fired or self._struck):
+                self._hit(self._ident)
 
     def _send(self, ident: int) -> None:
         if not self._main:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from nbflow.runtime import stopping
 from nbflow.runtime.stopping import Alarm, DeadlineReached, Region, Stopped, call_detached, can_alarm, shielded
 
 _LIMIT_S = 60.0
@@ -208,11 +209,42 @@ def test_detached_call() -> None:
     assert left == []
 
 
-def test_detached_call_that_can_be_stopped() -> None:
+def test_detached_call_that_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python code ends at the deadline, and nothing is left behind."""
+    monkeypatch.setattr(stopping, "GRACE_S", _LIMIT_S)
     found, left = detached(forever, 0.01)
     assert isinstance(found, DeadlineReached)
     assert left == []
+
+
+class Dropping:
+    """Something with a `__del__` that ends when an exception strikes in it, which Python drops there."""
+
+    def __init__(self, begun: threading.Event) -> None:
+        self.begun = begun
+
+    def __del__(self) -> None:
+        self.begun.set()
+        while True:
+            pass
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_python_drops_is_sent_again(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop that strikes in `__del__` comes again, until it strikes where it can be raised; the hook is put back."""
+    monkeypatch.setattr(stopping, "GRACE_S", _LIMIT_S)
+    hook, begun = sys.unraisablehook, [threading.Event() for _ in range(times)]
+
+    def work() -> None:
+        for each in begun:
+            Dropping(each)
+        forever()
+
+    found, left = detached(work, 0.01)
+    assert isinstance(found, DeadlineReached)
+    assert all(each.is_set() for each in begun)
+    assert left == []
+    assert sys.unraisablehook is hook
 
 
 def stubborn(begun: threading.Event, free: threading.Event) -> None:
