@@ -238,7 +238,7 @@ def state_of(world: Plain | Tasks) -> dict[str, Any]:
 
     def walk(value: Any) -> Any:
         if value is None or isinstance(value, (int, float, str, bytes, complex)):
-            return type(value).__name__, repr(value)
+            return type(value).__name__, steady(value)
         if isinstance(value, types.ModuleType):
             return "module", value.__name__
         if id(value) in seen:
