@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from functools import partial
+from itertools import islice
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -82,6 +83,11 @@ class Heap:
         self._numbers: dict[int, int] = {}
         self._owners: dict[int, int] = {}
         self._met = 0
+        self.add(roots)
+
+    def add(self, roots: Mapping[str, Any]) -> Iterator[Any]:
+        """Add what further names lead to, and return the objects that were not known before."""
+        known = len(self.objects)
         waiting: deque[tuple[Any, Way]] = deque()
         for name, value in roots.items():
             if type(value) not in ATOMS:
@@ -91,6 +97,7 @@ class Heap:
             for inner, step in _inside(value):
                 if type(inner) not in ATOMS:
                     self._meet(inner, (*way, step), waiting)
+        return islice(self.objects.values(), known, None)
 
     def _meet(self, value: Any, way: Way, waiting: deque[tuple[Any, Way]]) -> None:
         self._met += 1

@@ -9,7 +9,7 @@ what was there before is not the same.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
@@ -33,6 +33,7 @@ SHELL_NAMES = frozenset(
 """Names that belong to the shell: never inputs, whatever they hold."""
 
 _MISSING = object()
+_HOLDERS = frozenset({list, dict, tuple, set})  # no code themselves
 
 
 class Reach:
@@ -136,14 +137,13 @@ class Reach:
                     note_owned(self._attributes, module, name)
 
     def heap_of(self, roots: dict[str, Any]) -> Heap:
-        """Return the heap of all that the cell can get at, through code that its data lead to as well."""
+        """Return the heap of all that these names and values lead to, through code that they lead to as well."""
+        self.heap = heap = Heap({})
         known: set[int] = set()
-        while True:
-            self.heap = heap = Heap(roots)
-            for value in map(heap.objects.__getitem__, heap.whole):
-                if type(value).__name__ == "_lru_cache_wrapper":
-                    self._remembering[value.__name__] = value.__wrapped__
-            for code in _codes_in(heap):
+        more, roots = roots, {}
+        while more:
+            roots |= more
+            for code in self._codes_among(heap.add(more)):
                 if id(code) not in known:
                     known.add(id(code))
                     self.note(snapshot_of(code))
@@ -153,9 +153,25 @@ class Reach:
                 if value is not _MISSING:
                     more[f"{owner}.{attribute}"] = value
             more = {name: value for name, value in more.items() if name not in roots}
-            if not more:
-                return heap
-            roots |= more
+        return heap
+
+    def _codes_among(self, objects: Iterable[Any]) -> Iterator[Any]:
+        """Yield functions and classes that objects are, have, or lead to, as far as they may be edited."""
+        kinds: dict[int, type] = {}
+        for value in objects:
+            if isinstance(value, (FunctionType, type)):
+                inner: Any = value
+            else:
+                kind = type(value)
+                if kind in _HOLDERS:
+                    continue
+                kinds[id(kind)] = kind
+                inner = value.func if kind is partial else getattr(value, "__wrapped__", None)
+                if kind.__name__ == "_lru_cache_wrapper":
+                    self._remembering[value.__name__] = inner
+            if isinstance(inner, (FunctionType, type)) and _is_followed(inner):
+                yield inner
+        yield from (kind for kind in kinds.values() if _is_followed(kind))
 
     # -- what is there
 
@@ -298,20 +314,6 @@ def _functions_in(path: str, value: Any, seen: set[int]) -> Iterator[tuple[str, 
         yield path, value
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
             yield from _functions_in(f"{path}.<{name}>", getattr(cell, "cell_contents", None), seen)
-
-
-def _codes_in(heap: Heap) -> Iterator[Any]:
-    """Yield functions and classes that the objects of a heap are, have, or lead to, as far as they may be edited."""
-    kinds: dict[int, type] = {}
-    for value in heap.objects.values():
-        if isinstance(value, (FunctionType, type)):
-            inner: Any = value
-        else:
-            kinds[id(type(value))] = type(value)
-            inner = value.func if isinstance(value, partial) else getattr(value, "__wrapped__", None)
-        if isinstance(inner, (FunctionType, type)) and _is_followed(inner):
-            yield inner
-    yield from (kind for kind in kinds.values() if _is_followed(kind))
 
 
 def _is_followed(code: Any) -> bool:
