@@ -50,6 +50,7 @@ class Snapshot:
         "closure_state",
         "fingerprint",
         "frame",
+        "loads",
         "memo",
         "opaque",
         "remembering",
@@ -65,6 +66,7 @@ class Snapshot:
         self.changed_names = graph.changed_names
         self.attribute_state = graph.attribute_state
         self.closure_state = graph.closure_state
+        self.loads = graph.loads
         self.remembering = graph.remembering
         self.opaque = graph.opaque
         self.solid = graph.solid

@@ -166,6 +166,8 @@ def _references(
             where = name if module in ("__main__", "") else f"{module}.{name}"
             pieces.append(_edge(graph, (name,), value, ("global", id(scope), where), facts))
     for name, level, taken in facts.imports:
+        if not level and is_local(name):
+            graph.loads[name] = None
         if name == "__main__" and module == "__main__":
             graph.opaque[f"`import __main__` in `{label}`"] = None
         pieces.append(modules.import_node(graph, name, level, taken, scope.get("__package__") or module))

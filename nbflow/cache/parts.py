@@ -177,8 +177,8 @@ def short_text(value: Any) -> str:
         text = repr(value)
         return text if len(text) <= _LIMIT + 8 else text[:_LIMIT] + "…"
     try:
-        shape = getattr(value, "shape", None)
-        if isinstance(shape, tuple) and shape and not isinstance(value, type):
+        shape = getattr(value, "shape", None) if hasattr(kind, "shape") else None  # `__getattr__` may do anything
+        if isinstance(shape, tuple) and shape:
             return f"{kind.__name__} {'×'.join(map(str, shape))}"
         if kind in (list, tuple, set, frozenset, dict):
             return _short_container(value)

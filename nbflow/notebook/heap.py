@@ -16,11 +16,11 @@ The rules:
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from functools import partial
+from importlib import import_module
 from itertools import islice
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -101,7 +101,9 @@ class Heap:
 
     def _meet(self, value: Any, way: Way, waiting: deque[tuple[Any, Way]]) -> None:
         self._met += 1
-        if isinstance(value, Enum) or (isinstance(value, type) and value.__module__ != "__main__"):
+        if isinstance(value, Enum):  # a member has nothing of its own
+            value, way = type(value), (*way, ("a", "__class__"))
+        if isinstance(value, type) and value.__module__ != "__main__":
             return
         key = id(value)
         known = self._numbers.get(key)
@@ -170,7 +172,10 @@ def content_of(value: Any) -> Any:
     if isinstance(value, FunctionType):
         return _function_content(value)
     if isinstance(value, type):
-        return {name: own for name, own in vars(value).items() if not name.startswith("__")}
+        own = {name: each for name, each in vars(value).items() if not name.startswith("__")}
+        if issubclass(value, Enum):  # whose members and maps of them cannot be set
+            own = {name: each for name, each in own.items() if name[0] != "_" and name not in value.__members__}
+        return own
     if isinstance(value, (MethodType, partial)):
         return ()
     if is_array(value):
@@ -205,7 +210,7 @@ def refill(value: Any, content: Any) -> None:
         value.__dict__.update(own)
         return
     if isinstance(value, type):
-        for name in [name for name in vars(value) if not name.startswith("__") and name not in content]:
+        for name in [name for name in content_of(value) if name not in content]:
             delattr(value, name)
         for name, inner in content.items():
             if vars(value).get(name, content) is not inner:
@@ -272,14 +277,14 @@ def owner_at(name: str, namespace: Mapping[str, Any]) -> Any:
     A step in angles leads to what a function has captured: `f.<g>`.
 
     Raises:
-        LookupError, AttributeError, TypeError: There is none.
+        LookupError, AttributeError, TypeError, ImportError: There is none.
     """
     kind, _, module = name.rpartition(" ")
-    if kind:
-        return sys.modules[module]
+    if kind:  # loaded now, if what was to load it did not run
+        return import_module(module)
     module, _, path = name.rpartition(":")
     first, *rest = path.split(".")
-    found = _plain_function(vars(sys.modules[module])[first] if module else namespace[first])
+    found = _plain_function(vars(import_module(module))[first] if module else namespace[first])
     for step in rest:
         found = cell_of(found, step).cell_contents if step[0] == "<" else _plain_function(vars(found)[step])
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
 from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
@@ -60,6 +61,8 @@ class Reach:
         self._attributes: dict[tuple[str, str], Any] = {}  # modules, classes, functions by (their name, attribute)
         self._cells: dict[str, Any] = {}  # of closures
         self._remembering: dict[str, Any] = {}  # functions behind an `lru_cache`
+        self._loads: dict[str, None] = {}  # local modules that bodies import
+        self._looked_into: set[str] = set()  # those of them whose code was noted
         self._opaque: dict[str, None] = {}  # in words, what code uses that reaches any name at all
 
     # -- finding code
@@ -75,6 +78,7 @@ class Reach:
                 others += 1
         self._remembering |= found.remembering
         self._opaque |= found.opaque
+        self._loads |= found.loads
 
     def chains(self) -> set[tuple[str, ...]]:
         """Return the names that the cell's code loads, each with the attributes that follow at once."""
@@ -147,6 +151,8 @@ class Reach:
                 if id(code) not in known:
                     known.add(id(code))
                     self.note(snapshot_of(code))
+                    self._note_members(code)
+            self._note_loaded()
             more = {name: self.namespace[name] for name in sorted(self.changed_names) if name in self.namespace}
             for (owner, attribute), kind in sorted(self._attributes.items(), key=lambda item: item[0]):
                 value = attribute_of(kind, attribute, _MISSING)
@@ -154,6 +160,20 @@ class Reach:
                     more[f"{owner}.{attribute}"] = value
             more = {name: value for name, value in more.items() if name not in roots}
         return heap
+
+    def _note_members(self, code: Any) -> None:
+        """Note what a class has that is an object with code of its own, such as a descriptor."""
+        for name, value in list(vars(code).items()) if isinstance(code, type) else ():
+            if not (name.startswith("__") or is_code(value) or isinstance(value, Enum)) and _is_followed(type(value)):
+                note_owned(self._attributes, code, name)
+
+    def _note_loaded(self) -> None:
+        """Note all code of the modules that bodies import: which of it they call, their names do not tell."""
+        for name in [name for name in self._loads if name not in self._looked_into and name in sys.modules]:
+            self._looked_into.add(name)
+            for value in list(vars(sys.modules[name]).values()):
+                if isinstance(value, (FunctionType, type)) and value.__module__ == name:
+                    self.note(snapshot_of(value))
 
     def _codes_among(self, objects: Iterable[Any]) -> Iterator[Any]:
         """Yield functions and classes that objects are, have, or lead to, as far as they may be edited."""
@@ -187,11 +207,12 @@ class Reach:
         }
         for name, cell in self._cells.items():
             values[name] = cell, getattr(cell, "cell_contents", _MISSING)
+        modules = self._cells_of_modules()
         found: list[tuple[str, Any, str | None]] = []
         for name, (kind, value) in sorted(values.items(), key=lambda item: item[0]):
             self.before[name] = value
             digest = "missing" if value is _MISSING else digest_or_none(value)
-            if digest is not None or not isinstance(kind, ModuleType):
+            if digest is not None or not (isinstance(kind, ModuleType) or id(kind) in modules):
                 found.append((name, value, digest))
         return found
 
@@ -234,20 +255,41 @@ class Reach:
                 what = "module" if isinstance(kind, ModuleType) else "class" if isinstance(kind, type) else "function"
                 raise LookupError(f"it changes `{name}` of a {what} that the notebook does not have under that name")
             found[name] = value
-        reached = {
-            id(cell)
-            for value in self.heap.objects.values()
-            if isinstance(value, FunctionType)
-            for cell in value.__closure__ or ()
-        }
+        reached, modules = self._reached, self._cells_of_modules()
         for name, cell in self._cells.items():
-            if id(cell) not in reached and self._differs(name, getattr(cell, "cell_contents", _MISSING), parts):
+            value = getattr(cell, "cell_contents", _MISSING)
+            if id(cell) in reached or not self._differs(name, value, parts):
+                continue
+            if (path := modules.get(id(cell))) is None or value is _MISSING:
                 raise LookupError(f"it changes `{name}`, which the notebook has no name for")
+            if digest_or_none(value) is not None:
+                found[path] = value
         for name, function in self._remembering.items():
             inner = snapshot_of(function)
             if inner.changed_names or inner.attribute_state or inner.closure_state:
                 raise LookupError(f"it calls `{name}`, whose `lru_cache` decides whether it changes something")
         return found | self._state_of_new(names)
+
+    @property
+    def _reached(self) -> set[int]:
+        """Ids of the cells of closures that the heap leads to."""
+        if not self._cells:
+            return set()
+        functions = (value for value in self.heap.objects.values() if isinstance(value, FunctionType))
+        return {id(cell) for function in functions for cell in function.__closure__ or ()}
+
+    def _cells_of_modules(self) -> dict[int, str]:
+        """Return by which names the cells of closures that local modules have are found again."""
+        found: dict[int, str] = {}
+        if self._reached.issuperset(map(id, self._cells.values())):
+            return found
+        for module in [each for each in list(sys.modules) if each != "__main__" and is_local(each)]:
+            for name, value in list(vars(sys.modules[module]).items()):
+                for path, owner in _functions_in(f"{module}:{name}", value, set(), module):
+                    if isinstance(owner, FunctionType):
+                        for captured, cell in zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True):
+                            found.setdefault(id(cell), f"{path}.<{captured}>")
+        return found
 
     def _differs(self, name: str, value: Any, parts: Mapping[str, str]) -> bool:
         """Whether what is in an attribute or closure is not what it was."""
@@ -265,6 +307,8 @@ class Reach:
         later = Reach(self.cell, self.namespace, self._ignored)
         for _ in later.from_modules(names):
             pass
+        later._loads = dict.fromkeys(name for name in self._loads if name not in self._looked_into)
+        later._note_loaded()
         found: dict[str, Any] = {}
         for (owner, attribute), kind in later._attributes.items():
             name = f"{owner}.{attribute}"
@@ -299,21 +343,22 @@ def _memory_of(name: str, defined: Any) -> dict[str, Any]:
     return found
 
 
-def _functions_in(path: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """Yield a function or class of the notebook, its methods, and the functions that they have captured, with ways."""
-    value = getattr(value, "__func__", value)
-    if id(value) in seen or getattr(value, "__module__", None) != "__main__":
+def _functions_in(path: str, value: Any, seen: set[int], module: str = "__main__") -> Iterator[tuple[str, Any]]:
+    """Yield a function or class of a module, its methods, and the functions that they have captured, with ways."""
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    if id(value) in seen or not isinstance(value, (type, FunctionType)) or value.__module__ != module:
         return
     seen.add(id(value))
     if isinstance(value, type):
         yield path, value
         for name, own in list(vars(value).items()):
             if isinstance(getattr(own, "__func__", own), FunctionType):
-                yield from _functions_in(f"{path}.{name}", own, seen)
+                yield from _functions_in(f"{path}.{name}", own, seen, module)
     elif isinstance(value, FunctionType):
         yield path, value
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-            yield from _functions_in(f"{path}.<{name}>", getattr(cell, "cell_contents", None), seen)
+            yield from _functions_in(f"{path}.<{name}>", getattr(cell, "cell_contents", None), seen, module)
 
 
 def _is_followed(code: Any) -> bool:
@@ -327,7 +372,7 @@ def _is_local_module(value: Any) -> bool:
 def _owner_or_none(name: str, namespace: Mapping[str, Any]) -> Any:
     try:
         return owner_at(name, namespace)
-    except (LookupError, AttributeError, TypeError):
+    except (LookupError, AttributeError, TypeError, ImportError):
         return None
 
 

@@ -14,11 +14,13 @@ the cache, when it saves) in one piece, so that two names of one object stay two
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from nbflow._util import refusal
-from nbflow.notebook.heap import Heap, content_of, follow, is_array, owner_at, refill, set_attribute
+from nbflow.notebook.heap import Heap, attribute_of, content_of, follow, is_array, owner_at, refill, set_attribute
 from nbflow.notebook.pickling import References, Stream, dump, load
 from nbflow.notebook.recorder import Item
 
@@ -58,6 +60,7 @@ class Record:
     live: Callable[[Record], LiveOutputs] | None = None
     packed: Packed | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
+    _undo: list[Callable[[], None]] = field(default_factory=list)
 
     def pack(self) -> None:
         """Pickle the outputs; does nothing the second time.
@@ -108,6 +111,7 @@ class Record:
         outputs, updates, self.value = load(self.packed.main, namespace, known, carriers)
         wholes = [(number, load(stream, namespace, known, carriers)) for number, stream in self.packed.wholes]
         for number, content in updates:
+            self._undo.append(partial(refill, known[number], content_of(known[number])))
             refill(known[number], content)
         for number, later in wholes:
             _change_in_place(known[number], later)
@@ -120,8 +124,18 @@ class Record:
     def set_attribute_state(self, namespace: Mapping[str, Any]) -> None:
         """Give modules, classes and functions what code had changed of them; once they and the data are there."""
         for name, value in self.attributes.items():
-            owner, _, attribute = name.rpartition(".")
-            set_attribute(owner_at(owner, namespace), attribute, value)
+            owner_name, _, attribute = name.rpartition(".")
+            owner = owner_at(owner_name, namespace)
+            before = attribute_of(owner, attribute, self)
+            set_attribute(owner, attribute, value)
+            if before is not self:
+                self._undo.append(partial(set_attribute, owner, attribute, before))
+
+    def undo(self) -> None:
+        """Take back what a restoration that failed has changed in place, so that the cell can run instead."""
+        while self._undo:
+            with suppress(Exception):  # what can be taken back is
+                self._undo.pop()()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.pack()

@@ -373,6 +373,7 @@ class CellRun:
             try:
                 self._restore(record)
             except Exception as error:
+                record.undo()
                 self._tell(f"the cached result could not be restored ({type(error).__name__}: {error}); running again")
             else:
                 self.restored = True

@@ -243,3 +243,30 @@ def test_names_to_keep_and_to_delete() -> None:
     namespace: dict[str, Any] = {"f": "made again", "gone": 1}
     there_and_back(record).restore(namespace, frozenset({"f"}))
     assert namespace == {"a": 1, "f": "made again"}
+
+
+class Refusing(type):
+    """Makes classes of which one attribute cannot be set."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if name == "fixed":
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+def test_a_restoration_that_fails_changes_nothing_in_place() -> None:
+    """Lists and attributes are as they were, so that the cell can run instead."""
+    items, kept = [1], Refusing("Kept", (), {"fixed": 0, "free": 0})
+    heap = Heap({"items": items})
+    items.append(2)
+    record = record_of({"items": items, "Kept.free": 5, "Kept.fixed": 6}, "Kept.free", "Kept.fixed", heap=heap)
+    loaded = there_and_back(record)
+    namespace: dict[str, Any] = {"items": [1], "Kept": kept}
+    loaded.restore(namespace, frozenset())
+    assert namespace["items"] == [1, 2]
+    with pytest.raises(AttributeError):
+        loaded.set_attribute_state(namespace)
+    assert vars(kept)["free"] == 5
+    loaded.undo()
+    assert namespace["items"] == [1]
+    assert vars(kept)["free"] == 0

@@ -213,6 +213,33 @@ PROGRAMS = {
     "import in the cell": ["import kit\na = kit.bump()", "import kit as d\nb = d.bump()", "from kit import count as c"],
     "import in the cell that prints": ["import loud\na = loud.through()", "from loud import through\nb = through()"],
     "import in the cell, not first": ["a = 1\nimport kit\nb = kit.bump()", "c = 2\nfrom kit import count as d"],
+    "import in a function, of what counts": [
+        "def f():\n    import kit\n    return kit.bump()",
+        "a = f()",
+        "b = f()",
+        "c = kit.count",
+    ],
+    "decorated function of a module": ["a = kit.step()", "b = kit.step()", "c = [kit.step(), kit.step()]"],
+    "descriptor": [
+        "class D:\n    def __init__(self):\n        self.log = []\n    def __get__(self, instance, owner=None):\n"
+        "        self.log.append('get')\n        return len(self.log)\nclass C:\n    attr = D()\na = C()",
+        "b = a.attr",
+        "c = a.attr",
+        "d = list(vars(C)['attr'].log)",
+    ],
+    "enumeration": [
+        "import enum\nclass C(enum.Enum):\n    A = 1\n    B = 2\n    def put(self):\n"
+        "        C.n = getattr(C, 'n', 0) + 1\n        return C.n\na = C.A",
+        "b = a.put()",
+        "c = a is C.A, C.B.put()",
+    ],
+    "attributes that log": [
+        f"{LOGS}class C:\n    def __getattr__(self, name):\n        if name[0] == '_':\n"
+        "            raise AttributeError(name)\n        a.append(name)\n        return len(a)\nc = C()",
+        "b = c.one",
+        "d = c.two",
+        "b = list(a)",
+    ],
     "import in a function": [
         "def f():\n    from kit import LIMIT\n    return LIMIT",
         "kit.LIMIT = 7",

@@ -273,11 +273,12 @@ def state_of(world: Plain | Tasks) -> dict[str, Any]:
         if type(value).__module__ == "numpy":
             return number, kind, steady(value), str(getattr(value, "dtype", ""))
         if isinstance(value, types.FunctionType):
+            code = value.__code__  # how it calls an imported name depends on what was compiled with it
             cells = [walk(each.cell_contents) for each in value.__closure__ or ()]
             return (
                 number,
                 kind,
-                value.__code__.co_code,
+                (code.co_names, code.co_varnames, [each for each in code.co_consts if not hasattr(each, "co_code")]),
                 walk(value.__defaults__),
                 cells,
                 value.__name__ == "__init__" or value.__globals__ is names,
