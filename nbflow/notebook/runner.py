@@ -18,7 +18,6 @@ from typing import Any
 from nbflow._util import format_duration
 from nbflow.cache.explain import Reasons
 from nbflow.cache.key import CacheKey
-from nbflow.cache.places import is_local, module_file
 from nbflow.cache.trace import FILE
 from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
@@ -27,6 +26,7 @@ from nbflow.notebook.cellkey import CellKeyer
 from nbflow.notebook.cells import Cell, CellOptions, Part
 from nbflow.notebook.chance import Draws, random_states, set_random_states
 from nbflow.notebook.conditions import PRESENT, condition_of, hold
+from nbflow.notebook.early import load_first
 from nbflow.notebook.interrupts import Interrupts
 from nbflow.notebook.names import BRANCH
 from nbflow.notebook.opened import following
@@ -155,21 +155,8 @@ class CellRun:
     def _next_call(self) -> current.Call:
         """Return the call that is to be driven next."""
         if self.caching:
-            self._import_first()
+            load_first(self.cell.first_imports, self._early, self.shell)
         return current.Call(self._spec(), self.session, current.current_call(), (), {})
-
-    def _import_first(self) -> None:
-        """Load the local modules that the cell imports first: what they hold by now is a part of the key.
-
-        What they put out is put out when the body runs, for on a hit the record has it.
-        """
-        for module, taken in self.cell.first_imports:
-            if module not in sys.modules and is_local(module) and module_file(module) is not None:
-                with output.recording(self._early, self.shell):
-                    try:
-                        __import__(module, fromlist=taken)
-                    except Exception:  # the body meets it again, and raises it
-                        return
 
     def _spec(self) -> TaskSpec:
         options = self.options
