@@ -90,6 +90,7 @@ class Graph:
         self.notes: list[str] = []
         self.frame = ""
         self.solid = True
+        self.texts_only = False  # of local modules: what has been set there since does not count
         self.parts: dict[str, KeyPart] = {}
         self.labels: dict[int, str] = {}
         self._used: dict[str, int] = {}

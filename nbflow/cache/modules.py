@@ -34,7 +34,8 @@ _RACY_S = 2.0  # a file changed more recently than this is read again
 
 
 def imported(graph: Graph, found: Imports) -> None:
-    """Follow the imports of code that is no function, such as the body of a cell."""
+    """Follow the imports of a cell, which sees to what it takes from these modules itself."""
+    graph.texts_only = True
     for name, level, taken in found:
         import_node(graph, name, level, taken, "")
 
@@ -88,7 +89,8 @@ def _module_file(graph: Graph, name: str) -> None:
     if as_loaded is not None:
         pieces.append(as_loaded)
         graph.solid = False  # a reload leaves no trace in the file
-    pieces += _set_since(graph, sys.modules.get(name), constants)
+    if not graph.texts_only:
+        pieces += _set_since(graph, sys.modules.get(name), constants)
     for other, level, taken in imports:
         pieces.append(import_node(graph, other, level, taken, package))
     _watch_file(graph, file)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import islice
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from nbflow.cache.digest import task_function
@@ -17,6 +17,7 @@ from nbflow.cache.fingerprint import Snapshot, imports
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.cache.mentions import names_in
 from nbflow.cache.parts import KeyPart, short_text
+from nbflow.cache.places import is_local
 from nbflow.cache.source import Imports, Shelf
 from nbflow.notebook.cells import Cell, CellOptions
 from nbflow.notebook.reach import SHELL_NAMES, Reach, snapshot_of
@@ -105,9 +106,7 @@ class CellKeyer:
         builder = KeyBuilder(self.name)
         builder.add_digest("code", self.name, self.cell.digest, where=self.cell.label)
         seen: set[tuple[str, str]] = set()
-        for part in _imports_of(self.cell.imports):
-            seen.add((part.kind, part.name))
-            builder.add_digest(part.kind, part.name, part.digest, part.text, part.where)
+        _add_parts(builder, _imports_of(self.cell.imports), ("", ""), seen)
         self.reach = reach = self._new_reach()
         roots: dict[str, Any] = {}
         names = self.input_names()
@@ -118,7 +117,7 @@ class CellKeyer:
         for name, code in reach.from_modules(names, imported=options.inputs is None):
             found = snapshot_of(code).fingerprint
             if not found.notes:  # else it may be anything that the module works with
-                _add_parts(builder, found, ("helper", name), seen)
+                _add_parts(builder, found.parts, ("helper", name), seen)
         heap = reach.heap_of(roots)
         for name in sorted(set(reach.changed_names) - set(names)):  # for the cell it is input and output
             if name in self.namespace:
@@ -160,11 +159,15 @@ class CellKeyer:
             builder.add_digest(kind, name, "missing", text="missing")
             return
         roots[name] = value
+        if isinstance(value, ModuleType) and is_local(value.__name__):  # what it takes from there comes apart
+            builder.add("global", name, value.__name__)
+            _add_parts(builder, _imports_of(((value.__name__, 0, ()),)), ("module", value.__name__), seen)
+            return
         if not isinstance(value, (FunctionType, type)) and task_function(value) is None:
             builder.add(kind, name, value)
             return
         found = snapshot_of(value)
-        _add_parts(builder, found.fingerprint, ("class" if isinstance(value, type) else "helper", name), seen)
+        _add_parts(builder, found.fingerprint.parts, ("class" if isinstance(value, type) else "helper", name), seen)
         for part in found.fingerprint.parts:
             if part.kind == "global" and part.name in self.namespace:
                 roots.setdefault(part.name, self.namespace[part.name])
@@ -172,9 +175,11 @@ class CellKeyer:
         self.reach.note(found)
 
 
-def _add_parts(builder: KeyBuilder, found: Fingerprint, root: tuple[str, str], seen: set[tuple[str, str]]) -> None:
+def _add_parts(
+    builder: KeyBuilder, parts: tuple[KeyPart, ...], root: tuple[str, str], seen: set[tuple[str, str]]
+) -> None:
     """Add the parts of reached code, each once; that of the code itself under kind and name of `root`."""
-    for part in found.parts:
+    for part in parts:
         place = root if part.kind == "code" else (part.kind, part.name)
         if place not in seen:
             seen.add(place)

@@ -108,9 +108,14 @@ class Graph:
             self.writers[name] = label
 
     def source(self, node: CellNode, name: str) -> CellNode | None:
-        """Return the cell from which `node` reads `name`: the last writer before it, else the last of all."""
+        """Return the cell from which `node` reads `name`: the last writer before it, else the last of all.
+
+        What a cell changes that none before it has written is from elsewhere: a plain cell, or a module.
+        """
         writers = [each for each in self.nodes.values() if each is not node and name in each.writes]
         before = [each for each in writers if each.position < node.position]
+        if not before and name in node.writes:
+            return None
         return max(before or writers, key=lambda each: each.position, default=None)
 
     def sources(self, node: CellNode) -> list[CellNode]:

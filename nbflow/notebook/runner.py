@@ -254,7 +254,8 @@ class CellRun:
                     stack.enter_context(following(self.call, str(self.session.home), *self._cache_folders()))
                 stack.enter_context(output.refusing_input(_NO_INPUT))
                 stack.enter_context(output.recording(recorder, self.shell))
-            replay(self.shell, self._early.items())
+            early, self._early = self._early, Silent()
+            replay(self.shell, early.items())
             yield recorder
 
     def _cache_folders(self) -> list[str]:

@@ -51,6 +51,15 @@ def test_edges_lead_from_the_last_writer_before_the_reader() -> None:
     assert names(graph.sources(read)) == "change"
 
 
+def test_what_cells_change_in_turn_is_from_elsewhere() -> None:
+    """A counter of a plain cell, or of a module, makes no circle of the cells that count it up."""
+    first, second = node("first", "c.append(1)", c=1), node("second", "c.append(2)", c=2)
+    graph = graph_of(first, second)
+    assert names(graph.sources(first)) == ""
+    assert names(graph.sources(second)) == "first"
+    assert graph.circles() == []
+
+
 def test_order_follows_edges_and_then_execution() -> None:
     """A cell comes after those it reads from even if it was first executed before them; cycles are cut."""
     graph = graph_of(node("last", "z = y"), node("other", "o = 1"), node("middle", "y = x"), node("first", "x = 1"))

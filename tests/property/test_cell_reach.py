@@ -210,6 +210,13 @@ PROGRAMS = {
         "f(4)",
         "b = (kit.limit(), list(kit.log))",
     ],
+    "modules under each other's names": [
+        "import loud as d",
+        "import kit as c\nimport loud as d",
+        "a = c.__name__, d.__name__",
+        "c, d = d, c",
+        "b = c.__name__, d.__name__",
+    ],
     "import in the cell": ["import kit\na = kit.bump()", "import kit as d\nb = d.bump()", "from kit import count as c"],
     "import in the cell that prints": ["import loud\na = loud.through()", "from loud import through\nb = through()"],
     "import in the cell, not first": ["a = 1\nimport kit\nb = kit.bump()", "c = 2\nfrom kit import count as d"],
