@@ -57,7 +57,7 @@ def test_what_cells_change_in_turn_is_from_elsewhere() -> None:
     graph = graph_of(first, second)
     assert names(graph.sources(first)) == ""
     assert names(graph.sources(second)) == "first"
-    assert graph.circles() == []
+    assert graph.cycles() == []
 
 
 def test_order_follows_edges_and_then_execution() -> None:
