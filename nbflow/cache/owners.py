@@ -21,17 +21,20 @@ ABSENT = object()
 OPAQUE = frozenset({"eval", "exec", "globals"})
 """Builtins that reach any global."""
 
+_REACHING = {"builtins": OPAQUE | {"__import__"}, "importlib": {"import_module", "reload"}, "sys": {"modules"}}
+
 
 def reaches_all(value: Any, chain: tuple[str, ...]) -> bool:
-    """Whether a chain of names leads to a builtin that reaches any global, under whatever name."""
-    if isinstance(value, ModuleType) and value.__name__ == "builtins":
-        return chain[1:2] != () and chain[1] in OPAQUE
+    """Whether a chain of names leads to what reaches any global or module, under whatever name."""
+    if isinstance(value, ModuleType):
+        return chain[1:2] != () and chain[1] in _REACHING.get(value.__name__, ())
     return is_opaque(value)
 
 
 def is_opaque(value: Any) -> bool:
-    """Whether `value` is one of the builtins that reach any global."""
-    return isinstance(value, BuiltinFunctionType) and value.__module__ == "builtins" and value.__name__ in OPAQUE
+    """Whether `value` is a function that reaches any global or module."""
+    kind = type(value)
+    return kind in (BuiltinFunctionType, FunctionType) and value.__name__ in _REACHING.get(value.__module__, ())
 
 
 def owner_of(chain: tuple[str, ...], value: Any) -> tuple[Any, str]:

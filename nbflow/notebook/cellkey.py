@@ -138,6 +138,7 @@ class CellKeyer:
         if options.outputs is not None:
             builder.add("format", "outputs", options.outputs)
         key = builder.build()
+        reach.look_at_wholes({part.name for part in key.parts if part.kind == "input"})
         parts = (part if part.where else part._replace(where=self.where(part.name)) for part in key.parts)
         self.last = key._replace(parts=tuple(parts))
         return self.last
@@ -168,9 +169,6 @@ class CellKeyer:
             return
         found = snapshot_of(value)
         _add_parts(builder, found.fingerprint.parts, ("class" if isinstance(value, type) else "helper", name), seen)
-        for part in found.fingerprint.parts:
-            if part.kind == "global" and part.name in self.namespace:
-                roots.setdefault(part.name, self.namespace[part.name])
         builder.add_code(Fingerprint("", (), found.fingerprint.notes))
         self.reach.note(found)
 

@@ -68,6 +68,7 @@ class Heap:
         ways: How each object is reached first, by id.
         shared: Which of the encounters led to an object that was met before, in order; equal for equal structures.
         whole: Ids of the objects that cannot be looked into.
+        modules: The modules that objects lead to, by name.
         complete: False if there were more than `limit` objects, so that not all of them were looked at.
     """
 
@@ -78,6 +79,7 @@ class Heap:
         self.objects: dict[int, Any] = {}
         self.whole: set[int] = set()
         self.shared: list[tuple[int, int]] = []
+        self.modules: dict[str, ModuleType] = {}
         self.complete = True
         self._before: dict[int, Any] = {}
         self._numbers: dict[int, int] = {}
@@ -97,6 +99,8 @@ class Heap:
             for inner, step in _inside(value):
                 if type(inner) not in ATOMS:
                     self._meet(inner, (*way, step), waiting)
+                elif type(inner) is ModuleType:
+                    self.modules[inner.__name__] = inner
         return islice(self.objects.values(), known, None)
 
     def _meet(self, value: Any, way: Way, waiting: deque[tuple[Any, Way]]) -> None:

@@ -9,7 +9,7 @@ what was there before is not the same.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import partial
 from types import FunctionType, ModuleType
@@ -24,7 +24,7 @@ from nbflow.cache.owners import is_local_owner, note_owned, owner_of, reaches_al
 from nbflow.cache.places import is_local
 from nbflow.cache.source import facts_of
 from nbflow.notebook.cells import Cell
-from nbflow.notebook.heap import Heap, attribute_of, owner_at
+from nbflow.notebook.heap import ATOMS, Heap, attribute_of, owner_at
 
 __all__ = ["SHELL_NAMES", "Reach", "digest_or_none", "snapshot_of"]
 
@@ -60,6 +60,8 @@ class Reach:
         self._ignored = ignored | SHELL_NAMES
         self._attributes: dict[tuple[str, str], Any] = {}  # modules, classes, functions by (their name, attribute)
         self._cells: dict[str, Any] = {}  # of closures
+        self._read: dict[str, None] = {}  # names of the notebook that code reads
+        self._wholes: dict[int, str | None] = {}  # digests of objects that cannot be looked into, by id
         self._remembering: dict[str, Any] = {}  # functions behind an `lru_cache`
         self._loads: dict[str, None] = {}  # local modules that bodies import
         self._looked_into: set[str] = set()  # those of them whose code was noted
@@ -76,9 +78,19 @@ class Reach:
             others = 1
             while self._cells.setdefault(name if others == 1 else f"{name}#{others}", cell) is not cell:
                 others += 1
+        for part in found.fingerprint.parts:
+            if part.kind == "global":  # any call of a method may change it, not only those of which one knows
+                self._note_global(part.name)
         self._remembering |= found.remembering
         self._opaque |= found.opaque
         self._loads |= found.loads
+
+    def _note_global(self, name: str) -> None:
+        module, _, attribute = name.rpartition(".")
+        if not module:
+            self._read[name] = None
+        elif module in sys.modules and type(vars(sys.modules[module]).get(attribute)) not in ATOMS:
+            note_owned(self._attributes, sys.modules[module], attribute)
 
     def chains(self) -> set[tuple[str, ...]]:
         """Return the names that the cell's code loads, each with the attributes that follow at once."""
@@ -136,6 +148,7 @@ class Reach:
     def _note_whole(self, module: ModuleType) -> None:
         """Note a local module that is handed to somebody, who may change anything of it."""
         if _is_local_module(module):
+            self._loads[module.__name__] = None
             for name, value in list(vars(module).items()):
                 if not name.startswith("__") and not is_code(value):
                     note_owned(self._attributes, module, name)
@@ -152,8 +165,11 @@ class Reach:
                     known.add(id(code))
                     self.note(snapshot_of(code))
                     self._note_members(code)
+            for module in heap.modules.values():
+                self._note_whole(module)
             self._note_loaded()
-            more = {name: self.namespace[name] for name in sorted(self.changed_names) if name in self.namespace}
+            names = sorted({*self.changed_names, *self._read})
+            more = {name: self.namespace[name] for name in names if name in self.namespace}
             for (owner, attribute), kind in sorted(self._attributes.items(), key=lambda item: item[0]):
                 value = attribute_of(kind, attribute, _MISSING)
                 if value is not _MISSING:
@@ -164,7 +180,9 @@ class Reach:
     def _note_members(self, code: Any) -> None:
         """Note what a class has that is an object with code of its own, such as a descriptor."""
         for name, value in list(vars(code).items()) if isinstance(code, type) else ():
-            if not (name.startswith("__") or is_code(value) or isinstance(value, Enum)) and _is_followed(type(value)):
+            if isinstance(value, ModuleType):
+                self._note_whole(value)
+            elif not (name.startswith("__") or is_code(value) or isinstance(value, Enum)) and _is_followed(type(value)):
                 note_owned(self._attributes, code, name)
 
     def _note_loaded(self) -> None:
@@ -194,6 +212,20 @@ class Reach:
         yield from (kind for kind in kinds.values() if _is_followed(kind))
 
     # -- what is there
+
+    def look_at_wholes(self, names: Collection[str]) -> None:
+        """Take the digests of those objects that cannot be looked into and that are not under one of these names."""
+        heap = self.heap
+        self._wholes = {key: digest_or_none(heap.objects[key]) for key in heap.whole if heap.ways[key][0] not in names}
+
+    def stirred(self) -> list[Any]:
+        """Return the objects whose digests were taken and are no longer the same."""
+        objects = self.heap.objects
+        return [
+            objects[key]
+            for key, before in self._wholes.items()
+            if before is not None and digest_or_none(objects[key]) != before
+        ]
 
     def state(self) -> list[tuple[str, Any, str | None]]:
         """Return what is in attributes and closures that the code changes: name, value, and its digest.
@@ -247,7 +279,7 @@ class Reach:
             value = attribute_of(kind, attribute, _MISSING)
             if not self._differs(name, value, parts):
                 continue
-            if isinstance(kind, ModuleType) and digest_or_none(value) is None:
+            if isinstance(kind, ModuleType) and value is not _MISSING and digest_or_none(value) is None:
                 continue
             if value is _MISSING or _owner_or_none(owner, self.namespace) is not kind:
                 if id(kind) in self.heap.objects:  # which has its own way there

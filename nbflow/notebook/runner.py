@@ -337,7 +337,7 @@ class CellRun:
 
     def _stirred(self, parts: dict[str, str]) -> list[Any]:
         """Return the inputs' objects that cannot be looked into and that the body has changed, by their digests."""
-        found = []
+        found = self.keyer.reach.stirred()
         for name, digest in parts.items():
             inside = self.keyer.reach.heap.whole_within(name)
             if inside and (name in self._before or name in self.keyer.reach.before):

@@ -217,6 +217,25 @@ PROGRAMS = {
         "c, d = d, c",
         "b = c.__name__, d.__name__",
     ],
+    "module in a list": [
+        "a = [kit]",
+        "b = a[0].bump()",
+        "kit.LIMIT = 9",
+        "c = a[0].limit(), a[0].bump()",
+        "d = kit.count",
+    ],
+    "module in a class": ["class C:\n    m = kit\na = C()", "b = a.m.bump()", "c = a.m.bump()", "d = kit.count"],
+    "generator that functions draw from": [
+        "a = np.random.default_rng(1)\ndef f():\n    return float(a.random())",
+        "b = f()",
+        "c = f()",
+        "d = float(a.random())",
+    ],
+    "captured generator": [
+        "def make(rng):\n    return lambda: float(rng.random())\nf = make(np.random.default_rng(1))",
+        "b = f()",
+        "c = f()",
+    ],
     "import in the cell": ["import kit\na = kit.bump()", "import kit as d\nb = d.bump()", "from kit import count as c"],
     "import in the cell that prints": ["import loud\na = loud.through()", "from loud import through\nb = through()"],
     "import in the cell, not first": ["a = 1\nimport kit\nb = kit.bump()", "c = 2\nfrom kit import count as d"],
@@ -266,6 +285,12 @@ PROGRAMS = {
 
 RUN_EACH_TIME = {
     "setattr": ["setattr(kit, 'LIMIT', 3)", "a = kit.limit()", "setattr(kit, 'LIMIT', 4)", "b = kit.limit()"],
+    "modules by name": ["import sys", "a = sys.modules['kit'].bump()", "b = kit.count"],
+    "attribute that is deleted": [
+        "def f():\n    kit.extra = 3\nf()",
+        "def g():\n    del kit.extra\ng()",
+        "a = hasattr(kit, 'extra')",
+    ],
     "lru_cache": [
         f"{LOGS}@functools.lru_cache\ndef f(v):\n    a.append(v)\n    return v",
         "b = f(1)",
