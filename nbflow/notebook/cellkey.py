@@ -20,7 +20,7 @@ from nbflow.cache.parts import KeyPart, short_text
 from nbflow.cache.places import is_local
 from nbflow.cache.source import Imports, Shelf
 from nbflow.notebook.cells import Cell, CellOptions
-from nbflow.notebook.reach import SHELL_NAMES, Reach, snapshot_of
+from nbflow.notebook.reach import SHELL_NAMES, Reach
 from nbflow.runtime import current
 from nbflow.sessions import session_or_default
 
@@ -115,7 +115,7 @@ class CellKeyer:
         for name in options.depends:
             self._add(builder, "depends", name, seen, roots)
         for name, code in reach.from_modules(names, imported=options.inputs is None):
-            found = snapshot_of(code).fingerprint
+            found = reach.follow(code).fingerprint
             if not found.notes:  # else it may be anything that the module works with
                 _add_parts(builder, found.parts, ("helper", name), seen)
         heap = reach.heap_of(roots)
@@ -138,7 +138,6 @@ class CellKeyer:
         if options.outputs is not None:
             builder.add("format", "outputs", options.outputs)
         key = builder.build()
-        reach.look_at_wholes({part.name for part in key.parts if part.kind == "input"})
         parts = (part if part.where else part._replace(where=self.where(part.name)) for part in key.parts)
         self.last = key._replace(parts=tuple(parts))
         return self.last
@@ -167,10 +166,9 @@ class CellKeyer:
         if not isinstance(value, (FunctionType, type)) and task_function(value) is None:
             builder.add(kind, name, value)
             return
-        found = snapshot_of(value)
+        found = self.reach.follow(value)
         _add_parts(builder, found.fingerprint.parts, ("class" if isinstance(value, type) else "helper", name), seen)
         builder.add_code(Fingerprint("", (), found.fingerprint.notes))
-        self.reach.note(found)
 
 
 def _add_parts(

@@ -26,7 +26,7 @@ from nbflow.cache.source import facts_of
 from nbflow.notebook.cells import Cell
 from nbflow.notebook.heap import ATOMS, Heap, attribute_of, owner_at
 
-__all__ = ["SHELL_NAMES", "Reach", "digest_or_none", "snapshot_of"]
+__all__ = ["SHELL_NAMES", "Reach", "digest_or_none"]
 
 SHELL_NAMES = frozenset(
     "get_ipython exit quit open display In Out _ih _oh _dh _sh __name__ __doc__ __builtins__".split()
@@ -38,7 +38,7 @@ _HOLDERS = frozenset({list, dict, tuple, set})  # no code themselves
 
 
 class Reach:
-    """What the code changes that a cell can call, as far as `note`, `from_modules` and `heap_of` have met it.
+    """What the code changes that a cell can call, as far as `follow`, `from_modules` and `heap_of` have met it.
 
     Args:
         cell: The cell.
@@ -61,6 +61,7 @@ class Reach:
         self._attributes: dict[tuple[str, str], Any] = {}  # modules, classes, functions by (their name, attribute)
         self._cells: dict[str, Any] = {}  # of closures
         self._read: dict[str, None] = {}  # names of the notebook that code reads
+        self._followed: dict[int, Snapshot] = {}  # by id of the code
         self._wholes: dict[int, str | None] = {}  # digests of objects that cannot be looked into, by id
         self._remembering: dict[str, Any] = {}  # functions behind an `lru_cache`
         self._loads: dict[str, None] = {}  # local modules that bodies import
@@ -69,8 +70,15 @@ class Reach:
 
     # -- finding code
 
-    def note(self, found: Snapshot) -> None:
-        """Note what a piece of code changes, with all that it calls."""
+    def follow(self, code: Any) -> Snapshot:
+        """Note what a piece of code changes, with all that it calls; return its graph, looked at once."""
+        found = self._followed.get(id(code))
+        if found is None:
+            found = self._followed[id(code)] = _snapshot_of(code)
+            self._note(found)
+        return found
+
+    def _note(self, found: Snapshot) -> None:
         self.changed_names |= {name: None for name in found.changed_names if name not in self._ignored}
         for (_, attribute), owner in found.attribute_state.items():
             note_owned(self._attributes, owner, attribute)
@@ -107,7 +115,7 @@ class Reach:
         for value in map(self.namespace.get, names):
             code = task_function(value) or (value if isinstance(value, (FunctionType, type)) else type(value))
             if getattr(code, "__module__", "") == "__main__" and type(code).__hash__ is not None:
-                found |= snapshot_of(code).opaque
+                found |= _snapshot_of(code).opaque
         return list(found)
 
     def from_modules(self, names: list[str], imported: bool = True) -> Iterator[tuple[str, Any]]:
@@ -135,7 +143,7 @@ class Reach:
                 self._note_whole(owner)
             elif isinstance(value, (FunctionType, type)):
                 if _is_followed(value):
-                    self.note(snapshot_of(value))
+                    self.follow(value)
                     yield f"{owner.__name__}.{rest[0]}", value
             elif not isinstance(value, ModuleType):
                 note_owned(self._attributes, owner, rest[0])
@@ -156,15 +164,12 @@ class Reach:
     def heap_of(self, roots: dict[str, Any]) -> Heap:
         """Return the heap of all that these names and values lead to, through code that they lead to as well."""
         self.heap = heap = Heap({})
-        known: set[int] = set()
         more, roots = roots, {}
         while more:
             roots |= more
             for code in self._codes_among(heap.add(more)):
-                if id(code) not in known:
-                    known.add(id(code))
-                    self.note(snapshot_of(code))
-                    self._note_members(code)
+                self.follow(code)
+                self._note_members(code)
             for module in heap.modules.values():
                 self._note_whole(module)
             self._note_loaded()
@@ -191,7 +196,7 @@ class Reach:
             self._looked_into.add(name)
             for value in list(vars(sys.modules[name]).values()):
                 if isinstance(value, (FunctionType, type)) and value.__module__ == name:
-                    self.note(snapshot_of(value))
+                    self.follow(value)
 
     def _codes_among(self, objects: Iterable[Any]) -> Iterator[Any]:
         """Yield functions and classes that objects are, have, or lead to, as far as they may be edited."""
@@ -297,7 +302,7 @@ class Reach:
             if digest_or_none(value) is not None:
                 found[path] = value
         for name, function in self._remembering.items():
-            inner = snapshot_of(function)
+            inner = _snapshot_of(function)
             if inner.changed_names or inner.attribute_state or inner.closure_state:
                 raise LookupError(f"it calls `{name}`, whose `lru_cache` decides whether it changes something")
         return found | self._state_of_new(names)
@@ -359,7 +364,7 @@ def _memory_of(name: str, defined: Any) -> dict[str, Any]:
     if isinstance(defined, (type, FunctionType)):
         if defined.__module__ != "__main__":
             return found
-        known = snapshot_of(defined)
+        known = _snapshot_of(defined)
         cells = set(map(id, known.closure_state.values()))
         for path, owner in _functions_in(name, defined, set()):
             for (_, attribute), kind in known.attribute_state.items():
@@ -419,7 +424,7 @@ def digest_or_none(value: Any) -> str | None:
 _snapshots: WeakKeyDictionary[Any, Snapshot] = WeakKeyDictionary()
 
 
-def snapshot_of(value: Any) -> Snapshot:
+def _snapshot_of(value: Any) -> Snapshot:
     """Return the graph of a piece of code; the last one where nothing in it has changed since."""
     known = _snapshots.get(value)
     if known is None or not known.holds():

@@ -41,10 +41,8 @@ from nbflow.status import reasons_of
 __all__ = ["CellRun", "ForcedKeyer"]
 
 _SCALARS = (int, float, complex, str, bytes, bool, type(None), range, frozenset)
-_NO_INPUT = (
-    "input() in a cached cell would not be asked again on the next run. "
-    "Put the question into a cell of its own, or use %%task --no-cache."
-)
+_NO_INPUT = """input() in a cached cell would not be asked again on the next run. \
+Put the question into a cell of its own, or use %%task --no-cache."""
 _OPAQUE = frozenset({"eval", "exec", "globals", "locals"})  # builtins that reach any name of a cell
 
 
@@ -249,6 +247,7 @@ class CellRun:
         with ExitStack() as stack:
             stack.callback(self._forget_marks)
             if self.caching:
+                self.keyer.reach.look_at_wholes(self._input_digests())
                 self._draws = Draws(self.cell.shown, self._fresh, known=not self.seeded)
                 if self.options.inputs is None:  # else it is said what counts
                     stack.enter_context(following(self.call, str(self.session.home), *self._cache_folders()))
@@ -292,8 +291,7 @@ class CellRun:
 
     def _outputs(self, record: Record) -> LiveOutputs:
         """Decide which names to store; called when the cache saves the record, after the body has ended."""
-        cell, namespace, before = self.cell, self.namespace, self._before
-        reach, heap = self.keyer.reach, self.keyer.reach.heap
+        cell, namespace, before, reach = self.cell, self.namespace, self._before, self.keyer.reach
         if cell.configured:
             raise Unstorable(f"it sets something in the module `{min(cell.configured)}`, which cannot be brought back")
         parts = self._input_digests()
@@ -309,7 +307,7 @@ class CellRun:
                 values[name] = value
             elif isinstance(value, _SCALARS):
                 record.conditions |= {} if name in parts else {name: condition_of(before, name)}
-            elif name not in parts and (id(value) not in heap.objects or id(value) in heap.whole):
+            elif name not in parts and (id(value) not in reach.heap.objects or id(value) in reach.heap.whole):
                 # The same object as before, of which the heap cannot tell whether it was changed.
                 if name in cell.effects.mutated and digest_or_none(value) is None:
                     values[name] = value
@@ -321,7 +319,7 @@ class CellRun:
             raise Unstorable(str(error)) from None
         stirred = self._stirred(parts)
         touched = [name for name in parts if name in values]
-        if stirred or heap.changed():
+        if stirred or reach.heap.changed():
             touched = [name for name in parts if name in namespace or name in reach.before]
         after = {name: digest_or_none(reach.value_of(name)) for name in touched}
         record.digests = {name: digest for name, digest in after.items() if digest is None or digest != parts[name]}
@@ -333,7 +331,7 @@ class CellRun:
                 record.conditions.setdefault(name, PRESENT)
         made = ((name, namespace.get(name)) for name in cell.defined)
         anew = {id(value): name for name, value in made if isinstance(value, types.FunctionType)}
-        return LiveOutputs(values, heap, stirred, namespace, anew)
+        return LiveOutputs(values, reach.heap, stirred, namespace, anew)
 
     def _stirred(self, parts: dict[str, str]) -> list[Any]:
         """Return the inputs' objects that cannot be looked into and that the body has changed, by their digests."""
