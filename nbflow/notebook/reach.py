@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from functools import partial
 from types import FunctionType, ModuleType
@@ -20,11 +21,11 @@ from nbflow.cache.digest import task_function
 from nbflow.cache.fingerprint import Snapshot, snapshot
 from nbflow.cache.key import KeyBuilder
 from nbflow.cache.nodes import is_code
-from nbflow.cache.owners import is_local_owner, note_owned, owner_of, reaches_all
+from nbflow.cache.owners import is_local_owner, note_owned, owner_name, owner_of, reaches_all
 from nbflow.cache.places import is_local
 from nbflow.cache.source import facts_of
 from nbflow.notebook.cells import Cell
-from nbflow.notebook.heap import ATOMS, Heap, attribute_of, owner_at
+from nbflow.notebook.heap import ATOMS, Heap, attribute_of, named, owner_at
 
 __all__ = ["SHELL_NAMES", "Reach", "digest_or_none"]
 
@@ -60,7 +61,7 @@ class Reach:
         self._ignored = ignored | SHELL_NAMES
         self._attributes: dict[tuple[str, str], Any] = {}  # modules, classes, functions by (their name, attribute)
         self._cells: dict[str, Any] = {}  # of closures
-        self._read: dict[str, None] = {}  # names of the notebook that code reads
+        self._read: dict[str, None] = {}  # names that code reads, also of modules: the key has their content already
         self._followed: dict[int, Snapshot] = {}  # by id of the code
         self._wholes: dict[int, str | None] = {}  # digests of objects that cannot be looked into, by id
         self._remembering: dict[str, Any] = {}  # functions behind an `lru_cache`
@@ -98,7 +99,7 @@ class Reach:
         if not module:
             self._read[name] = None
         elif module in sys.modules and type(vars(sys.modules[module]).get(attribute)) not in ATOMS:
-            note_owned(self._attributes, sys.modules[module], attribute)
+            self._read[f"{owner_name(sys.modules[module])}.{attribute}"] = None
 
     def chains(self) -> set[tuple[str, ...]]:
         """Return the names that the cell's code loads, each with the attributes that follow at once."""
@@ -173,8 +174,10 @@ class Reach:
             for module in heap.modules.values():
                 self._note_whole(module)
             self._note_loaded()
-            names = sorted({*self.changed_names, *self._read})
-            more = {name: self.namespace[name] for name in names if name in self.namespace}
+            more = {name: self.namespace[name] for name in sorted(self.changed_names) if name in self.namespace}
+            for name in sorted(self._read):
+                with suppress(LookupError):
+                    more[name] = named(name, self.namespace)
             for (owner, attribute), kind in sorted(self._attributes.items(), key=lambda item: item[0]):
                 value = attribute_of(kind, attribute, _MISSING)
                 if value is not _MISSING:

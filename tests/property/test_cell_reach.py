@@ -236,6 +236,7 @@ PROGRAMS = {
         "b = f()",
         "c = f()",
     ],
+    "generator of a module": ["a = kit.draw()", "b = kit.draw()", "c = kit.draw(), kit.rng.random()"],
     "import in the cell": ["import kit\na = kit.bump()", "import kit as d\nb = d.bump()", "from kit import count as c"],
     "import in the cell that prints": ["import loud\na = loud.through()", "from loud import through\nb = through()"],
     "import in the cell, not first": ["a = 1\nimport kit\nb = kit.bump()", "c = 2\nfrom kit import count as d"],

@@ -42,6 +42,8 @@ HEADER = (
     "import numpy as np\nimport pandas as pd\nimport kit\nrandom.seed(7)"
 )
 KIT = """
+import random
+
 LIMIT = 5
 count = 0
 log = []
@@ -79,6 +81,13 @@ def memo(v, seen={}):
 
 def limit():
     return LIMIT
+
+
+rng = random.Random(3)
+
+
+def draw():
+    return rng.random()
 
 
 def make():
