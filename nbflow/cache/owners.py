@@ -13,7 +13,7 @@ from nbflow._typing import Any
 from nbflow.cache.places import is_local
 from nbflow.cache.source import REBOUND
 
-__all__ = ["ABSENT", "OPAQUE", "is_local_owner", "is_opaque", "note_owned", "owner_name", "owner_of", "reaches_all"]
+__all__ = ["ABSENT", "OPAQUE", "is_local_owner", "note_owned", "owner_name", "owner_of", "reaches_all"]
 
 ABSENT = object()
 """Stands for what is not there."""
@@ -28,13 +28,8 @@ def reaches_all(value: Any, chain: tuple[str, ...]) -> bool:
     """Whether a chain of names leads to what reaches any global or module, under whatever name."""
     if isinstance(value, ModuleType):
         return chain[1:2] != () and chain[1] in _REACHING.get(value.__name__, ())
-    return is_opaque(value)
-
-
-def is_opaque(value: Any) -> bool:
-    """Whether `value` is a function that reaches any global or module."""
-    kind = type(value)
-    return kind in (BuiltinFunctionType, FunctionType) and value.__name__ in _REACHING.get(value.__module__, ())
+    is_function = isinstance(value, (BuiltinFunctionType, FunctionType))
+    return is_function and value.__name__ in _REACHING.get(value.__module__, ())
 
 
 def owner_of(chain: tuple[str, ...], value: Any) -> tuple[Any, str]:

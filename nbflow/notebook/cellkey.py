@@ -24,7 +24,7 @@ from nbflow.notebook.reach import SHELL_NAMES, Reach
 from nbflow.runtime import current
 from nbflow.sessions import session_or_default
 
-__all__ = ["CellKeyer"]
+__all__ = ["CellKeyer", "ForcedKeyer"]
 
 _MISSING = object()
 
@@ -169,6 +169,20 @@ class CellKeyer:
         found = self.reach.follow(value)
         _add_parts(builder, found.fingerprint.parts, ("class" if isinstance(value, type) else "helper", name), seen)
         builder.add_code(Fingerprint("", (), found.fingerprint.notes))
+
+
+class ForcedKeyer:
+    """A keyer that drops what the cache has under the key before it is looked up."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        self.quick = run.keyer.quick
+
+    def key(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the cell's key, after its entry was dropped."""
+        key = self.run.keyer.key(*args, **kwargs)
+        self.run.drop_entry()
+        return key
 
 
 def _add_parts(

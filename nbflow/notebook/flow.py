@@ -20,14 +20,13 @@ from nbflow.cache.fingerprint import fingerprint
 from nbflow.cache.places import where_of
 from nbflow.errors import DefinitionError
 from nbflow.notebook.background import Job
-from nbflow.notebook.cellkey import CellKeyer
+from nbflow.notebook.cellkey import CellKeyer, ForcedKeyer
 from nbflow.notebook.drawing import COLOURS, ICONS
 from nbflow.notebook.graph import describe_changes
 from nbflow.notebook.parallel import show
 from nbflow.notebook.past import HISTORY_LIMIT, PastRuns, past_runs
 from nbflow.notebook.reasons import cell_before, cell_now, task_before, task_now
 from nbflow.notebook.rerun import cancel, rerun, wait, without_loop
-from nbflow.notebook.runner import ForcedKeyer
 from nbflow.notebook.script import script_of
 from nbflow.notebook.views import graph_picture, timeline_picture
 from nbflow.sessions import session_or_default

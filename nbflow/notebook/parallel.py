@@ -20,7 +20,7 @@ from nbflow.notebook.aside import AsideRun, reached, unfit
 from nbflow.notebook.background import Job, cancel_all, wait_all, wait_all_async
 from nbflow.notebook.cells import CellOptions
 from nbflow.notebook.graph import CellNode
-from nbflow.notebook.recorder import Recorder, replay
+from nbflow.notebook.recorder import Silent, replay
 from nbflow.notebook.result import show_error
 
 if TYPE_CHECKING:
@@ -133,26 +133,12 @@ def alone_because(node: CellNode, namespace: dict[str, Any]) -> str | None:
     return unfit(node.cell, node.reads, namespace)
 
 
-class _Held(Recorder):
-    """Keeps what a cell puts out, and lets nothing through: it is shown in one piece, at its turn."""
-
-    def stream(self, name: str, text: str) -> bool:
-        """Keep text."""
-        super().stream(name, text)
-        return False
-
-    def display(self, data: dict[str, Any], metadata: dict[str, Any], transient: dict[str, Any], update: bool) -> bool:
-        """Keep a display."""
-        super().display(data, metadata, transient, update)
-        return False
-
-
 class _BesideJob(Job):
     """A job whose output, value and error are shown later."""
 
     def __init__(self, run: AsideRun, noted: AbstractContextManager[None], needs: dict[str, Job]) -> None:
         super().__init__(run, noted, needs)
-        self.held = _Held()
+        self.held = Silent()
         self.value: Any = None
 
     def _work(self) -> None:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from nbflow._util import format_duration
 from nbflow.history import History, Run
-from nbflow.notebook.cellkey import CellKeyer
+from nbflow.notebook.cellkey import CellKeyer, ForcedKeyer
 from nbflow.notebook.drawing import COLOURS, ICONS
-from nbflow.notebook.runner import ForcedKeyer
 
 if TYPE_CHECKING:
     from nbflow.runtime.current import Call

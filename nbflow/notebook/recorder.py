@@ -128,7 +128,7 @@ class Recorder:
 
 
 class Silent(Recorder):
-    """A recorder that lets nothing through, until it is replayed."""
+    """A recorder that lets nothing through: what it keeps is shown elsewhere, or at its turn."""
 
     def stream(self, name: str, text: str) -> bool:
         """Keep text."""

@@ -18,11 +18,12 @@ from typing import Any
 from nbflow._util import format_duration
 from nbflow.cache.explain import Reasons
 from nbflow.cache.key import CacheKey
+from nbflow.cache.owners import OPAQUE
 from nbflow.cache.trace import FILE
 from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.notebook import output
-from nbflow.notebook.cellkey import CellKeyer
+from nbflow.notebook.cellkey import CellKeyer, ForcedKeyer
 from nbflow.notebook.cells import Cell, CellOptions, Part
 from nbflow.notebook.chance import Draws, random_states, set_random_states
 from nbflow.notebook.conditions import PRESENT, condition_of, hold
@@ -38,12 +39,14 @@ from nbflow.runtime.drivers import drive_async, drive_sync
 from nbflow.runtime.loop import bridged, heartbeat
 from nbflow.status import reasons_of
 
-__all__ = ["CellRun", "ForcedKeyer"]
+__all__ = ["CellRun"]
 
 _SCALARS = (int, float, complex, str, bytes, bool, type(None), range, frozenset)
-_NO_INPUT = """input() in a cached cell would not be asked again on the next run. \
-Put the question into a cell of its own, or use %%task --no-cache."""
-_OPAQUE = frozenset({"eval", "exec", "globals", "locals"})  # builtins that reach any name of a cell
+_NO_INPUT = (
+    "input() in a cached cell would not be asked again on the next run. "
+    "Put the question into a cell of its own, or use %%task --no-cache."
+)
+_OPAQUE = OPAQUE | {"locals"}  # builtins that reach any name of a cell
 
 
 class CellRun:
@@ -484,17 +487,3 @@ class CellRun:
     def _tell(self, message: str) -> None:
         if not self.options.quiet:
             sys.stderr.write(f"nbflow: {self.name}: {message}.\n")
-
-
-class ForcedKeyer:
-    """A keyer that drops what the cache has under the key before it is looked up."""
-
-    def __init__(self, run: CellRun) -> None:
-        self.run = run
-        self.quick = run.keyer.quick
-
-    def key(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the cell's key, after its entry was dropped."""
-        key = self.run.keyer.key(*args, **kwargs)
-        self.run.drop_entry()
-        return key

@@ -22,9 +22,10 @@ from nbflow.notebook import output
 from nbflow.notebook.explore.controls import Control, Position, read_ranges
 from nbflow.notebook.explore.figures import Figures, separate
 from nbflow.notebook.explore.latest import Latest
-from nbflow.notebook.explore.results import NOTHING, Part, Quiet, Shown, error_parts, parts_of, text_of
+from nbflow.notebook.explore.results import NOTHING, Part, Shown, error_parts, parts_of, text_of
 from nbflow.notebook.explore.subjects import Subject, cell_subject, task_subject
 from nbflow.notebook.explore.view import View
+from nbflow.notebook.recorder import Silent
 from nbflow.runtime import current
 from nbflow.sessions import SessionContext, session_or_default
 
@@ -288,7 +289,7 @@ class Explorer:
 
     def _start(self, positions: Positions, *, ahead: bool = False) -> None:
         """Submit the call of a setting."""
-        recorder, figures = Quiet(), Figures()
+        recorder, figures = Silent(), Figures()
         if not ahead:
             self._view.tell({"kind": "running", "positions": list(positions)})
 
@@ -307,7 +308,7 @@ class Explorer:
         handle.add_done_callback(lambda done: self._ended(positions, done, recorder, figures, ahead))
 
     def _ended(
-        self, positions: Positions, handle: TaskHandle[Any], recorder: Quiet, figures: Figures, ahead: bool
+        self, positions: Positions, handle: TaskHandle[Any], recorder: Silent, figures: Figures, ahead: bool
     ) -> None:
         """A call is over, in whatever thread that was."""
         error = handle.exception

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from nbflow._util import trim_traceback
 from nbflow.notebook.explore.figures import Figures
-from nbflow.notebook.recorder import Item, Recorder
+from nbflow.notebook.recorder import Item
 
-__all__ = ["NOTHING", "Part", "Quiet", "Shown", "error_parts", "html_of", "parts_of", "text_of"]
+__all__ = ["NOTHING", "Part", "Shown", "error_parts", "html_of", "parts_of", "text_of"]
 
 Part: TypeAlias = tuple[str, str]
 MAX_BYTES = 4_000_000
@@ -36,20 +36,6 @@ class Shown(NamedTuple):
     """What a cell that was explored leaves in the cache: what there is to be seen, and nothing else."""
 
     parts: list[Part]
-
-
-class Quiet(Recorder):
-    """A recorder that keeps everything from being printed and shown elsewhere."""
-
-    def stream(self, name: str, text: str) -> bool:
-        """Keep text to ourselves."""
-        super().stream(name, text)
-        return False
-
-    def display(self, data: dict[str, Any], metadata: dict[str, Any], transient: dict[str, Any], update: bool) -> bool:
-        """Keep a display to ourselves."""
-        super().display(data, metadata, transient, update)
-        return False
 
 
 def parts_of(

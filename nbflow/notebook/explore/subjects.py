@@ -21,8 +21,9 @@ from nbflow.errors import DefinitionError
 from nbflow.notebook import output
 from nbflow.notebook.cellkey import CellKeyer
 from nbflow.notebook.explore.figures import Figures, mentions_pyplot
-from nbflow.notebook.explore.results import Quiet, Shown, parts_of
+from nbflow.notebook.explore.results import Shown, parts_of
 from nbflow.notebook.graph import CellNode
+from nbflow.notebook.recorder import Silent
 from nbflow.tasks import AsyncTask, SyncTask, Task, as_task
 
 __all__ = ["Subject", "cell_subject", "task_subject"]
@@ -164,7 +165,7 @@ class _CellBody:
     def run(self, **setting: Any) -> Shown:
         """Run a body that does not await and return what it showed."""
         __tracebackhide__ = True
-        recorder, figures, namespace = Quiet(), Figures(), self._namespace(setting)
+        recorder, figures, namespace = Silent(), Figures(), self._namespace(setting)
         with output.recording(recorder, self.shell), figures.collecting():
             exec(self.main, namespace)
             value = None if self.last is None else eval(self.last, namespace)
@@ -173,7 +174,7 @@ class _CellBody:
     async def run_async(self, **setting: Any) -> Shown:
         """Run a body that awaits and return what it showed."""
         __tracebackhide__ = True
-        recorder, figures, namespace = Quiet(), Figures(), self._namespace(setting)
+        recorder, figures, namespace = Silent(), Figures(), self._namespace(setting)
         value = None
         with output.recording(recorder, self.shell), figures.collecting():
             for code in (self.main, self.last):
@@ -183,7 +184,7 @@ class _CellBody:
                         value = await value
         return self._shown(recorder, figures, None if self.last is None else value)
 
-    def _shown(self, recorder: Quiet, figures: Figures, value: Any) -> Shown:
+    def _shown(self, recorder: Silent, figures: Figures, value: Any) -> Shown:
         return Shown(parts_of(self.shell.display_formatter.format, value, recorder.items(), figures))
 
     def _namespace(self, setting: Mapping[str, Any]) -> dict[str, Any]:
