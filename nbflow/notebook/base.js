@@ -18,3 +18,14 @@ function keepKeys(root, all = false) {
   window.addEventListener("keydown", mark, true);
   return () => window.removeEventListener("keydown", mark, true);
 }
+
+/* Hear the kernel even if this page was busy for the two seconds after which anywidget gives a model up: it is drawn all
+   the same, but no message gets past anywidget any more, so that the widget would stand still. So messages go to what
+   anywidget would hand them to, the class that its own extends. Other front ends than Jupyter's may lack any of this. */
+async function keepHearing(model) {
+  const found = await model.widget_manager?.get_model?.(model.get("ident"));
+  let kind = found && Object.getPrototypeOf(found);
+  while (kind && !Object.hasOwn(kind, "_handle_comm_msg")) kind = Object.getPrototypeOf(kind);
+  const handle = kind && Object.getPrototypeOf(kind)._handle_comm_msg;
+  if (handle && found.comm?.on_msg) found.comm.on_msg((message) => handle.call(found, message));
+}

@@ -2,7 +2,7 @@
 
 A widget is one anywidget model; its script and its styles are files beside the module that makes it, in the wheel, so
 that nothing is fetched from elsewhere. `base.css` has the colours, sizes and the frame of all of them, and `base.js`
-which keys are theirs.
+which keys are theirs and how they hear the kernel.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 __all__ = ["widget_class"]
 
@@ -30,19 +31,30 @@ def widget_class(
         styles: Names of the parts of its styles, which follow those of all widgets.
         synced: Name of the one dict that a front end gets when it shows the widget; everything else are messages.
 
+    Returns:
+        The class. Its `ident` is the id of its model, by which its script finds the model in the page.
+
     Raises:
         ImportError: There is no anywidget.
     """
     anywidget = import_module("anywidget")
     traitlets = import_module("traitlets")
+
+    def init(self: Any, **kwargs: Any) -> None:
+        ident = uuid4().hex
+        super(made, self).__init__(model_id=ident, ident=ident, **kwargs)
+
     fields = {
         "__doc__": about,
         "__module__": __name__,
+        "__init__": init,
+        "ident": traitlets.Unicode().tag(sync=True),
         "_esm": _joined([_BASE.with_suffix(".js"), *(folder / script for script in scripts)]),
         "_css": _joined([_BASE.with_suffix(".css"), *(folder / style for style in styles)]),
         synced: traitlets.Dict().tag(sync=True),
     }
-    return type(name, (anywidget.AnyWidget,), fields)
+    made: Any = type(name, (anywidget.AnyWidget,), fields)
+    return made
 
 
 def _joined(files: Sequence[Path]) -> str:

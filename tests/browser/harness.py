@@ -48,18 +48,31 @@ QUIET = {
     },
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
 }
-# What a stock server writes to the console, which says nothing about a notebook; the last two are what is left of one
-# that was closed while its kernel started.
+# What a stock server writes to the console, which says nothing about a notebook: two lines are what is left of one that
+# was closed while its kernel started, and the last is anywidget's in a page that was busy, whose widgets go on all the
+# same (`test_a_widget_of_a_page_that_was_busy_goes_on`).
 NOISE = re.compile(
     r"favicon|status of 404|Failed to load resource|ResizeObserver loop|React DevTools|lsp|GPU stall"
     r"|was preloaded using link preload|reading 'schema'|Command '[^']+' not registered"
     r"|^Disposed$|^WebSocket connection to '[^']*/api/kernels/[^']*' failed: .* 404$"
+    r"|^\[anywidget\] Failed to initialize model\.$"
 )
 # What a front end says about a widget that it cannot show.
 DEAD_WIDGET = re.compile(
     r"Error displaying widget|Error creating widget|model not found|Could not create a (?:model|view)"
     r"|Failed to load (?:model|view) class|Loading widget"
 )
+# The page does nothing else for 2.5 s once it begins to load the next script of a widget.
+_BUSY = """() => {
+    window.wasBusy = false;
+    const make = URL.createObjectURL;
+    URL.createObjectURL = (blob) => {
+        URL.createObjectURL = make;
+        for (const until = performance.now() + 2500; performance.now() < until;);
+        window.wasBusy = true;
+        return make.call(URL, blob);
+    };
+}"""
 _PANEL = """() => {
     const app = window.jupyterapp || window.jupyterlab;
     window.currentNotebook = () => {
@@ -436,6 +449,14 @@ class Page:
         self.page.wait_for_timeout(300)
         self.page.screenshot(path=str(path))
         self.page.set_viewport_size({"width": 1280, "height": 900})
+
+    def be_busy(self) -> None:
+        """Let the page do nothing else for 2.5 s while it loads the script of the next widget."""
+        self.page.evaluate(_BUSY)
+
+    def was_busy(self) -> bool:
+        """Return whether it has loaded one in this way since it was last told to."""
+        return bool(self.page.evaluate("() => window.wasBusy"))
 
     # -- waiting ----------------------------------------------------------
 

@@ -73,13 +73,17 @@ def shoot(page: Any, selector: str, name: str) -> None:
 
 
 def test_sliders_and_datasets(lab: Any) -> None:
-    """A task is moved by mouse and keys, and what was saved is browsed by keys, in one notebook."""
+    """A task is moved by mouse and keys, and what was saved is browsed by keys, in one notebook, in a busy page."""
     page = lab.open([EXPLORE, DATA])
+    page.be_busy()
     page.run_cell(0)
     page.wait_idle()
     move_sliders(page, lab.root)
+    assert page.was_busy()
+    page.be_busy()
     page.run_cell(1)
     browse_datasets(page, lab.root)
+    assert page.was_busy()
     assert page.errors() == []
 
 

@@ -223,6 +223,25 @@ def test_submitted_work_keeps_its_panel_and_survives_a_reload(lab: Any) -> None:
     assert not re.search("Loading widget|Error displaying widget", "\n".join(page.texts())), page.texts()
 
 
+def test_a_widget_of_a_page_that_was_busy_goes_on(lab: Any) -> None:
+    """anywidget gives up a model whose script takes more than two seconds to load; ours moves and is clickable."""
+    first, second = touch(lab, "first", "second")
+    gated = "@task\ndef gated(n):\n    hold('first' if n < 10 else 'second')\n    return n\n"
+    page = lab.open([SETUP + gated, "map_tasks(gated, range(20), backend='thread', on_error='collect')"])
+    page.run_cell(0)
+    page.wait_idle()
+    page.be_busy()
+    page.run_cell(1)
+    page.wait(lambda: count(page, 20) == 0, 30, "not drawn")
+    assert page.was_busy()
+    first.unlink()
+    page.wait(lambda: count(page, 20) == 10, 30, "it stands still")
+    page.click("Stop all")
+    page.wait(lambda: is_static(page, 1), 30, "it did not stop")
+    second.unlink()
+    assert page.errors() == []
+
+
 @pytest.mark.parametrize("lab", FRONTS, indirect=True)
 def test_a_row_an_item_and_everything_are_stopped_while_a_cell_blocks_or_awaits(lab: Any) -> None:
     """A call, an item whose neighbours run on, and all that is left end at once, and the next cell works."""

@@ -279,6 +279,7 @@ class Browser {
 }
 
 export default {
+  initialize: ({ model }) => keepHearing(model),
   render({ model, el }) {
     const browser = new Browser(model);
     el.append(browser.root);

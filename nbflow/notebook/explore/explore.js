@@ -293,6 +293,7 @@ class Explorer {
 }
 
 export default {
+  initialize: ({ model }) => keepHearing(model),
   render({ model, el }) {
     const explorer = new Explorer(model);
     el.append(explorer.root);

@@ -435,7 +435,7 @@ class View {
 export default () => {
   const state = new State();
   return {
-    initialize({ model }) {
+    async initialize({ model }) {
       const onMessage = (message) => {
         if (message?.kind === "frame") state.fold(message);
         else if (message?.kind === "ack") state.answer(message);
@@ -445,6 +445,7 @@ export default () => {
       const onLoss = () => state.lose();
       model.on("msg:custom", onMessage);
       model.on("comm_live_update", onLoss);
+      await keepHearing(model);
       model.send({ kind: "hello" });
       return () => {
         model.off("msg:custom", onMessage);
