@@ -74,7 +74,7 @@ class _Watched:
         self.cell = cell
         self.made: str | None = None  # digest when it was handed out; None: not known yet
         self.seen: str | None = None  # the last that was reported
-        self.cost_s = 0.0  # of digesting it
+        self.cost_s = 0.0  # of digesting it again
         self.large: bool | None = None  # too large for a look after each cell; None: not known yet
 
 
@@ -148,11 +148,11 @@ def look(value: Any, digest: str, name: str = "", cell: str | None = None) -> Ch
     return change
 
 
-def sweep(budget_s: float, cell: str | None = None, clock: Callable[[], float] = time.perf_counter) -> list[Change]:
+def sweep(budget_s: float, cell: str | None = None, clock: Callable[[], float] = time.thread_time) -> list[Change]:
     """Compare small values with what they were, those first that have waited longest.
 
     Args:
-        budget_s: Seconds that this may take, about.
+        budget_s: Seconds of this thread that this may take, about; while others have the processor, none pass.
         cell: The cell that has just run.
         clock: Source of time.
 
@@ -176,7 +176,7 @@ def sweep(budget_s: float, cell: str | None = None, clock: Callable[[], float] =
         if watched.large:
             continue
         if clock() + watched.cost_s > end:
-            watched.cost_s /= 2  # what was slow once, perhaps while something was imported, gets another chance
+            watched.cost_s /= 2  # what was slow once gets another chance
             continue
         digest = _digest(watched, value)
         with _lock:
@@ -217,12 +217,13 @@ def forget() -> None:
 
 
 def _digest(watched: _Watched, value: Any) -> str | None:
-    began = time.perf_counter()
+    began = time.thread_time()
     try:
         found = xxh3_128_hexdigest(content_bytes(value))
     except Exception:  # something without content is in it, or it changes in another thread right now
         return None
-    watched.cost_s = time.perf_counter() - began
+    if watched.seen is not None:  # the first time, modules may be imported for it
+        watched.cost_s = time.thread_time() - began
     return found
 
 

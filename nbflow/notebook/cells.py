@@ -134,8 +134,12 @@ class Cell:
         return [part.code for part in self.parts]
 
     def default_name(self) -> str:
-        """A name that stays the same as long as the cell makes the same things: its first output, or its first line."""
+        """A name that stays the same as long as the cell makes the same things: the first, or its first line.
+
+        What it binds comes before what it only changes, so `history = model.fit(x)` is not called after the model.
+        """
         data = [name for name in self.effects.outputs if name not in self.defined and not name.startswith("_")]
+        data.sort(key=self.effects.mutated.__contains__)
         made = [
             each.name
             for each in self.definitions

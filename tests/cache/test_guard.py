@@ -154,6 +154,20 @@ def test_the_time_after_a_cell_is_bounded_and_shared() -> None:
     assert len(guard.sweep(PLENTY_S)) == 3
 
 
+def test_a_slow_first_look_puts_none_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was imported for it is not paid again, so the next look takes place at once, and tells the right cell."""
+    ticks = iter(range(10))
+    monkeypatch.setattr(guard.time, "thread_time", lambda: float(next(ticks)))
+    value = [1]
+    guard.note(value, "`load`", "cell 1")
+    assert guard.sweep(0.5, "cell 1", clock=lambda: 0.0) == []
+    value.append(2)
+    (found,) = guard.sweep(0.5, "cell 2", clock=lambda: 0.0)
+    assert found.seen_in == "cell 2"
+    value.append(3)
+    assert guard.sweep(0.5, "cell 3", clock=lambda: 0.0) == [], "by now it is known to be slow"
+
+
 def test_an_argument_that_was_changed_is_told(recorder: Any) -> None:
     """`why` names argument and origin; an event tells it once; the result is computed from what is there now."""
 

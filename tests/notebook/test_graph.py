@@ -122,11 +122,13 @@ def test_changes_in_words(before: dict[str, int], now: dict[str, int], words: li
 
 
 def test_names_of_cells() -> None:
-    """A given name stays; else the first output; cells of other ids get a number."""
+    """A given name stays; else the first that is bound or else changed; cells of other ids get a number."""
     one = cell("_ = 1\nmade = 2", "cell 7")
     assert name_for(one, CellOptions(name="given"), None, {}) == "given"
     assert name_for(one, CellOptions(), None, {}) == "made"
     assert name_for(cell("print(1)", "cell 7"), CellOptions(), None, {}) == "print(1)"
+    assert name_for(cell("history = model.fit(1)"), CellOptions(), None, {}) == "history"
+    assert name_for(cell("model.fit(1)"), CellOptions(), None, {}) == "model"
     known = {"made": node("made", "made = 1")}
     known["made"].cell_id = "id-1"
     assert name_for(one, CellOptions(), "id-1", known) == "made"
