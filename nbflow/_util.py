@@ -88,7 +88,8 @@ def refusal(error: BaseException) -> str:
     """Return in one line why pickle does not take a value, and what could be kept instead."""
     line = one_line(error)
     kind = line.partition("cannot pickle '")[2].partition("' object")[0]
-    return f"{line}; {_INSTEAD.get(kind, 'keep what it takes to make it anew')}" if kind else line
+    advice = _INSTEAD.get(kind, "keep what it takes to make it anew")
+    return f"{line}; {advice}" if kind and advice not in line else line
 
 
 def perhaps(word: str, known: Iterable[str]) -> str:

@@ -478,7 +478,8 @@ class CellRun:
             why = f" ({self.reason})" if self.reason and self.reason != self.unstored else ""
             self._tell(f"computed in {format_duration(call.duration_s)}{why}")
         for note in (*call.remarks, *(call.notes if self.unsteady is None else ())):
-            self._tell(note)
+            if self.unstored is None or not note.startswith("not cached: "):  # which it has told above
+                self._tell(note)
         if files := [part.name for part in key.parts if part.kind == FILE] if (key := self.key) is not None else []:
             self._tell(f"made from the content of {', '.join(files)}, which it opened")
         reads, writes = self.keyer.input_names(), effects.outputs

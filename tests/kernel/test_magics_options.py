@@ -95,6 +95,8 @@ def test_quiet_verbose_and_no_replay(shared: Any) -> None:
     silent = shared.ok(cell.format("--no-replay"))
     assert silent.stdout == ""
     assert silent.badges
+    refused = shared.ok("%%task -v\nrows = (n for n in range(3))").stderr
+    assert refused.count("make a list of it") == 1, refused
 
 
 @pytest.mark.parametrize(
