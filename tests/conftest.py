@@ -114,9 +114,11 @@ def _nothing_left(_isolated: None) -> Iterator[None]:
         sessions.close_notebook_session()
         current.ambient.session = None
     sessions.close_default_session()
-    left += [f"the asyncio task {task!r}" for task in _pending_tasks() if id(task.get_loop()) not in loops]
     left += [f"the comm {comm}" for comm in _comms() - comms]
     deadline = monotonic() + _GRACE_S
+    # What a loop in another thread does, such as that of fsspec, may still be on its way to its end.
+    pending = _gone(lambda: {task for task in _pending_tasks() if id(task.get_loop()) not in loops}, deadline)
+    left += [f"the asyncio task {task!r}" for task in pending]
     left += [f"the thread {thread.name!r}" for thread in threading.enumerate() if _lives(thread, threads, deadline)]
     if extra := _gone(lambda: _children() - children, deadline):
         left += [f"the process {pid} ({_command(pid)})" for pid in extra]
@@ -139,7 +141,7 @@ def _lives(thread: threading.Thread, before: set[threading.Thread], deadline: fl
             pause.wait(0.01)
 
 
-def _gone(rest: Callable[[], set[int]], deadline: float) -> set[int]:
+def _gone(rest: Callable[[], set[Any]], deadline: float) -> set[Any]:
     """Return what is still there at the deadline."""
     pause = threading.Event()
     while (found := rest()) and monotonic() < deadline:
