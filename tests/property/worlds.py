@@ -262,7 +262,7 @@ def state_of(world: Plain | Tasks) -> dict[str, Any]:
         if isinstance(value, list):
             return number, kind, [walk(each) for each in value]
         if isinstance(value, (set, frozenset)):
-            return number, kind, sorted(map(repr, value))
+            return number, kind, sorted(map(steady, value))
         if isinstance(value, dict):
             return number, kind, [(walk(key), walk(each)) for key, each in value.items()]
         if isinstance(value, np.random.Generator):
