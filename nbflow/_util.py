@@ -14,14 +14,16 @@ import warnings
 from nbflow._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "CLASS_VIEW",
     "MEMORY_VIEW",
     "OPEN_FILE",
     "PACKAGE_ROOT",
     "STARTED",
     "format_duration",
+    "is_class_view",
     "lazy",
     "one_line",
     "perhaps",
@@ -81,7 +83,15 @@ OPEN_FILE = "an open file belongs to this process; keep what it reads, or its pa
 MEMORY_VIEW = "a memoryview is a window on another object's memory; keep that object, or bytes of it"
 """Why none is kept."""
 
+CLASS_VIEW = "what `vars` gives of a class shows what the class gets later, too; keep the class, or a dict of it"
+"""Why none is kept."""
+
 _INSTEAD = {"generator": "make a list of it", "coroutine": "it has not run, put `await` before the call"}
+
+
+def is_class_view(view: Mapping[Any, Any]) -> bool:
+    """Whether a read-only mapping is the one of a class, whose two names each class has; not one of somebody's dict."""
+    return "__module__" in view and "__doc__" in view
 
 
 def refusal(error: BaseException) -> str:

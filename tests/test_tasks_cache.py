@@ -102,6 +102,7 @@ def test_session_only(tmp_path: Path) -> None:
             lambda: memoryview(b"abc"),
             "TypeError: a memoryview is a window on another object's memory; keep that object,",
         ),
+        (lambda: vars(Path), "TypeError: what `vars` gives of a class shows what the class gets later, too"),
         (lambda: [memoryview(b"abc"), len], "TypeError: a memoryview is a window on another object's memory"),
         (lambda: (n for n in [1]), "TypeError: cannot pickle 'generator' object; make a list of it"),
         (threading.Lock, "cannot pickle '_thread.lock' object; keep what it takes to make it anew"),

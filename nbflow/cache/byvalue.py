@@ -1,7 +1,7 @@
 """Pickling by value, for results that plain pickle does not take: functions and classes of a notebook, lambdas.
 
-Only loaded for those, since cloudpickle takes a moment to import. Open files and memoryviews are refused here:
-cloudpickle would keep a copy of their text or bytes, and a hit would hand out something else than the call did.
+Only loaded for those, since cloudpickle takes a moment to import. Open files, memoryviews and views on classes are
+refused here: cloudpickle would keep a copy of what they show, and a hit would hand out something else than the call.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import io
 import sys
 from collections.abc import Callable
 from pickle import PickleBuffer
+from types import MappingProxyType
 from typing import Any
 
 import cloudpickle
 
-from nbflow._util import MEMORY_VIEW, OPEN_FILE
+from nbflow._util import CLASS_VIEW, MEMORY_VIEW, OPEN_FILE, is_class_view
 
 __all__ = ["dumps"]
 
@@ -25,6 +26,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             raise TypeError(OPEN_FILE)
         if isinstance(obj, memoryview):
             raise TypeError(MEMORY_VIEW)
+        if isinstance(obj, MappingProxyType) and is_class_view(obj):
+            raise TypeError(CLASS_VIEW)
         return super().reducer_override(obj)
 
 

@@ -12,10 +12,18 @@ import pickle
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from importlib import import_module
-from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinMethodType,
+    CellType,
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
-from nbflow._util import MEMORY_VIEW, OPEN_FILE
+from nbflow._util import CLASS_VIEW, MEMORY_VIEW, OPEN_FILE, is_class_view
 from nbflow.notebook.chance import place_of
 from nbflow.notebook.heap import Heap, carrier_of, groups_in_memory, is_array, make_view, view_of
 
@@ -101,6 +109,10 @@ def _attribute(module: str, name: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def _own_attribute(owner: type, name: str) -> Any:
+    return vars(owner)[name]
+
+
 def _make_function(code: Any, name: str, defaults: Any, cells: tuple[CellType, ...]) -> FunctionType:
     return FunctionType(code, _namespace.get(), name, defaults, cells)
 
@@ -140,6 +152,12 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: M
             return _attribute, place
     if kind is memoryview:
         raise TypeError(MEMORY_VIEW)
+    if isinstance(obj, MappingProxyType) and is_class_view(obj):
+        raise TypeError(CLASS_VIEW)
+    if isinstance(
+        obj, GetSetDescriptorType
+    ):  # `getattr` would give what `__dict__` and `__weakref__` of a class describe
+        return _own_attribute, (obj.__objclass__, obj.__name__)
     if kind in _TURNED_TO_LISTS:
         raise TypeError(f"cannot pickle '{kind.__name__}' object")
     if kind.__module__ == "logging" and hasattr(obj, "handlers") and (obj.handlers or obj.level):

@@ -370,6 +370,10 @@ DRAW_AND_SEED = "a = random.random()\nrandom.seed(0)\na"
 @example(
     schedule=[(0, HEADER), *[(1, "a = random.sample"), (2, "b = [np.random.rand, a]"), (3, "b[0](), a('abc', 2)")] * 2]
 )
+@example(schedule=[(0, HEADER), *[(1, "a = type('T', (), {'k': 0})"), (2, "b = vars(a)"), (3, "a.k = 1\nb")] * 2])
+@example(
+    schedule=[(0, HEADER), *[(1, "a = type('T', (), {'k': 0})"), (2, "b = dict(vars(a))"), (3, "b['__dict__']")] * 2]
+)
 @example(schedule=[(0, HEADER), (1, "a = memoryview(b'a')\nb = [a]"), (1, "a = memoryview(b'a')\nb = [a]")])
 def test_any_program_behaves_as_without_tasks(folders: Path, schedule: Schedule) -> None:
     """Output, last value, error and everything that is left behind are the same after every step."""
