@@ -730,13 +730,9 @@ def _alive(pid: int) -> bool:
     """Whether a process is still there after it has had a moment to end."""
     for _ in range(200):
         try:
-            os.kill(pid, 0)
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return False
         except OSError:
-            return False
-        if (
-            Path(f"/proc/{pid}/stat").exists()
-            and Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0] == "Z"
-        ):
             return False
         threading.Event().wait(0.01)
     return True
