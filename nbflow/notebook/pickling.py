@@ -152,11 +152,9 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: M
             return _attribute, place
     if kind is memoryview:
         raise TypeError(MEMORY_VIEW)
-    if isinstance(obj, MappingProxyType) and is_class_view(obj):
+    if issubclass(kind, MappingProxyType) and is_class_view(obj):
         raise TypeError(CLASS_VIEW)
-    if isinstance(
-        obj, GetSetDescriptorType
-    ):  # `getattr` would give what `__dict__` and `__weakref__` of a class describe
+    if isinstance(obj, GetSetDescriptorType):  # `getattr` gives what `__dict__` of a class describes
         return _own_attribute, (obj.__objclass__, obj.__name__)
     if kind in _TURNED_TO_LISTS:
         raise TypeError(f"cannot pickle '{kind.__name__}' object")
