@@ -23,6 +23,7 @@ from nbflow.cli.console import without_formats
 from nbflow.runtime import current
 from nbflow.settings import set_global_settings
 from nbflow.testing import EventRecorder, FakeClock
+from tests.processes import is_running
 
 # How long something that was told to end may take to do so; on a loaded machine a thread needs its turn.
 _GRACE_S = 5.0
@@ -166,7 +167,7 @@ def _children() -> set[int]:
             new = {int(pid) for pid in text.split()} - found
             found |= new
             waiting += new
-    return {pid for pid in found if pid not in _servers() and not _is_zombie(pid)}
+    return {pid for pid in found if pid not in _servers() and is_running(pid)}
 
 
 def _servers() -> set[int | None]:
@@ -182,13 +183,6 @@ def _servers() -> set[int | None]:
         getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None),
         getattr(getattr(tracker, "_resource_tracker", None), "_pid", None),
     }
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def _command(pid: int) -> str:

@@ -164,14 +164,18 @@ class Runner(NotebookClient):
             return f"{sys.executable} has no ipykernel; pip install ipykernel"
         try:
             for tries_left in (2, 1, 0):
+                begun = output.seek(0, io.SEEK_END)
                 self.create_kernel_manager()
+                await self.async_start_new_kernel(env=self._env, stdout=output, stderr=output)
+                watch = asyncio.create_task(self._end_without_port(output, begun))
                 try:
-                    await self.async_start_new_kernel(env=self._env, stdout=output, stderr=output)
                     await self.async_start_new_kernel_client()
                     break
-                except RuntimeError:  # its ports were free when they were chosen
-                    if not tries_left or "Address already in use" not in _last_line(output, 0):
+                except RuntimeError:
+                    if not tries_left or not _lacks_port(output, begun):
                         raise
+                finally:
+                    watch.cancel()
             await self._read_language()
             # Warnings of the start explain nothing about a later death.
             self._quiet_until = output.seek(0, io.SEEK_END)
@@ -182,6 +186,15 @@ class Runner(NotebookClient):
             last = _last_line(output, 0)
             return f"the kernel did not start: {last or error}"
         return ""
+
+    async def _end_without_port(self, output: Any, begun: int) -> None:
+        """End a kernel that did not get one of its ports, which were free when they were chosen.
+
+        ipykernel ends by itself, unless that port is the one for its messages: then it waits for ever.
+        """
+        while not _lacks_port(output, begun):
+            await asyncio.sleep(0.1)
+        await self._kill()
 
     async def _read_language(self) -> None:
         assert self.kc is not None
@@ -321,6 +334,10 @@ class _Reports:
     def handle_msg(self, message: dict[str, Any]) -> None:
         """Pass on the rows of one message; nbclient calls this."""
         self._receive(message["content"]["data"]["rows"])
+
+
+def _lacks_port(output: Any, start: int) -> bool:
+    return "Address already in use" in _last_line(output, start)
 
 
 def _last_line(output: Any, start: int) -> str:

@@ -29,6 +29,7 @@ from nbflow.errors import BackendError, DefinitionError, TransferError, WorkerLo
 from nbflow.settings import load_settings  # noqa: E402
 from nbflow.testing.backends import BackendContract, RemoteBackendContract  # noqa: E402
 from nbflow.testing.links import FaultyRemoteBackend  # noqa: E402
+from tests.processes import is_running  # noqa: E402
 
 _LIMIT_S = 60.0
 
@@ -614,15 +615,8 @@ def test_workers_end_with_a_killed_coordinator(tmp_path: Path) -> None:
     pid = int(process.stdout.readline())
     process.kill()
     process.communicate()
-    assert until(lambda: not _lives(pid))
+    assert until(lambda: not is_running(pid))
     assert [path.name for path in temporary.iterdir() if path.name.startswith("nbflow")] == []
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_workers_that_come_and_go_while_we_join_are_counted(

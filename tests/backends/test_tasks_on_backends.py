@@ -32,6 +32,7 @@ from nbflow.runtime import current, ranges
 from nbflow.sessions import SessionContext, current_session
 from nbflow.settings import load_settings
 from nbflow.testing import EventRecorder
+from tests.processes import is_running
 
 
 @pytest.fixture
@@ -729,10 +730,7 @@ def test_ranges_grow(around: SessionContext, monkeypatch: pytest.MonkeyPatch) ->
 def _alive(pid: int) -> bool:
     """Whether a process is still there after it has had a moment to end."""
     for _ in range(200):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return False
-        except OSError:
+        if not is_running(pid):
             return False
         threading.Event().wait(0.01)
     return True

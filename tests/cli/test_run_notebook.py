@@ -174,17 +174,20 @@ def test_kernels_that_are_not_there_or_do_not_start_return_3(cli: Cli, notebook:
     assert not (tmp_path / "book.executed.ipynb").exists()
 
 
-def test_a_port_that_somebody_took_in_between_is_no_failure(cli: Cli, notebook: Book, tmp_path: Path) -> None:
+@pytest.mark.parametrize("port", ["shell_port", "iopub_port"])
+def test_a_port_that_somebody_took_in_between_is_no_failure(
+    cli: Cli, notebook: Book, tmp_path: Path, port: str
+) -> None:
     """Ports are chosen before the kernel has them: one that lost its port is started again, with other ports."""
     first, launch = tmp_path / "first", [sys.executable, "-m", "ipykernel_launcher", "-f"]
     code = (
-        "import json, os, pathlib, socket, subprocess, sys\n"
+        "import json, os, pathlib, socket, sys\n"
         f"first, command = pathlib.Path({str(first)!r}), [*{launch!r}, sys.argv[1]]\n"
-        "if first.exists():\n"
-        "    os.execv(command[0], command)\n"
-        "first.touch()\n"
-        "taken = socket.create_server(('127.0.0.1', json.load(open(sys.argv[1]))['shell_port']))\n"
-        "sys.exit(subprocess.call(command))\n"
+        "if not first.exists():\n"
+        "    first.touch()\n"
+        f"    taken = socket.create_server(('127.0.0.1', json.load(open(sys.argv[1]))[{port!r}]))\n"
+        "    taken.set_inheritable(True)\n"
+        "os.execv(command[0], command)\n"
     )
     install_spec(tmp_path, "late", [sys.executable, "-c", code, "{connection_file}"])
     notebook("print('hello')")

@@ -25,6 +25,7 @@ from nbflow.backends.remote import tell
 from nbflow.errors import WorkerLostError
 from nbflow.sessions import session
 from nbflow.settings import load_settings
+from tests.processes import is_running
 
 _LIMIT_S = 60.0
 
@@ -52,14 +53,6 @@ def single() -> Iterator[ProcessBackend]:
     backend = started(1)
     yield backend
     backend.stop()
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs (a zombie does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def until(condition: Callable[[], bool]) -> bool:
@@ -136,7 +129,7 @@ def test_children_of_a_call_go_with_it(single: ProcessBackend) -> None:
     job = single.dispatch(start_sleepers, listen=lambda message: (heard.append(message), told.set()))
     assert told.wait(_LIMIT_S)
     assert job.stop()
-    assert until(lambda: not any(alive(pid) for pid in heard[0]))
+    assert until(lambda: not any(is_running(pid) for pid in heard[0]))
     assert single.dispatch(abs, (-5,)).result(_LIMIT_S) == 5
 
 
@@ -155,7 +148,7 @@ def test_stuck_worker_is_killed(single: ProcessBackend) -> None:
     assert job.stop()
     assert job.cancelled()
     assert single.dispatch(abs, (-5,)).result(_LIMIT_S) == 5
-    assert until(lambda: not alive(heard[0]))
+    assert until(lambda: not is_running(heard[0]))
 
 
 def test_workers_ignore_the_interrupt(single: ProcessBackend) -> None:
@@ -342,12 +335,12 @@ def kernel(end: str) -> tuple[subprocess.Popen[str], list[int], Path]:
 def test_killed_kernel_leaves_no_process(tmp_path: Path) -> None:
     """Workers, what they started, and the nursery end with a kernel that could not say good-bye; files are swept."""
     program, pids, folder = kernel("time.sleep(600)")
-    assert all(alive(pid) for pid in pids)
+    assert all(is_running(pid) for pid in pids)
     assert list(folder.iterdir())
     program.kill()
     with program:
         pass
-    assert until(lambda: not any(alive(pid) for pid in pids))
+    assert until(lambda: not any(is_running(pid) for pid in pids))
     os.utime(folder, (1, 1))  # as if some minutes had passed
     other = started(1)
     assert other.dispatch(len, (bytes(2_000_000),)).result(_LIMIT_S) == 2_000_000
@@ -361,7 +354,7 @@ def test_program_ends_though_workers_are_busy(end: str) -> None:
     program, pids, folder = kernel(end)
     with program:
         assert program.wait(_LIMIT_S) == (3 if end else 0)
-    assert until(lambda: not any(alive(pid) for pid in pids))
+    assert until(lambda: not any(is_running(pid) for pid in pids))
     assert not folder.exists()
 
 
@@ -403,7 +396,7 @@ def test_a_hundred_killed_workers_in_two_thousand_calls(pool: ProcessBackend) ->
             over, _ = wait(list(jobs.values()), chance.random() * 0.02)
             if len(over) == len(jobs):
                 break
-            if living := [pid for pid in list(pids) if alive(pid)]:
+            if living := [pid for pid in list(pids) if is_running(pid)]:
                 victim = chance.choice(living)
                 pids.discard(victim)
                 try:

@@ -30,6 +30,7 @@ from nbflow.integrations.asyncflow import (
 )
 from nbflow.testing import EventRecorder
 from nbflow.testing.backends import BackendContract
+from tests.processes import is_running
 
 asyncflow = pytest.importorskip("radical.asyncflow")
 
@@ -92,13 +93,6 @@ def function_task(function: Any, *args: Any, uid: str = "task.1", **more: Any) -
 
 def command_task(*words: str, uid: str = "task.1", **more: Any) -> dict[str, Any]:
     return {"uid": uid, "name": "work", "function": None, "executable": words[0], "arguments": [*words[1:]], **more}
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 async def double(x: int) -> int:
@@ -209,7 +203,7 @@ async def numbers_in(file: Path) -> list[int]:
 
 
 async def gone(pids: list[int]) -> None:
-    while any(alive(pid) for pid in pids):
+    while any(is_running(pid) for pid in pids):
         await asyncio.sleep(0.01)
 
 
@@ -228,7 +222,7 @@ async def test_a_running_command_is_killed(tmp_path: Path) -> None:
 
         future = work(str(tmp_path / "pids"))
         pids = await numbers_in(tmp_path / "pids")
-        assert all(alive(pid) for pid in pids)
+        assert all(is_running(pid) for pid in pids)
         future.cancel()
         with pytest.raises(asyncio.CancelledError):
             await future

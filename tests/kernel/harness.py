@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -106,14 +107,13 @@ class Kernel:
         self._env = {**os.environ, **own, **(env or {})}
         self._load = load
         self._results: dict[str, Result] = {}
-        try:
-            self._start()
-        except RuntimeError:  # it died at once: one of its ports was free when it was chosen, and then no more
-            self.close()
-            self._start()
+        # Sockets in a folder of its own: a port can be free when it is chosen, and then no more.
+        self._sockets = tempfile.TemporaryDirectory(prefix="kernel-") if os.name == "posix" else None
+        self._start()
 
     def _start(self) -> None:
-        self.manager = KernelManager(kernel_name="python3")
+        where = {"transport": "ipc", "ip": f"{self._sockets.name}/socket"} if self._sockets else {}
+        self.manager = KernelManager(kernel_name="python3", **where)
         spec: Any = self.manager.kernel_spec
         spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         if not self._cold:
@@ -228,18 +228,16 @@ class Kernel:
     def restart(self) -> None:
         """Restart the kernel; the cache on disk stays."""
         self.client.stop_channels()
-        try:
-            self.manager.restart_kernel(now=True)
-            self._connect()
-        except RuntimeError:  # another process has one of its ports now; a new kernel gets others
-            self.close()
-            self._start()
+        self.manager.restart_kernel(now=True)
+        self._connect()
 
     def close(self) -> None:
         """End the kernel."""
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
+        if self._sockets:
+            self._sockets.cleanup()
 
     def __enter__(self) -> Kernel:
         return self

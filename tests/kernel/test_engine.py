@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 SETUP = """
+from tests.processes import is_running
 import asyncio, os, sys, threading, time
 from nbflow import Runtime, shell, submit
 
@@ -43,12 +44,6 @@ def pids(path):
     while not (os.path.exists(path) and open(path).read().endswith("\\n")):
         time.sleep(0.01)
     return int(open(path).read())
-
-def lives(pid):
-    try:
-        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 CODE = "import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'w'), flush=True); time.sleep(600)"
 sleeper = shell.command([sys.executable, "-c", CODE, "{path}"], name="sleeper")
@@ -99,7 +94,7 @@ def test_interrupt_while_waiting_for_all(ready: Any) -> None:
 def test_interrupted_commands_are_gone(ready: Any, cell: str) -> None:
     """A command that a cell waits for ends with the interrupt, whether the cell awaits or blocks."""
     interrupted(ready, cell)
-    ready.ok("while lives(pid):\n    time.sleep(0.01)")
+    ready.ok("while is_running(pid):\n    time.sleep(0.01)")
 
 
 @pytest.mark.kernel

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 SETUP = """
+from tests.processes import is_running
 import os, signal, sys, time, asyncio, threading
 from pathlib import Path
 from nbflow import task, session, map_tasks, gather_tasks, submit
@@ -37,11 +38,7 @@ def alive():
     found = []
     for file in started.iterdir():
         pid = int(file.name.partition("-")[2])
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if state != "Z":
+        if is_running(pid):
             found.append(pid)
     return found
 """

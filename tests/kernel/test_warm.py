@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ def test_a_killed_kernel_is_dead_with_its_signal(kernel: Any) -> None:
 
 def test_kernels_go_with_the_tests_that_started_them(tmp_path: Path) -> None:
     """After kill -9 of the process of the tests no server and no kernel goes on."""
+    with tempfile.TemporaryDirectory(prefix="warm-") as left:  # what it can no longer remove
+        _kill_an_owner(tmp_path, left)
+
+
+def _kill_an_owner(folder: Path, temporary: str) -> None:
     code = (
         "import sys, threading; from pathlib import Path; from tests.kernel import harness, warm\n"
         "kernel = harness.Kernel(Path.cwd(), load=False)\n"
@@ -69,8 +75,8 @@ def test_kernels_go_with_the_tests_that_started_them(tmp_path: Path) -> None:
     )
     owner = subprocess.Popen(
         [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": temporary},
         stdout=subprocess.PIPE,
         text=True,
     )

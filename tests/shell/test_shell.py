@@ -21,6 +21,7 @@ from nbflow import File, gather_tasks, map_tasks, session, shell, submit
 from nbflow.errors import CommandError, DefinitionError, TaskCancelledError, TaskTimeoutError
 from nbflow.events import LogLine, TaskTimedOut
 from nbflow.testing import EventRecorder
+from tests.processes import is_running
 
 _LIMIT_S = 60.0
 _PYTHON = sys.executable
@@ -60,16 +61,9 @@ class Family:
         """Whether all have ended; gives the init process its turn to reap them."""
         pause = threading.Event()
         for _ in range(500):
-            if not any(_lives(number) for number in self.numbers):
+            if not any(is_running(number) for number in self.numbers):
                 return bool(self.numbers)
             pause.wait(0.01)
-        return False
-
-
-def _lives(number: int) -> bool:
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
         return False
 
 
