@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,20 @@ def test_same_content_is_one_file(store: BufferStore) -> None:
     assert len(os.listdir(store.folder())) == 2
     assert map_file(first) == filled(1)
     assert map_file(other) == filled(2)
+
+
+def test_threads_that_come_first_share_a_folder(store: BufferStore, tmp_path: Path) -> None:
+    """However many need it at once, one folder is made, so that one is removed at the end."""
+    at_once = threading.Barrier(8)
+
+    def ask(_: int) -> str:
+        at_once.wait()
+        return store.folder()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(8)))) == 1
+    store.close()
+    assert os.listdir(tmp_path) == []
 
 
 def test_mappings_are_private(store: BufferStore) -> None:

@@ -89,7 +89,7 @@ class BufferStore:
 
         name = f"{xxh3_128_hexdigest(data)}-{data.nbytes}"
         with self._lock:
-            path = os.path.join(self.folder(), name)
+            path = os.path.join(self._made(), name)
             if path in self._holds:
                 self._hold(path)
                 return Ref(path, data.nbytes)
@@ -144,12 +144,19 @@ class BufferStore:
 
     def folder(self) -> str:
         """Return the folder, making it on first use."""
+        if (folder := self._folder) is not None:
+            return folder
+        with self._lock:
+            return self._made()
+
+    def _made(self) -> str:
         if self._folder is None:
             import tempfile  # workers import this module, and shall be quick to start
 
             _sweep()
-            self._folder = tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-")
-            self._guard = _lock_folder(self._folder)
+            folder = tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-")
+            self._guard = _lock_folder(folder)
+            self._folder = folder
         return self._folder
 
     def forget_worker(self, mark: str) -> None:
