@@ -8,7 +8,6 @@ counts for both.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import count
@@ -17,7 +16,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from benchmarks.method import Contestant, Goal, Round, Scenario
+from benchmarks.method import Contestant, Goal, Round, Scenario, new_folder
 
 __all__ = ["MAKERS"]
 
@@ -30,7 +29,7 @@ def _kernel(stack: ExitStack) -> Callable[[str], float]:
     """Start a kernel with nbflow; return what runs a cell in it and returns the seconds that it took."""
     from jupyter_client.manager import start_new_kernel
 
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nbflow-bench-"))
+    folder = str(new_folder(stack))
     home = str(Path(folder) / ".nbflow")
     manager, client = start_new_kernel(
         startup_timeout=_LIMIT_S, cwd=folder, env={**os.environ, "NBFLOW_HOME": home, "IPYTHONDIR": folder}

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-from benchmarks.method import Contestant, Goal, Round, Scenario, timed
+from benchmarks.method import Contestant, Goal, Round, Scenario, new_folder, timed
 
 __all__ = ["MAKERS"]
 
@@ -81,7 +80,7 @@ def _asyncflow(quick: bool) -> Scenario:
             from radical import asyncflow
 
             logging.getLogger("asyncflow").setLevel(logging.ERROR)
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nbflow-bench-"))
+            folder = str(new_folder(stack))
 
             async def run() -> float:
                 engine = await asyncflow.WorkflowEngine.create(backend=[await backend()], work_dir=folder)

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.method import Contestant, Goal, Round, Scenario
+from benchmarks.method import Contestant, Goal, Round, Scenario, new_folder
 
 __all__ = ["MAKERS"]
 
@@ -31,7 +30,7 @@ class _Desk:
     """
 
     def __init__(self, stack: ExitStack, quick: bool) -> None:
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nbflow-bench-")))
+        self._folder = new_folder(stack)
         if quick:
             code = ("%load_ext nbflow", "%%task small\nsmall = 1")
             cells: list[dict[str, Any]] = [

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.method import Contestant, Goal, Round, Scenario, timed
+from benchmarks.method import Contestant, Goal, Round, Scenario, new_folder, timed
 
 __all__ = ["MAKERS"]
 
 _SIZE = 100 * 1024**2
 
 
-def _folder(stack: ExitStack) -> Path:
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nbflow-bench-")))
-
-
 def _large_file(stack: ExitStack, quick: bool) -> Path:
     """Write a file that has been at rest for an hour, as far as its time of modification goes."""
-    path = _folder(stack) / "large.bin"
+    path = new_folder(stack) / "large.bin"
     path.write_bytes(os.urandom(1024**2) * ((_SIZE // 10 if quick else _SIZE) // 1024**2))
     return path
 
@@ -84,7 +79,7 @@ def _sealed_scenario(quick: bool) -> Scenario:
 
             array = np.ones(size // 8)
             if sealed:
-                path = _folder(stack) / "array"
+                path = new_folder(stack) / "array"
                 array.tofile(path)
                 with open(path, "rb") as stream:
                     array = np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))

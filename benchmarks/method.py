@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import gc
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
-__all__ = ["Contestant", "Figures", "Goal", "Result", "Scenario", "chosen", "measure", "timed"]
+__all__ = ["Contestant", "Figures", "Goal", "Result", "Scenario", "chosen", "measure", "new_folder", "sized", "timed"]
 
 Round = Callable[[], float]
 
@@ -148,6 +150,16 @@ def timed(work: Callable[[], Any], count: int) -> float:
         return (perf_counter() - began) / count
     finally:
         gc.enable()
+
+
+def new_folder(stack: ExitStack) -> Path:
+    """Return an empty folder that goes with the stack."""
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nbflow-bench-")))
+
+
+def sized(size: int, quick: bool) -> int:
+    """Return a tenth of a size where the run is to be quick."""
+    return max(1, size // 10) if quick else size
 
 
 def chosen(known: list[Scenario], names: list[str]) -> Iterator[Scenario]:

@@ -9,25 +9,20 @@ from __future__ import annotations
 import functools
 import pickle
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 from benchmarks import cells, clusters, engines, fanout, headless, inputs, keys, panel, processes, sharing, stores
-from benchmarks.method import Contestant, Goal, Round, Scenario, timed
+from benchmarks.cached import asked, describer, diskcache_hits, nbflow_hits, runs
+from benchmarks.method import Contestant, Goal, Round, Scenario, new_folder, sized, timed
 
 __all__ = ["scenarios"]
 
 Prepare = Callable[[ExitStack], Round]
-
-
-def _folder(stack: ExitStack) -> Path:
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nbflow-bench-")))
 
 
 def _repeat(call: Callable[[int], Any], count: int) -> Callable[[], None]:
@@ -40,10 +35,6 @@ def _repeat(call: Callable[[int], Any], count: int) -> Callable[[], None]:
     return loop
 
 
-def _sized(size: int, quick: bool) -> int:
-    return max(1, size // 10) if quick else size
-
-
 def _double(n: int) -> int:
     return 2 * n
 
@@ -52,7 +43,7 @@ def _double(n: int) -> int:
 
 
 def _call_scenario(quick: bool) -> Scenario:
-    many, few = _sized(50_000, quick), _sized(5_000, quick)
+    many, few = sized(50_000, quick), sized(5_000, quick)
 
     def plain(stack: ExitStack) -> Round:
         return lambda: timed(_repeat(_double, many), many)
@@ -140,15 +131,15 @@ def _call_scenario(quick: bool) -> Scenario:
 
 
 def _session_scenario(quick: bool) -> Scenario:
-    many, few = _sized(2_000, quick), 1
+    many, few = sized(2_000, quick), 1
 
     def pool(stack: ExitStack) -> Round:
         def work() -> None:
-            for _ in range(_sized(200, quick)):
+            for _ in range(sized(200, quick)):
                 with ThreadPoolExecutor(2) as executor:
                     executor.submit(_double, 3).result()
 
-        return lambda: timed(work, _sized(200, quick))
+        return lambda: timed(work, sized(200, quick))
 
     def ours(stack: ExitStack) -> Round:
         import nbflow
@@ -191,35 +182,22 @@ def _session_scenario(quick: bool) -> Scenario:
 def _repeated(call: Callable[[int], Any], count: int) -> float:
     """Return the time of one of `count` equal calls, which must not run the function any more."""
     assert call(3) == "value 3"
-    before = _runs[0]
+    before = runs()
     took = timed(_repeat(call, count), count)
-    assert _runs[0] == before, "not a hit"
+    assert runs() == before, "not a hit"
     assert call(3) == "value 3"
     return took
 
 
-# Module level, so that every peer finds source and name; the counter is not part of anybody's key.
-_runs = [0]
-
-
-def _describe(n: int) -> str:
-    _count()
-    return f"value {n}"
-
-
-def _count() -> None:
-    _runs[0] += 1
-
-
 def _hit_scenario(quick: bool) -> Scenario:
-    many, few = _sized(50_000, quick), _sized(2_000, quick)
+    many, few = sized(50_000, quick), sized(2_000, quick)
 
     def memory(stack: ExitStack) -> Round:
-        call = functools.lru_cache(_describe)
+        call = functools.lru_cache(describer())
         return lambda: _repeated(call, many)
 
     def one_file(stack: ExitStack) -> Round:
-        path = _folder(stack) / "value.pkl"
+        path = new_folder(stack) / "value.pkl"
         path.write_bytes(pickle.dumps("value 3"))
 
         def call(n: int) -> Any:
@@ -231,8 +209,8 @@ def _hit_scenario(quick: bool) -> Scenario:
     def ours(stack: ExitStack) -> Round:
         import nbflow
 
-        place = str(_folder(stack) / "cache")
-        call = nbflow.task(cache=True)(_describe)
+        place = str(new_folder(stack) / "cache")
+        call = nbflow.task(cache=True)(describer())
 
         def one_round() -> float:
             with nbflow.session(cache_store=place):
@@ -243,21 +221,21 @@ def _hit_scenario(quick: bool) -> Scenario:
     def with_diskcache(stack: ExitStack) -> Round:
         import diskcache
 
-        cache = stack.enter_context(diskcache.Cache(str(_folder(stack))))
-        call = cache.memoize()(_describe)
+        cache = stack.enter_context(diskcache.Cache(str(new_folder(stack))))
+        call = cache.memoize()(describer())
         return lambda: _repeated(call, few)
 
     def with_joblib(stack: ExitStack) -> Round:
         import joblib
 
-        call = joblib.Memory(str(_folder(stack)), verbose=0).cache(_describe)
+        call = joblib.Memory(str(new_folder(stack)), verbose=0).cache(describer())
         return lambda: _repeated(call, few // 4)
 
     def with_daglite(stack: ExitStack) -> Round:
         import daglite
 
-        place = str(_folder(stack))
-        call = daglite.task(cache=True)(_describe)
+        place = str(new_folder(stack))
+        call = daglite.task(cache=True)(describer())
 
         def one_round() -> float:
             with daglite.session(cache_store=place):
@@ -283,19 +261,10 @@ def _hit_scenario(quick: bool) -> Scenario:
 
 
 def _disk_scenario(quick: bool) -> Scenario:
-    entries = _sized(1_000, quick)
-
-    def check(call: Callable[[int], Any]) -> float:
-        """Ask for every entry once; none may be computed."""
-        before = _runs[0]
-        found: list[Any] = []
-        took = timed(lambda: found.extend(map(call, range(entries))), entries)
-        assert _runs[0] == before, "not a hit"
-        assert found == [f"value {n}" for n in range(entries)]
-        return took
+    entries = sized(1_000, quick)
 
     def files(stack: ExitStack) -> Round:
-        folder = _folder(stack)
+        folder = new_folder(stack)
         for n in range(entries):
             (folder / f"{n}.pkl").write_bytes(pickle.dumps(f"value {n}"))
 
@@ -303,10 +272,10 @@ def _disk_scenario(quick: bool) -> Scenario:
             with open(f"{folder}/{n}.pkl", "rb") as file:
                 return pickle.load(file)
 
-        return lambda: check(call)
+        return lambda: asked(call, range(entries))
 
     def table(stack: ExitStack) -> Round:
-        path = _folder(stack) / "table.db"
+        path = new_folder(stack) / "table.db"
         base = sqlite3.connect(path)
         base.execute("create table cache (key text primary key, value blob) without rowid")
         base.executemany(
@@ -322,54 +291,24 @@ def _disk_scenario(quick: bool) -> Scenario:
                 row = opened.execute("select value from cache where key = ?", (str(n),)).fetchone()
                 return pickle.loads(row[0])
 
-            took = check(call)
+            took = asked(call, range(entries))
             opened.close()
             return took
-
-        return one_round
-
-    def ours(stack: ExitStack) -> Round:
-        import nbflow
-
-        place = str(_folder(stack) / "cache")
-        call = nbflow.task(cache=True)(_describe)
-        with nbflow.session(cache_store=place):
-            for n in range(entries):
-                call(n)
-
-        def one_round() -> float:
-            with nbflow.session(cache_store=place):
-                return check(call)
-
-        return one_round
-
-    def with_diskcache(stack: ExitStack) -> Round:
-        import diskcache
-
-        place, name = str(_folder(stack)), "describe"  # its own: a peer renames the function
-        with diskcache.Cache(place) as cache:
-            call = cache.memoize(name=name)(_describe)
-            for n in range(entries):
-                call(n)
-
-        def one_round() -> float:
-            with diskcache.Cache(place) as cache:
-                return check(cache.memoize(name=name)(_describe))
 
         return one_round
 
     def with_daglite(stack: ExitStack) -> Round:
         import daglite
 
-        place = str(_folder(stack))
-        call = daglite.task(cache=True)(_describe)
+        place, function = str(new_folder(stack)), describer()
+        call = daglite.task(cache=True)(function)
         with daglite.session(cache_store=place):
             for n in range(entries):
                 call(n)
 
         def one_round() -> float:
             with daglite.session(cache_store=place):
-                return check(call)
+                return asked(call, range(entries))
 
         return one_round
 
@@ -381,8 +320,8 @@ def _disk_scenario(quick: bool) -> Scenario:
         (
             Contestant("open and unpickle a file", files),
             Contestant("SQLite select and unpickle", table),
-            Contestant("nbflow", ours),
-            Contestant("diskcache", with_diskcache),
+            Contestant("nbflow", nbflow_hits(entries, lambda: range(entries))),
+            Contestant("diskcache", diskcache_hits(entries, lambda: range(entries))),
             Contestant("daglite", with_daglite),
         ),
         (Goal("nbflow", 0.75, "diskcache"), Goal("nbflow", 10.0), Goal("nbflow", 0.07, "daglite")),
@@ -394,7 +333,7 @@ def _disk_scenario(quick: bool) -> Scenario:
 
 
 def _map_scenario(quick: bool) -> Scenario:
-    count = _sized(10_000, quick)
+    count = sized(10_000, quick)
     workers = 2
     wanted = [2 * n for n in range(count)]
 

@@ -10,28 +10,12 @@ import random
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
-from benchmarks.method import Contestant, Goal, Round, Scenario, timed
+from benchmarks.cached import asked, describer
+from benchmarks.method import Contestant, Goal, Round, Scenario, new_folder, timed
 
 __all__ = ["MAKERS"]
-
-# Module level, so that every peer finds source and name; the counter is not part of anybody's key.
-_runs = [0]
-
-
-def _count() -> None:
-    _runs[0] += 1
-
-
-def _describe(n: int) -> str:
-    _count()
-    return f"value {n}"
-
-
-def _folder(stack: ExitStack) -> Path:
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nbflow-bench-")))
 
 
 def _shared_scenario(quick: bool) -> Scenario:
@@ -39,7 +23,7 @@ def _shared_scenario(quick: bool) -> Scenario:
     keys = [f"{random.Random(n).getrandbits(128):032x}" for n in range(count)]
 
     def plain(stack: ExitStack) -> Round:
-        folder = _folder(stack)
+        folder = new_folder(stack)
         for key in keys:
             (folder / key).write_bytes(pickle.dumps(f"value {key}"))
 
@@ -53,7 +37,7 @@ def _shared_scenario(quick: bool) -> Scenario:
         from nbflow.cache import CacheStore
         from nbflow.cache.shared import SharedTier
 
-        folder = _folder(stack)
+        folder = new_folder(stack)
         url = str(folder / "shared")
         giver = CacheStore(folder / "giver", shared=SharedTier(url, flush_s=60.0))
         for key in keys:
@@ -73,19 +57,15 @@ def _shared_scenario(quick: bool) -> Scenario:
     def with_daglite(stack: ExitStack) -> Round:
         import daglite
 
-        call = daglite.task(cache=True)(_describe)
-        place = str(_folder(stack))
-        numbers = list(range(count))
+        call = daglite.task(cache=True)(describer())
+        place = str(new_folder(stack))
         with daglite.session(cache_store=place):
-            for number in numbers:
-                call(number)
+            for n in range(count):
+                call(n)
 
         def one_round() -> float:
-            before = _runs[0]
             with daglite.session(cache_store=place):
-                took = timed(lambda: [call(number) for number in numbers], count)
-            assert _runs[0] == before, "not a hit"
-            return took
+                return asked(call, range(count))
 
         return one_round
 

@@ -16,79 +16,49 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.method import Contestant, Goal, Round, Scenario, timed
+from benchmarks.cached import computed, describer, diskcache_hits, nbflow_hits
+from benchmarks.method import Contestant, Goal, Round, Scenario, new_folder, sized, timed
 
 __all__ = ["MAKERS"]
-
-
-def _folder(stack: ExitStack) -> Path:
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nbflow-bench-")))
-
-
-def _sized(size: int, quick: bool) -> int:
-    return max(1, size // 10) if quick else size
-
-
-# Module level, so that every peer finds source and name; the counter is not part of anybody's key.
-_runs = [0]
-
-
-def _count() -> None:
-    _runs[0] += 1
-
-
-def _describe(n: int) -> str:
-    _count()
-    return f"value {n}"
 
 
 # -- small results, computed and kept
 
 
 def _save_scenario(quick: bool) -> Scenario:
-    count = _sized(2_000, quick)
-
-    def computed(call: Callable[[int], Any], close: Callable[[], None]) -> float:
-        before = _runs[0]
-
-        def work() -> None:
-            for n in range(count):
-                call(n)
-            close()
-
-        took = timed(work, count)
-        assert _runs[0] == before + count, "found what was not there"
-        return took
+    count = sized(2_000, quick)
 
     def ours(stack: ExitStack) -> Round:
         import nbflow
 
-        call = nbflow.task(cache=True)(_describe)
+        call = nbflow.task(cache=True)(describer())
 
         def one_round() -> float:
             with tempfile.TemporaryDirectory() as place, nbflow.session(cache_store=place) as context:
-                return computed(call, context.close)
+                return computed(call, count, context.close)
 
         return one_round
 
     def with_diskcache(stack: ExitStack) -> Round:
         import diskcache
 
+        function = describer()
+
         def one_round() -> float:
             with tempfile.TemporaryDirectory() as place:
                 cache = diskcache.Cache(place)
-                return computed(cache.memoize()(_describe), cache.close)
+                return computed(cache.memoize()(function), count, cache.close)
 
         return one_round
 
     def with_daglite(stack: ExitStack) -> Round:
         import daglite
 
-        call = daglite.task(cache=True)(_describe)
+        call = daglite.task(cache=True)(describer())
 
         def one_round() -> float:
             with tempfile.TemporaryDirectory() as place, daglite.session(cache_store=place):
-                return computed(call, lambda: None)
+                return computed(call, count, lambda: None)
 
         return one_round
 
@@ -146,7 +116,7 @@ def _cold_scenario(quick: bool) -> Scenario:
 
     def of(text: str) -> Callable[[ExitStack], Round]:
         def prepare(stack: ExitStack) -> Round:
-            place = str(_folder(stack) / "cache")
+            place = str(new_folder(stack) / "cache")
             # The text of the function must be the same in both, so what differs is read from the environment.
             cold = "os.environ.get('COLD')"
             code = text.format(place=place, cold=cold)
@@ -184,12 +154,12 @@ def _cold_scenario(quick: bool) -> Scenario:
 def _large_scenarios(quick: bool) -> list[Scenario]:
     import numpy as np
 
-    megabytes = _sized(100, quick)
+    megabytes = sized(100, quick)
     array = np.random.default_rng(7).random(megabytes * 131_072)
 
     def raw(what: str) -> Callable[[ExitStack], Round]:
         def prepare(stack: ExitStack) -> Round:
-            folder = _folder(stack)
+            folder = new_folder(stack)
 
             def one_round() -> float:
                 path = folder / "raw"
@@ -304,14 +274,14 @@ def _write(path: Path, array: Any) -> None:
 
 
 def _gigabyte_scenario(quick: bool) -> Scenario:
-    size = _sized(1 << 30, quick) // 8 * 8
+    size = sized(1 << 30, quick) // 8 * 8
 
     def ours(stack: ExitStack) -> Round:
         import numpy as np
 
         from nbflow.cache import CacheStore
 
-        place = _folder(stack) / "cache"
+        place = new_folder(stack) / "cache"
         store = CacheStore(place, max_bytes=8 << 30)
         store.save("k", np.zeros(size // 8), cost_s=1.0)
         store.get("k")  # compared with its checksums, once and for all
@@ -335,56 +305,18 @@ def _gigabyte_scenario(quick: bool) -> Scenario:
 
 
 def _many_scenarios(quick: bool) -> list[Scenario]:
-    few, many = 1_000, _sized(100_000, quick)
+    few, many = 1_000, sized(100_000, quick)
     keys = [f"{random.Random(n).getrandbits(128):032x}" for n in range(many)]
 
-    def hits(call: Callable[[int], Any], count: int) -> float:
-        """Ask for a thousand of them in random order, each once; none may be computed."""
-        asked, before = random.sample(range(count), min(1_000, count)), _runs[0]
-        found: list[Any] = []
-        took = timed(lambda: found.extend(map(call, asked)), len(asked))
-        assert _runs[0] == before, "not a hit"
-        assert found == [f"value {n}" for n in asked]
-        return took
-
-    def our_hits(count: int) -> Callable[[ExitStack], Round]:
-        def prepare(stack: ExitStack) -> Round:
-            import nbflow
-
-            place = str(_folder(stack) / "cache")
-            call = nbflow.task(cache=True)(_describe)
-            with nbflow.session(cache_store=place):
-                for n in range(count):
-                    call(n)
-
-            def one_round() -> float:
-                with nbflow.session(cache_store=place):
-                    return hits(nbflow.task(cache=True)(_describe), count)  # a new task knows no keys yet
-
-            return one_round
-
-        return prepare
-
-    def hits_of_diskcache(stack: ExitStack) -> Round:
-        import diskcache
-
-        place, name = str(_folder(stack)), "describe"  # its own: a peer renames the function
-        with diskcache.Cache(place, size_limit=1 << 40) as cache:
-            call = cache.memoize(name=name)(_describe)
-            for n in range(many):
-                call(n)
-
-        def one_round() -> float:
-            with diskcache.Cache(place, size_limit=1 << 40) as cache:
-                return hits(cache.memoize(name=name)(_describe), many)
-
-        return one_round
+    def some(count: int) -> Callable[[], list[int]]:
+        """A thousand of them in random order, each once."""
+        return lambda: random.sample(range(count), min(1_000, count))
 
     def ours(what: str) -> Callable[[ExitStack], Round]:
         def prepare(stack: ExitStack) -> Round:
             from nbflow.cache import CacheStore
 
-            place = str(_folder(stack) / "cache")
+            place = str(new_folder(stack) / "cache")
 
             def fill() -> None:
                 store = CacheStore(place, max_bytes=1 << 40)
@@ -419,7 +351,7 @@ def _many_scenarios(quick: bool) -> list[Scenario]:
         def prepare(stack: ExitStack) -> Round:
             import diskcache
 
-            place = str(_folder(stack))
+            place = str(new_folder(stack))
 
             def fill() -> None:
                 with diskcache.Cache(place, size_limit=1 << 40) as cache:
@@ -450,9 +382,9 @@ def _many_scenarios(quick: bool) -> list[Scenario]:
         contestants = [Contestant("diskcache", with_diskcache(what)), Contestant("nbflow", ours(what))]
         if what == "hit":
             contestants = [
-                Contestant("diskcache", hits_of_diskcache),
-                Contestant("nbflow", our_hits(many)),
-                Contestant("nbflow, 1,000 entries", our_hits(few)),
+                Contestant("diskcache", diskcache_hits(many, some(many))),
+                Contestant("nbflow", nbflow_hits(many, some(many))),
+                Contestant("nbflow, 1,000 entries", nbflow_hits(few, some(few))),
             ]
         rounds = 3 if what in ("fill", "evict") else 11  # others are filled once
         return Scenario(

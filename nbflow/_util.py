@@ -10,26 +10,26 @@ import os
 import sys
 import time
 import warnings
+from types import MappingProxyType
 
 from nbflow._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 __all__ = [
-    "CLASS_VIEW",
-    "MEMORY_VIEW",
     "OPEN_FILE",
     "PACKAGE_ROOT",
     "STARTED",
+    "WINDOWS",
     "format_duration",
-    "is_class_view",
     "lazy",
     "one_line",
     "perhaps",
     "refusal",
     "report",
     "trim_traceback",
+    "why_no_copy",
 ]
 
 PACKAGE_ROOT = os.path.dirname(__file__)
@@ -80,18 +80,19 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 OPEN_FILE = "an open file belongs to this process; keep what it reads, or its path"
 """Why none is kept."""
 
-MEMORY_VIEW = "a memoryview is a window on another object's memory; keep that object, or bytes of it"
-"""Why none is kept."""
-
-CLASS_VIEW = "what `vars` gives of a class shows what the class gets later, too; keep the class, or a dict of it"
-"""Why none is kept."""
+WINDOWS = frozenset({memoryview, MappingProxyType})
+"""Types of objects through which another one is seen; they have no subclasses."""
 
 _INSTEAD = {"generator": "make a list of it", "coroutine": "it has not run, put `await` before the call"}
 
 
-def is_class_view(view: Mapping[Any, Any]) -> bool:
-    """Whether a read-only mapping is the one of a class, whose two names each class has; not one of somebody's dict."""
-    return "__module__" in view and "__doc__" in view
+def why_no_copy(window: Any) -> str:
+    """Say why an object of one of the types in `WINDOWS` is not kept; nothing where a copy of it is as good."""
+    if type(window) is memoryview:
+        return "a memoryview is a window on another object's memory; keep that object, or bytes of it"
+    if "__module__" in window and "__doc__" in window:  # as in each class, and in nobody's dict
+        return "what `vars` gives of a class shows what the class gets later, too; keep the class, or a dict of it"
+    return ""
 
 
 def refusal(error: BaseException) -> str:

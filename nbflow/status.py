@@ -14,7 +14,6 @@ from nbflow._util import format_duration
 from nbflow.cache import trace
 from nbflow.cache.explain import Explanation
 from nbflow.cache.parts import CacheKey
-from nbflow.cache.state import prepare
 from nbflow.core.spec import TaskSpec
 from nbflow.errors import DefinitionError, SessionError
 from nbflow.retries import Retries
@@ -70,9 +69,7 @@ def _beforehand(session: SessionContext, subject: Task[..., Any], args: tuple[An
     if session.settings.force:
         return Explanation(f"{spec.name} would run", ["recomputing is forced (setting force)"])
     store = session.cache_store_for(spec)
-    if store is not None:
-        prepare(spec.keyer, store)
-    key = spec.keyer.key(inputs, args, kwargs)
+    key = spec.keyer.key(inputs, args, kwargs, store)
     if store is None:
         return Explanation(f"{spec.name} would run", ["there is no cache"])
     return foresee(session, spec, store, key)

@@ -128,8 +128,10 @@ class _BoundKeyer:
         found: str | None = self._keyer.quick((self._instance, *args), kwargs)
         return found
 
-    def key(self, inputs: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        return self._keyer.key(inputs, (self._instance, *args), kwargs or {})
+    def key(
+        self, inputs: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, *more: Any, **how: Any
+    ) -> Any:
+        return self._keyer.key(inputs, (self._instance, *args), kwargs or {}, *more, **how)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._keyer, name)

@@ -10,12 +10,11 @@ import io
 import sys
 from collections.abc import Callable
 from pickle import PickleBuffer
-from types import MappingProxyType
 from typing import Any
 
 import cloudpickle
 
-from nbflow._util import CLASS_VIEW, MEMORY_VIEW, OPEN_FILE, is_class_view
+from nbflow._util import OPEN_FILE, WINDOWS, why_no_copy
 
 __all__ = ["dumps"]
 
@@ -24,10 +23,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdin, sys.stdout, sys.stderr):
             raise TypeError(OPEN_FILE)
-        if isinstance(obj, memoryview):
-            raise TypeError(MEMORY_VIEW)
-        if isinstance(obj, MappingProxyType) and is_class_view(obj):
-            raise TypeError(CLASS_VIEW)
+        if type(obj) in WINDOWS and (why := why_no_copy(obj)):
+            raise TypeError(why)
         return super().reducer_override(obj)
 
 

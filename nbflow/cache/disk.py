@@ -149,11 +149,11 @@ class DiskTier:
     def _find(self, key: str) -> bytes | None:
         """Return the seal of an entry of the index."""
         known, ahead = self._shared.known, self._shared.ahead
-        if known.lacks(key):
-            return None
         sealed = ahead.take(key)
         if sealed is not None:
             return sealed
+        if known.lacks(key):
+            return None
         found = self._index.find(key)
         if found is None:
             known.missed(self._index)

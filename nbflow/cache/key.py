@@ -163,21 +163,6 @@ class FunctionKeyer:
         known = self._snapshot
         return known.state if known is not None else frozenset()
 
-    def prepare(self, store: Any) -> None:
-        """Read from a store what earlier sessions found out about this function; to be called before `key`.
-
-        Args:
-            store: A `CacheStore`; it is asked once for each version of a function: what its code says, and, if it has
-                captured something mutable, what of that is its state.
-        """
-        if self._custom is not None:
-            return
-        code = self._code(store)
-        if code is not self._asked:
-            self._asked = code
-            if code.captures and state.recall(store, code.frame, self._name):
-                self._snapshot = None
-
     def settle(self, key: CacheKey, store: Any) -> CacheKey:
         """Return the key to save a result under, now that the function has run on this thread and nothing else has.
 
@@ -230,22 +215,25 @@ class FunctionKeyer:
             kwargs: Keyword arguments.
 
         Returns:
-            32 hex digits, or None.
+            32 hex digits; none ("") where the code is what it was and the call was not seen before.
         """
         known = self._snapshot
         if known is None or not known.cheap or not known.holds():
             return None
         kinds = tuple(map(type, args))
         if not kwargs and _PLAIN.issuperset(kinds):
-            return known.memo.get((kinds, args))
+            return known.memo.get((kinds, args), "")
         call = _typed_call(kinds, args, kwargs)
-        return known.memo.get(call) if call is not None else None
+        return known.memo.get(call, "") if call is not None else ""
 
     def key(
         self,
         inputs: Mapping[str, Any] | None = None,
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
+        store: Any = None,
+        *,
+        unchanged: bool = False,
     ) -> CacheKey:
         """Return the key of a call; never raises.
 
@@ -253,6 +241,9 @@ class FunctionKeyer:
             inputs: Arguments by parameter name, defaults filled in; None to bind `args` and `kwargs` here.
             args: Positional arguments as given, to recognise the call next time.
             kwargs: Keyword arguments as given.
+            store: A `CacheStore` to read from what earlier sessions found out about this function; it is asked once
+                for each version: what its code says, and, if it has captured something mutable, what of that is state.
+            unchanged: Whether `quick` has just found the code to be what it was.
 
         Returns:
             The key; of scope "session", with a note, where something could not be digested.
@@ -263,7 +254,11 @@ class FunctionKeyer:
                 inputs = self._bind(*args, **kwargs) if self._bind is not None else {**kwargs, "args": args}
             if self._custom is not None:
                 return self._custom_key(self._custom, inputs)
-            code = self._code()
+            code = self._snapshot if unchanged else None
+            if code is None:
+                code = self._code(store)
+            if code is not self._asked and store is not None:
+                code = self._recalled(code, store)
         except Exception as error:
             return self._failed(f"the key could not be made ({one_line(error)})")
         builder = KeyBuilder(self._name)
@@ -285,6 +280,14 @@ class FunctionKeyer:
             shelf = None if notes is None else Shelf(notes)
             known = self._snapshot = snapshot(self._func, self._depends, shelf)
         return known
+
+    def _recalled(self, code: Snapshot, store: Any) -> Snapshot:
+        """Return the code as it is seen with what earlier sessions found to be its state."""
+        if code.captures and state.recall(store, code.frame, self._name):
+            self._snapshot = None
+            code = self._code(store)
+        self._asked = code
+        return code
 
     def _remember(self, code: Snapshot, args: tuple[Any, ...], kwargs: Mapping[str, Any], digest: str) -> None:
         kinds = tuple(map(type, args))

@@ -63,12 +63,6 @@ def recall(store: Any, frame: str, task: str) -> bool:
     return bool(names)
 
 
-def prepare(keyer: Any, store: Any) -> None:
-    """Let a keyer read from `store` what earlier sessions found out; those of cells have nothing to read."""
-    if hasattr(keyer, "prepare"):
-        keyer.prepare(store)
-
-
 def settle(keyer: Any, key: CacheKey, store: Any, run: Watch | None) -> CacheKey:
     """Return the key to save a result under, after looking at what the run has changed; see `FunctionKeyer.settle`."""
     if run is None or not run.alone or not hasattr(keyer, "settle"):

@@ -97,9 +97,7 @@ class CellKeyer:
         """Cells have no short way to their key."""
         return None
 
-    def key(
-        self, inputs: Mapping[str, Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> CacheKey:
+    def key(self, inputs: Mapping[str, Any], *call: Any, unchanged: bool = False) -> CacheKey:
         """Return the key as of now; a name that is missing is a part as well, so that the body may fail naturally."""
         self.call = current.frame()
         options = self.options

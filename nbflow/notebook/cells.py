@@ -134,7 +134,7 @@ class Cell:
         return [part.code for part in self.parts]
 
     def default_name(self) -> str:
-        """A name that stays the same as long as the cell makes the same things: the first, or its first line.
+        """A name that stays the same as long as the cell makes the same things: the first of them, or its first line.
 
         What it binds comes before what it only changes, so `history = model.fit(x)` is not called after the model.
         """

@@ -17,13 +17,12 @@ from types import (
     CellType,
     FunctionType,
     GetSetDescriptorType,
-    MappingProxyType,
     MethodType,
     ModuleType,
 )
 from typing import Any
 
-from nbflow._util import CLASS_VIEW, MEMORY_VIEW, OPEN_FILE, is_class_view
+from nbflow._util import OPEN_FILE, WINDOWS, why_no_copy
 from nbflow.notebook.chance import place_of
 from nbflow.notebook.heap import Heap, carrier_of, groups_in_memory, is_array, make_view, view_of
 
@@ -141,6 +140,10 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: M
         return CellType, (), _cell_content(obj), None, None, _fill_cell
     if kind is ModuleType:
         return _named_module, (obj.__name__,)
+    if kind is GetSetDescriptorType:  # `getattr` gives what `__dict__` of a class describes
+        return _own_attribute, (obj.__objclass__, obj.__name__)
+    if kind in WINDOWS and (why := why_no_copy(obj)):
+        raise TypeError(why)
     if issubclass(kind, io.IOBase):
         if obj.closed:
             return _closed_file, (str(getattr(obj, "name", "")), str(getattr(obj, "mode", "r")))
@@ -150,12 +153,6 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: M
         place = place_of(obj)
         if place is not None:  # a copy of what all draw from would draw other numbers
             return _attribute, place
-    if kind is memoryview:
-        raise TypeError(MEMORY_VIEW)
-    if issubclass(kind, MappingProxyType) and is_class_view(obj):
-        raise TypeError(CLASS_VIEW)
-    if isinstance(obj, GetSetDescriptorType):  # `getattr` gives what `__dict__` of a class describes
-        return _own_attribute, (obj.__objclass__, obj.__name__)
     if kind in _TURNED_TO_LISTS:
         raise TypeError(f"cannot pickle '{kind.__name__}' object")
     if kind.__module__ == "logging" and hasattr(obj, "handlers") and (obj.handlers or obj.level):

@@ -158,7 +158,8 @@ def run_hit(
     """Return the result of a cached task whose events nobody needs, if the store has it; else run it by `run_sync`."""
     __tracebackhide__ = True
     store = session.cache_store_for(spec)
-    if store is not None and (digest := spec.keyer.quick(args, kwargs)) is not None:
+    digest = None if store is None else spec.keyer.quick(args, kwargs)
+    if digest:
         ttl = spec.cache_ttl
         try:
             digest += spec.key_suffix(session.settings.cache_readonly)
@@ -176,10 +177,10 @@ def run_hit(
     policy = spec.policy
     if remote is not None or samplers or policy.retries or policy.timeout_s is not None:
         return drivers.run_sync(spec, session, parent, args, kwargs, index, map, remote)
-    return _run_first(Call(spec, session, parent, args, kwargs, index, map), store)
+    return _run_first(Call(spec, session, parent, args, kwargs, index, map), store, digest == "")
 
 
-def _run_first(call: Call, store: Any) -> Any:
+def _run_first(call: Call, store: Any, unchanged: bool) -> Any:
     """Run a call that is not recognised at once: make its key and look, and compute where there is nothing."""
     __tracebackhide__ = True
     looked = None
@@ -189,7 +190,7 @@ def _run_first(call: Call, store: Any) -> Any:
         inputs = call.spec.bind(*call.args, **call.kwargs)
         if store is not None and looking.UNCHANGING.issuperset(map(type, inputs.values())):
             call.started = call.session.clock.monotonic()
-            looked = looking.look(call, store, looking.make_key(call, store, inputs))
+            looked = looking.look(call, store, looking.make_key(call, store, inputs, unchanged=unchanged))
             if (found := looked.found) is not None:
                 looking.watch(call, found.value)
                 _found(call, found.saved_s, call.session.clock.monotonic())

@@ -10,11 +10,10 @@ from nbflow._typing import TYPE_CHECKING, Any, NamedTuple
 from nbflow._util import lazy
 
 if TYPE_CHECKING:
-    from nbflow.cache import guard, state, trace
+    from nbflow.cache import guard, trace
     from nbflow.runtime.current import Call
 else:
     guard = lazy("nbflow.cache.guard")
-    state = lazy("nbflow.cache.state")
     trace = lazy("nbflow.cache.trace")  # whoever caches nothing needs no cache
 
 __all__ = ["FORCED", "UNCHANGING", "Look", "look", "make_key", "watch"]
@@ -38,17 +37,17 @@ class Look(NamedTuple):
     before: Any
 
 
-def make_key(call: Call, store: Any, inputs: dict[str, Any]) -> Any:
+def make_key(call: Call, store: Any, inputs: dict[str, Any], *, unchanged: bool = False) -> Any:
     """Return the key of a call, without the files that its body reads; the call's record gets key and notes.
 
     Args:
         call: The call.
         store: Where to read what earlier sessions found out about the task.
         inputs: The call's arguments by name.
+        unchanged: Whether the task's code has just been found to be what it was.
     """
     spec = call.spec
-    state.prepare(spec.keyer, store)
-    key = spec.keyer.key(inputs, call.args, call.kwargs)
+    key = spec.keyer.key(inputs, call.args, call.kwargs, store, unchanged=unchanged)
     if spec.cache == "session" and key.scope != "session":
         key = key._replace(scope="session")
     if suffix := spec.key_suffix(call.session.settings.cache_readonly):
@@ -70,7 +69,7 @@ def look(call: Call, store: Any, key: Any) -> Look:
     before = None if flights is None else flights.moment()
     ttl = call.session.settings.cache_ttl if spec.cache_ttl is None else spec.cache_ttl
     call.key, found = trace.fetch(store, key, ttl=ttl)
-    if found is not None:
+    if found is not None and call.key is not key:  # it depends on files
         call.note_reads(trace.states(call.key))
     return Look(key, found, before)
 

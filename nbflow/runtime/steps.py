@@ -145,7 +145,7 @@ class Steps:
             spec = self.call.spec
             digest = spec.keyer.quick(self.call.args, self.call.kwargs)
             suffix = spec.key_suffix(self.call.session.settings.cache_readonly)
-            found = None if digest is None or self._store is None else self._store.peek(digest + suffix)
+            found = None if not digest or self._store is None else self._store.peek(digest + suffix)
             return found is None or type(found.value) is Reads
         return True
 
@@ -201,7 +201,7 @@ class Steps:
         ttl = spec.cache_ttl if spec.cache_ttl is not None else call.session.settings.cache_ttl
         forced = call.session.settings.force
         digest = None if self._short or forced else spec.keyer.quick(call.args, call.kwargs)
-        if digest is not None:
+        if digest:
             digest += spec.key_suffix(call.session.settings.cache_readonly)
             looks_deep = spec.cache != "session" and self._flights is not None
             found = store.refetch(digest, ttl=ttl) if looks_deep else store.peek(digest, ttl)

@@ -41,8 +41,7 @@ def module(tmp_path: Path) -> Callable[..., Any]:
 
 def key(names: dict[str, Any], store: CacheStore) -> str:
     keyer = FunctionKeyer(names["f"], name="f")
-    keyer.prepare(store)
-    made = keyer.key({"n": 1})
+    made = keyer.key({"n": 1}, store=store)
     store.save(made, 4)
     return made.digest
 
@@ -114,9 +113,9 @@ def test_notes_are_no_results(module: Any, store: CacheStore) -> None:
     """They are not counted or listed, make no folder by themselves, and go when everything is cleared."""
     names = module(_TEXT)
     keyer = FunctionKeyer(names["f"], name="f")
-    keyer.prepare(store)
+    made = keyer.key({"n": 1}, store=store)
     assert not Path(str(store.location)).exists()
-    store.save(keyer.key({"n": 1}), 4)
+    store.save(made, 4)
     assert store.stats()["entries"] == len(list(store.entries(leads=True))) == 1
     notes = store.notes
     assert isinstance(notes, Notes)

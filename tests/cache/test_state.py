@@ -43,8 +43,7 @@ def keyer(notebook: Any) -> FunctionKeyer:
 def test_a_run_shows_what_the_text_does_not(notebook: Any, store: Any) -> None:
     """A list that changed during a run is dropped from the key; what did not change is still an input."""
     keep = keyer(notebook.run(ALIAS))
-    keep.prepare(store)
-    before = keep.key({"x": 1})
+    before = keep.key({"x": 1}, store=store)
     notebook["f"](1)
     settled = keep.settle(before, store)
     assert settled.digest != before.digest
@@ -60,17 +59,15 @@ def test_a_run_shows_what_the_text_does_not(notebook: Any, store: Any) -> None:
 def test_findings_are_there_after_a_restart(notebook: Any, store: Any, other_store: Any) -> None:
     """Another process with the store knows the finding before its first call, but not for an edited function."""
     keep = keyer(notebook.run(ALIAS))
-    keep.prepare(store)
-    before = keep.key({"x": 1})
+    before = keep.key({"x": 1}, store=store)
     notebook["f"](1)
     settled = keep.settle(before, store)
     getattr(store, "flush", lambda: None)()
     state._findings.clear()
     again = keyer(notebook.run(ALIAS))
-    again.prepare(other_store)
-    assert again.key({"x": 1}).digest == settled.digest
+    assert again.key({"x": 1}, store=other_store).digest == settled.digest
     edited = keyer(notebook.run(ALIAS.replace("* x", "+ x")))
-    edited.prepare(other_store)
+    edited.key({"x": 1}, store=other_store)
     assert edited.state_names == frozenset()
 
 
@@ -184,7 +181,6 @@ def test_what_is_there_to_be_changed_does_not_spoil_a_key(notebook: Any) -> None
 def test_custom_hashes_have_no_state(notebook: Any, store: Any) -> None:
     """A key that the user makes is taken as it is."""
     keep = FunctionKeyer(notebook.run(ALIAS)["f"], name="f", custom=lambda function, inputs: "mine")
-    keep.prepare(store)
-    key = keep.key({"x": 1})
+    key = keep.key({"x": 1}, store=store)
     notebook["f"](1)
     assert keep.settle(key, store) is key

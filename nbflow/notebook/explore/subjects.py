@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
-from nbflow.cache.state import prepare
 from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.errors import DefinitionError
@@ -60,8 +59,7 @@ class Subject:
         spec = self.task.spec
         store = session.cache_store_for(spec)
         try:
-            prepare(spec.keyer, store)
-            return cast("CacheKey", spec.keyer.key(spec.bind(**setting), (), dict(setting)))
+            return cast("CacheKey", spec.keyer.key(spec.bind(**setting), (), dict(setting), store))
         except Exception:
             return None
 
@@ -213,9 +211,7 @@ class _CellSettingKeyer:
         """There is no short way to the key."""
         return None
 
-    def key(
-        self, inputs: Mapping[str, Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> CacheKey:
+    def key(self, inputs: Mapping[str, Any], *call: Any, unchanged: bool = False) -> CacheKey:
         """Return the key as of now."""
         node = self._node
         namespace = {**self._state.shell.user_ns, **inputs}
