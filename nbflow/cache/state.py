@@ -21,7 +21,7 @@ from xxhash import xxh3_128_hexdigest
 from nbflow._typing import Any
 from nbflow.cache.parts import CacheKey
 
-__all__ = ["Watch", "learn", "learned", "prepare", "recall", "record", "settle"]
+__all__ = ["Watch", "learn", "learned", "recall", "record", "settle"]
 
 _KEPT = 1024  # frames whose findings are remembered
 _findings: OrderedDict[str, frozenset[str]] = OrderedDict()

@@ -11,9 +11,8 @@ import __future__
 
 import ast
 import copy
-import importlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from inspect import CO_COROUTINE
 from types import CodeType, ModuleType
@@ -22,6 +21,16 @@ from typing import Any, NamedTuple
 from nbflow.cache.mentions import RUNNERS
 from nbflow.cache.source import Imports, module_facts
 from nbflow.notebook.chance import SEEDS, Seeding, find_seeding
+from nbflow.notebook.definitions import (
+    bindings,
+    first_imports,
+    imported_last,
+    imported_names,
+    in_two_parts,
+    is_definition,
+    star_names,
+    stored_into,
+)
 from nbflow.notebook.names import BRANCH, Effects, find_effects
 
 __all__ = ["Cell", "CellOptions", "Part", "compile_body", "read_cell"]
@@ -35,12 +44,6 @@ _EXPANSION = re.compile(r"[{$]\s*([A-Za-z_]\w*)")
 _TRANSPARENT = frozenset({"time", "capture", "prun"})
 _BINDING = frozenset(
     {"cpaste", "edit", "macro", "paste", "pylab", "rerun", "reset", "reset_selective", "run", "store", "xdel"}
-)
-_CONFIGURING = frozenset(
-    {"matplotlib", "load_ext", "reload_ext", "autoreload", "config", "env", "set_env", "pylab", "precision"}
-)
-_SETTERS = frozenset(
-    {"use", "filterwarnings", "simplefilter", "basicConfig", "seterr", "disable", "enable", "register"}
 )
 
 
@@ -89,10 +92,10 @@ class Cell:
         effects: Names it reads and writes.
         digest: Digest of its code, the same for any comments and layout.
         main, last: The statements in parts, and the last expression (None where there is none).
-        definitions: Statements that run again on a hit, in order; `defined` are the names that only they bind, and
+        definitions: Statements that run again on a hit, in order; `defined` are the names that they bind last, and
             `late` the ids of those that need the data, which is restored first.
         imports: What it imports anywhere.
-        imported: The names that its own imports bind, with module and the name there ("" for the module).
+        imported: The names that its own imports bind, each with module and name there, see `bindings`.
         first_imports: The modules that it imports before anything else, with what it takes from them.
         configured: Modules that other statements than these store into, which no record can bring back.
         seeds: Whether its text seems to seed a random generator.
@@ -114,7 +117,7 @@ class Cell:
     loops: frozenset[int]
     late: frozenset[int] = frozenset()
     imports: Imports = ()
-    imported: dict[str, tuple[str, str]] = field(default_factory=dict)
+    imported: tuple[tuple[str, tuple[str, str]], ...] = ()
     first_imports: tuple[tuple[str, tuple[str, ...]], ...] = ()
     _definition_codes: tuple[list[CodeType], list[CodeType]] | None = field(default=None)
 
@@ -184,15 +187,15 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
     filename = shell.compile.cache(shown, number, raw_code=raw or body)
     with shell.compile.extra_flags(ast.PyCF_ALLOW_TOP_LEVEL_AWAIT):
         tree: ast.Module = shell.compile.ast_parse(shown, filename=filename)
-        effects = find_effects(tree.body, star_names=_star_names, expand=_expander(shell))
+        effects = find_effects(tree.body, star_names=star_names, expand=_expander(shell))
         facts = module_facts("0\n" + source)  # the 0 keeps a string at the top from passing as a docstring
-        imported = _imported(tree)
-        found = [each for each in tree.body if _is_definition(each, shell.user_ns, imported)]
-        definitions, late = _in_two_parts(tree.body, found)
+        imported = imported_names(tree)
+        found = [each for each in tree.body if is_definition(each, shell.user_ns, imported)]
+        definitions, late = in_two_parts(tree.body, found)
         again = set(map(id, definitions))
         rest = [each for each in tree.body if id(each) not in again]
         others = find_effects(rest)
-        bound = find_effects(definitions, star_names=_star_names, bodies=False).outputs
+        bound = find_effects(definitions, star_names=star_names, bodies=False).outputs
         loops = frozenset(line for lines in effects.doubtful.values() for line in lines) - {BRANCH}
         runnable = shell.transform_ast(_with_marks(tree, loops))
         main, last = _compile(shell, runnable, filename)
@@ -206,17 +209,17 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         main=main,
         last=last,
         definitions=definitions,
-        defined=frozenset(bound) - frozenset(others.outputs),
+        defined=frozenset(bound) - (frozenset(others.outputs) - imported_last(tree.body, definitions, others.outputs)),
         configured=frozenset(
-            name for name in _stored_into(rest) if name in imported or isinstance(shell.user_ns.get(name), ModuleType)
+            name for name in stored_into(rest) if name in imported or isinstance(shell.user_ns.get(name), ModuleType)
         ),
         seeds=SEEDS.search(body) is not None,
         flags=flags,
         loops=loops,
         late=late,
         imports=facts.imports,
-        imported=dict(_bindings(tree)),
-        first_imports=tuple(_first_imports(tree)),
+        imported=tuple(bindings(tree)),
+        first_imports=tuple(first_imports(tree)),
     )
 
 
@@ -296,15 +299,6 @@ def _with_marks(tree: ast.Module, lines: Collection[int]) -> ast.Module:
     return ast.fix_missing_locations(marked)
 
 
-def _star_names(module: str) -> Collection[str]:
-    """The names that `from module import *` will bring; nothing if it cannot be imported."""
-    try:
-        found = importlib.import_module(module)
-    except Exception:
-        return ()
-    return getattr(found, "__all__", None) or [name for name in vars(found) if not name.startswith("_")]
-
-
 def _expander(shell: Any) -> Callable[[ast.Call], list[ast.stmt] | None]:
     """Return what shows the walk the code behind calls of IPython's own: bodies of magics, `{name}` in commands."""
 
@@ -349,140 +343,3 @@ def _magic_code(shell: Any, magic: str, line: str, body: str) -> list[ast.stmt]:
     target = next((word for word in line.split() if word.isidentifier()), None) if magic == "capture" else None
     captured = [] if target is None else ast.parse(f"{target} = None").body
     return [*names, *code, *captured]
-
-
-def _imported(tree: ast.Module) -> frozenset[str]:
-    imports = [each for each in ast.walk(tree) if isinstance(each, ast.Import)]
-    return frozenset(find_effects(imports).outputs)
-
-
-def _bindings(tree: ast.Module) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield the names that imports bind, with module and the name there."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                module = alias.name if alias.asname else alias.name.partition(".")[0]
-                yield alias.asname or module, (module, "")
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:
-                yield alias.asname or alias.name, (node.module, alias.name)
-
-
-def _first_imports(tree: ast.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the modules that are imported before anything else, with what is taken from them."""
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, ()) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module, tuple(alias.name for alias in node.names)
-        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-            return
-
-
-def _is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: frozenset[str]) -> bool:
-    """Whether a statement is cheap, and better run again than restored."""
-    if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return True
-    if type(node).__name__ == "TypeAlias":
-        return True
-    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-        return isinstance(node.value, ast.Lambda)
-    if isinstance(node, (ast.If, ast.Try)):
-        parts = [each for each in ast.walk(node) if isinstance(each, ast.stmt) and each is not node]
-        plain = (ast.If, ast.Try, ast.Pass)
-        return any(isinstance(each, (ast.Import, ast.ImportFrom)) for each in parts) and all(
-            isinstance(each, plain) or _is_constant(each) or _is_definition(each, namespace, imported) for each in parts
-        )
-    root = _configured(node)
-    return root is not None and (
-        root in imported or isinstance(namespace.get(root), ModuleType) or root == "get_ipython"
-    )
-
-
-def _in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[list[ast.stmt], frozenset[int]]:
-    """Return the definitions that can run apart from the other statements, and the ids of those that run after them.
-
-    One that reads what is written both before and after it can do neither; it counts as data like any other statement.
-    """
-    chosen = set(map(id, definitions))
-    effects = [find_effects([each], star_names=_star_names, bodies=False) for each in body]
-    late: set[int] = set()
-    while True:
-        bound_late: set[str] = set()
-        for place, statement in enumerate(body):
-            if id(statement) not in chosen:
-                continue
-            reads = {*effects[place].inputs, *effects[place].builtin_reads}
-            before, after = (
-                {name for each, effect in part if id(each) not in chosen for name in effect.outputs}
-                for part in (
-                    zip(body[:place], effects[:place], strict=True),
-                    zip(body[place + 1 :], effects[place + 1 :], strict=True),
-                )
-            )
-            waits = not reads.isdisjoint(before | bound_late)
-            if waits and not reads.isdisjoint(after):
-                chosen.discard(id(statement))
-                break
-            if waits:
-                late.add(id(statement))
-                bound_late.update(effects[place].outputs)
-        else:
-            return [each for each in definitions if id(each) in chosen], frozenset(late & chosen)
-        late.clear()
-
-
-def _stored_into(statements: Iterable[ast.stmt]) -> frozenset[str]:
-    """Return the names whose attributes or items the statements set, or that they reload, outside of functions."""
-    found: set[str] = set()
-    waiting: list[ast.AST] = list(statements)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, ast.Store):
-            root: ast.AST = node
-            while isinstance(root, (ast.Attribute, ast.Subscript)):
-                root = root.value
-            if isinstance(root, ast.Name):
-                found.add(root.id)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Name):
-            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if function in ("setattr", "delattr", "reload"):
-                found.add(node.args[0].id)
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            waiting.extend(ast.iter_child_nodes(node))
-    return frozenset(found)
-
-
-def _is_cheap(*values: ast.expr | None) -> bool:
-    """Whether expressions can be computed again at no cost: names, constants, and displays of such."""
-    dear = (ast.Call, ast.Await, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.NamedExpr, ast.Yield)
-    return not any(isinstance(node, dear) for value in values if value is not None for node in ast.walk(value))
-
-
-def _is_constant(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-
-
-def _configured(node: ast.stmt) -> str | None:
-    """Return whose settings a statement changes: `os.environ["A"] = "1"`, `pd.set_option(…)`, `%matplotlib inline`."""
-    target: ast.expr | None = None
-    if isinstance(node, (ast.Assign, ast.AugAssign)):
-        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-        if isinstance(target, ast.Name) or not _is_cheap(target, node.value):
-            return None
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
-        call, target = node.value, node.value.func
-        if target.attr == "run_line_magic":
-            magic = call.args[0]
-            return "get_ipython" if isinstance(magic, ast.Constant) and magic.value in _CONFIGURING else None
-        sets = target.attr in _SETTERS or target.attr.startswith("set_")
-        fills = isinstance(target.value, (ast.Attribute, ast.Subscript)) and target.attr in (
-            "append",
-            "insert",
-            "update",
-        )
-        if not (sets or fills) or not _is_cheap(*call.args, *(keyword.value for keyword in call.keywords)):
-            return None
-    while isinstance(target, (ast.Attribute, ast.Subscript)):
-        target = target.value
-    return target.id if isinstance(target, ast.Name) else None

@@ -109,9 +109,12 @@ class Reach:
         """Say in words what the cell, or code of the notebook among these names, uses to reach any name at all."""
         found: dict[str, None] = {}
         for chain in self.chains():
-            module, name = self.cell.imported.get(chain[0], ("", ""))
-            value = sys.modules.get(module) if module else self.namespace.get(chain[0])
-            if reaches_all(getattr(value, name, None) if name else value, chain):
+            taken = [place for name, place in self.cell.imported if name == chain[0]]
+            values = [self.namespace.get(chain[0])] if not taken else []
+            for module, name in taken:
+                owner = sys.modules.get(module)
+                values.append(getattr(owner, name, None) if name else owner)
+            if any(reaches_all(value, chain) for value in values):
                 found[f"`{'.'.join(chain)}`"] = None
         for value in map(self.namespace.get, names):
             code = task_function(value) or (value if isinstance(value, (FunctionType, type)) else type(value))
@@ -128,15 +131,16 @@ class Reach:
             names: Those that the cell reads; some are modules.
             imported: Whether what the cell itself imports counts, if it is loaded.
         """
-        roots: dict[str, list[Any]] = {}  # by name: where it leads from there, beginning with a module
+        roots: dict[str, list[list[Any]]] = {}  # by name: where it leads, beginning with a module
         for name in names:
             if _is_local_module(self.namespace.get(name)):
-                roots[name] = [self.namespace[name]]
-        for name, (module, attribute) in self.cell.imported.items() if imported else ():
+                roots[name] = [[self.namespace[name]]]
+        for name, (module, attribute) in self.cell.imported if imported else ():
             if (loaded := sys.modules.get(module)) is not None and is_local(module):
-                roots[name] = [loaded, attribute] if attribute else [loaded]
-        for chain in sorted(chain for chain in self.chains() if chain[0] in roots) if roots else ():
-            owner, rest = roots[chain[0]][0], [*roots[chain[0]][1:], *chain[1:]]
+                roots.setdefault(name, []).append([loaded, attribute] if attribute else [loaded])
+        taken = sorted(chain for chain in self.chains() if chain[0] in roots) if roots else ()
+        for (owner, *rest), (_, *further) in ((root, chain) for chain in taken for root in roots[chain[0]]):
+            rest += further
             while rest and _is_local_module(inner := vars(owner).get(rest[0], _MISSING)):
                 owner, rest = inner, rest[1:]
             value = vars(owner).get(rest[0], _MISSING) if rest else owner
@@ -148,9 +152,9 @@ class Reach:
                     yield f"{owner.__name__}.{rest[0]}", value
             elif not isinstance(value, ModuleType):
                 note_owned(self._attributes, owner, rest[0])
-        for chain in (chain for code in self.cell.codes for chain in facts_of(code).state if chain[0] in roots):
-            module, *taken = roots[chain[0]]
-            owner, attribute = owner_of(("", *taken, *chain[1:]), module)
+        changed = (chain for code in self.cell.codes for chain in facts_of(code).state if chain[0] in roots)
+        for (module, *way), (_, *further) in ((root, chain) for chain in changed for root in roots[chain[0]]):
+            owner, attribute = owner_of(("", *way, *further), module)
             if owner is not None and is_local_owner(owner):
                 note_owned(self._attributes, owner, attribute)
 
@@ -166,7 +170,7 @@ class Reach:
         """Return the heap of all that these names and values lead to, through code that they lead to as well."""
         self.heap = heap = Heap({})
         more, roots = roots, {}
-        while more:
+        while True:  # at least once: a cell without inputs, too, may take something out of a module
             roots |= more
             for code in self._codes_among(heap.add(more)):
                 self.follow(code)
@@ -183,7 +187,8 @@ class Reach:
                 if value is not _MISSING:
                     more[f"{owner}.{attribute}"] = value
             more = {name: value for name, value in more.items() if name not in roots}
-        return heap
+            if not more:
+                return heap
 
     def _note_members(self, code: Any) -> None:
         """Note what a class has that is an object with code of its own, such as a descriptor."""

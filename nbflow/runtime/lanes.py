@@ -159,7 +159,7 @@ def run_hit(
     __tracebackhide__ = True
     store = session.cache_store_for(spec)
     digest = None if store is None else spec.keyer.quick(args, kwargs)
-    if digest:
+    if digest and store is not None:
         ttl = spec.cache_ttl
         try:
             digest += spec.key_suffix(session.settings.cache_readonly)

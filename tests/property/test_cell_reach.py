@@ -240,6 +240,45 @@ PROGRAMS = {
     "import in the cell": ["import kit\na = kit.bump()", "import kit as d\nb = d.bump()", "from kit import count as c"],
     "import in the cell that prints": ["import loud\na = loud.through()", "from loud import through\nb = through()"],
     "import in the cell, not first": ["a = 1\nimport kit\nb = kit.bump()", "c = 2\nfrom kit import count as d"],
+    "functions of a name that are made before and after data": [
+        "n = 5\ndef f(v=n):\n    return v\ndef f():\n    return 1",
+        "a = f()",
+    ],
+    "one name for two imports": [
+        "from kit import log as a\nb = a\nfrom kit import table as a",
+        "c = a is kit.table, b is kit.log",
+    ],
+    "another name for what is imported": [
+        "from kit import log as a\nb = a",
+        "b.append(1)\nc = len(a)",
+        "d = b is kit.log",
+    ],
+    "import of a name that was data": [
+        "a = 0\nfrom kit import log as a, put as b",
+        "b(1)\nc = len(a)",
+        "a.append(2)\nd = list(a), b(3)",
+        "c = len(a)",
+    ],
+    "import of a name that a default was made of": [
+        "a = 5\ndef f(v=a):\n    return v\nfrom kit import log as a, put",
+        "b = f(), len(a)",
+        "put(1)\nc = f(), list(a)",
+    ],
+    "import of a name that was data, of which a default is made": [
+        "a = 5\nfrom kit import log as a, put\ndef f(v=a):\n    return v",
+        "put(1)\nb = len(f())",
+        "c = f() is a, f() is kit.log",
+    ],
+    "data of a name that was imported": [
+        "from kit import log as a\na = [1]",
+        "a.append(2)",
+        "b = list(a), list(kit.log)",
+    ],
+    "import, data, import": [
+        "from kit import log as a\nb = a\na = [1]\nfrom kit import table as a",
+        "a[1] = 2",
+        "c = a is kit.table, b",
+    ],
     "import in a function, of what counts": [
         "def f():\n    import kit\n    return kit.bump()",
         "a = f()",
