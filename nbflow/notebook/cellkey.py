@@ -20,7 +20,7 @@ from nbflow.cache.parts import KeyPart, short_text
 from nbflow.cache.places import is_local
 from nbflow.cache.source import Imports, Shelf
 from nbflow.notebook.cells import Cell, CellOptions
-from nbflow.notebook.reach import SHELL_NAMES, Reach
+from nbflow.notebook.reach import SHELL_NAMES, Reach, has_code
 from nbflow.runtime import current
 from nbflow.sessions import session_or_default
 
@@ -70,6 +70,7 @@ class CellKeyer:
             if effects.runs_text:
                 texts = [text for text in map(self.namespace.get, effects.inputs) if type(text) is str]
                 also += [name for text in texts for name in names_in(text)]
+            also += [name for name in effects.doubtful if has_code(self.namespace.get(name))]  # which may do anything
             names = list(dict.fromkeys([*effects.inputs, *(name for name in also if name in self.namespace)]))
         return [name for name in names if name not in SHELL_NAMES and name not in self.options.ignore]
 

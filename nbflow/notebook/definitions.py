@@ -95,10 +95,12 @@ def is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: frozen
 def in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[list[ast.stmt], frozenset[int]]:
     """Return the definitions that can run apart from the other statements, and the ids of those that run after them.
 
-    One that reads what is written both before and after it can do neither; it counts as data like any other statement.
+    One that reads what is written both before and after it can do neither, nor can one that has to run after them and
+    binds what is data in the end, or what data may hold: it counts as data like any other statement.
     """
     chosen = set(map(id, definitions))
     effects = [find_effects([each], star_names=star_names, bodies=False) for each in body]
+    pairs = list(zip(body, effects, strict=True))
     late: set[int] = set()
     while True:
         bound_late: set[str] = set()
@@ -106,18 +108,33 @@ def in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[lis
             if id(statement) not in chosen:
                 continue
             reads = {*effects[place].inputs, *effects[place].builtin_reads}
-            earlier = zip(body[:place], effects[:place], strict=True)
-            data = {name for each, effect in earlier if id(each) not in chosen for name in effect.outputs}
-            needs = reads & (data | bound_late)
-            if not needs.isdisjoint(name for effect in effects[place + 1 :] for name in effect.outputs):
+            binds = effects[place].outputs
+            before, after = (
+                {name for each, effect in part if id(each) not in chosen for name in effect.outputs}
+                for part in (pairs[:place], pairs[place + 1 :])
+            )
+            needs = reads & (before | bound_late)
+            waits = bool(needs) or not bound_late.isdisjoint(binds)  # what binds a name again does so afterwards
+            again = any(not needs.isdisjoint(effect.outputs) for effect in effects[place + 1 :])
+            if again or (waits and (not after.isdisjoint(binds) or _is_used(binds, body, place, chosen))):
                 chosen.discard(id(statement))
                 break
-            if needs or not bound_late.isdisjoint(effects[place].outputs):  # what binds a name again does it afterwards
+            if waits:
                 late.add(id(statement))
-                bound_late.update(effects[place].outputs)
+                bound_late.update(binds)
         else:
             return [each for each in definitions if id(each) in chosen], frozenset(late & chosen)
         late.clear()
+
+
+def _is_used(names: Iterable[str], body: list[ast.stmt], place: int, chosen: set[int]) -> bool:
+    """Whether data statements behind `place` get at one of the names, on their own or through functions they call."""
+    found = set(names)
+    calls = [find_effects([each], star_names=star_names) for each in body if id(each) in chosen]
+    while more := {name for each in calls if not found.isdisjoint(each.inputs) for name in each.outputs} - found:
+        found |= more
+    later = (each for each in body[place + 1 :] if id(each) not in chosen)
+    return any(not found.isdisjoint(find_effects([each], star_names=star_names).inputs) for each in later)
 
 
 def imported_last(body: list[ast.stmt], definitions: list[ast.stmt], names: Iterable[str]) -> set[str]:

@@ -135,6 +135,8 @@ def _closed_file(name: str, mode: str) -> Any:
 
 def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: Mapping[int, str]) -> Any:
     """How a notebook's own objects are pickled; NotImplemented for all others."""
+    if (name := anew.get(id(obj))) is not None:
+        return _named, (name,)
     kind = type(obj)
     if kind is CellType:  # functions that share it go on sharing it
         return CellType, (), _cell_content(obj), None, None, _fill_cell
@@ -159,8 +161,6 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: M
         raise TypeError("a logger's level and handlers are of this process only")
     if not isinstance(obj, (FunctionType, type)) or obj.__module__ != "__main__":
         return NotImplemented
-    if (name := anew.get(id(obj))) is not None:
-        return _named, (name,)
     path: str = getattr(obj, "__qualname__", "")
     root, *rest = path.split(".")
     found = namespace.get(root)
@@ -221,7 +221,7 @@ def dump(
         namespace: The notebook's.
         own: Names that the record itself will bind, so that they cannot be referred to.
         references: What need not be stored.
-        anew: Names, by id, of functions that will be made anew under them before this is loaded.
+        anew: Names, by id, of what definitions will make anew under them before this is loaded.
         apart: An object that is to be stored although it could be referred to.
 
     Raises:
@@ -259,6 +259,9 @@ def _dump_with(base: Any, value: Any, reduce: Callable[[Any], Any], reference: C
             found = super().reducer_override(obj)
             if isinstance(obj, type) and isinstance(found, tuple) and found[2:]:
                 found[2][0]["__qualname__"] = obj.__qualname__  # which it leaves out
+                *made, tracked, extra = found[1]
+                if isinstance(tracked, str):  # by which it would find the class that is there already
+                    found = (found[0], (*made, None, extra), *found[2:])
             return found
 
     class Referring(Pickler):

@@ -27,7 +27,7 @@ from nbflow.cache.source import facts_of
 from nbflow.notebook.cells import Cell
 from nbflow.notebook.heap import ATOMS, Heap, attribute_of, named, owner_at
 
-__all__ = ["SHELL_NAMES", "Reach", "digest_or_none"]
+__all__ = ["SHELL_NAMES", "Reach", "digest_or_none", "has_code"]
 
 SHELL_NAMES = frozenset(
     "get_ipython exit quit open display In Out _ih _oh _dh _sh __name__ __doc__ __builtins__".split()
@@ -138,7 +138,8 @@ class Reach:
         for name, (module, attribute) in self.cell.imported if imported else ():
             if (loaded := sys.modules.get(module)) is not None and is_local(module):
                 roots.setdefault(name, []).append([loaded, attribute] if attribute else [loaded])
-        taken = sorted(chain for chain in self.chains() if chain[0] in roots) if roots else ()
+        stored = {(name,) for name in roots if name in self.cell.effects.outputs and name not in self.cell.defined}
+        taken = sorted(chain for chain in self.chains() | stored if chain[0] in roots) if roots else ()
         for (owner, *rest), (_, *further) in ((root, chain) for chain in taken for root in roots[chain[0]]):
             rest += further
             while rest and _is_local_module(inner := vars(owner).get(rest[0], _MISSING)):
@@ -404,6 +405,13 @@ def _functions_in(path: str, value: Any, seen: set[int], module: str = "__main__
         yield path, value
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
             yield from _functions_in(f"{path}.<{name}>", getattr(cell, "cell_contents", None), seen, module)
+
+
+def has_code(value: Any) -> bool:
+    """Whether a value is a function, class or object whose code is the notebook's or a local module's."""
+    if isinstance(value, partial):
+        return has_code(value.func)
+    return _is_followed(task_function(value) or (value if isinstance(value, (FunctionType, type)) else type(value)))
 
 
 def _is_followed(code: Any) -> bool:

@@ -168,7 +168,7 @@ class LiveOutputs:
         heap: What the cell had before it ran.
         stirred: Those objects of the heap that cannot be looked into, and that have changed.
         namespace: The notebook's.
-        anew: Names, by id, of the functions that are not stored, since a hit makes them anew.
+        anew: Names, by id, of what is not stored, since a hit makes it anew.
     """
 
     values: dict[str, Any]

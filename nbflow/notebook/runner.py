@@ -26,8 +26,9 @@ from nbflow.notebook import output
 from nbflow.notebook.cellkey import CellKeyer, ForcedKeyer
 from nbflow.notebook.cells import Cell, CellOptions, Part
 from nbflow.notebook.chance import Draws, random_states, set_random_states
-from nbflow.notebook.conditions import PRESENT, condition_of, hold
+from nbflow.notebook.conditions import PRESENT, UNKNOWN, condition_of, hold
 from nbflow.notebook.early import load_first
+from nbflow.notebook.heap import ATOMS
 from nbflow.notebook.interrupts import Interrupts
 from nbflow.notebook.names import BRANCH
 from nbflow.notebook.opened import following
@@ -103,6 +104,7 @@ class CellRun:
         self.unsteady: str | None = None
         self._force = options.force
         self._before: dict[str, Any] = {}
+        self._doubted: dict[str, str] = {}
         self._draws: Draws | None = None
         self._idle_loops: frozenset[int] = frozenset()
         self._early = Silent()
@@ -250,6 +252,7 @@ class CellRun:
         with ExitStack() as stack:
             stack.callback(self._forget_marks)
             if self.caching:
+                self._doubt()
                 self.keyer.reach.look_at_wholes(self._input_digests())
                 self._draws = Draws(self.cell.shown, self._fresh, known=not self.seeded)
                 if self.options.inputs is None:  # else it is said what counts
@@ -259,6 +262,14 @@ class CellRun:
             early, self._early = self._early, Silent()
             replay(self.shell, early.items())
             yield recorder
+
+    def _doubt(self) -> None:
+        """Note what the body reads and may change if it does not come to bind it; only then does that count."""
+        heap, before = self.keyer.reach.heap, self._before
+        self._doubted = {name: condition_of(before, name) for name in self.cell.effects.doubtful if name in before}
+        heap.add({name: before[name] for name in self._doubted})
+        if not heap.complete:
+            self._doubted = dict.fromkeys(self._doubted, UNKNOWN)
 
     def _cache_folders(self) -> list[str]:
         location = getattr(self.session.cache_store, "location", None)
@@ -283,8 +294,8 @@ class CellRun:
             record.random_before = self._draws.needed
         for name, lines in self.cell.effects.doubtful.items():
             unbound = BRANCH in lines and self.namespace.get(name) is self._before.get(name)
-            if name in self._before and (unbound or not lines.isdisjoint(self._idle_loops)):
-                record.conditions[name] = condition_of(self._before, name)
+            if name in self._doubted and (unbound or not lines.isdisjoint(self._idle_loops)):
+                record.conditions[name] = self._doubted[name]
         record.live = self._outputs
         return record
 
@@ -332,8 +343,7 @@ class CellRun:
         for name in record.deleted:
             if name in before:  # where it is missing, `del` is an error
                 record.conditions.setdefault(name, PRESENT)
-        made = ((name, namespace.get(name)) for name in cell.defined)
-        anew = {id(value): name for name, value in made if isinstance(value, types.FunctionType)}
+        anew = {id(namespace[name]): name for name in cell.defined if type(namespace.get(name)) not in ATOMS}
         return LiveOutputs(values, reach.heap, stirred, namespace, anew)
 
     def _stirred(self, parts: dict[str, str]) -> list[Any]:

@@ -244,6 +244,34 @@ PROGRAMS = {
         "n = 5\ndef f(v=n):\n    return v\ndef f():\n    return 1",
         "a = f()",
     ],
+    "function of data that is replaced": [
+        "n = 5\ndef f(v=n):\n    return v\nf = functools.partial(f, 7)",
+        "a = f()",
+    ],
+    "function of data that becomes data": [
+        "n = 5\ndef f(v=n):\n    return v\ndef g(v=f):\n    return v()\nf = 7",
+        "a = g(), f",
+    ],
+    "import that may fail": [
+        "a = 0\ntry:\n    from kit import log as a\nexcept ImportError:\n    pass",
+        "b = a is kit.log",
+    ],
+    "decorated to an object": [
+        "@functools.partial\ndef a():\n    return 1\nb = a",
+        "c = [a, b]",
+        "d = a is b, c[0] is c[1]",
+    ],
+    "object of a class that is a decorator": [
+        "class C:\n    def __call__(self, f):\n        self.f = f\n        return self\n@C()\n"
+        "def a():\n    return 1\nb = [a]",
+        "c = a is b[0], b[0].f()",
+    ],
+    "function of data that data holds": ["n = 5\ndef f(v=n):\n    return v\nb = [f]", "c = b[0] is f, b[0]()"],
+    "class of data that data holds": ["n = 2\nclass C:\n    v = n\nb = [C, C()]", "c = b[0] is C, isinstance(b[1], C)"],
+    "function of data that another gives": [
+        "n = 4\ndef f(v=n):\n    return v\ndef g():\n    return f\nb = [g()]",
+        "c = b[0] is f",
+    ],
     "one name for two imports": [
         "from kit import log as a\nb = a\nfrom kit import table as a",
         "c = a is kit.table, b is kit.log",
@@ -362,6 +390,31 @@ RUN_EACH_TIME = {
 """Programs with a cell that takes no part in caching."""
 
 
+OLD_VALUES = {
+    "old value where no branch bound a new one": [
+        "a = 1\nb = [2]",
+        "if a > 3:\n    b = 7\nd = [b]",
+        "b.append(3)\nc = list(d)",
+    ],
+    "old value where no loop ran": [
+        "a = 0\nb = [2]",
+        "for d in range(a):\n    b = [d]\nc = b",
+        "b.append(3)\nd = c is b, list(c)",
+    ],
+    "old value that is changed by another name": [
+        "a = 1\nb = [2]",
+        "if a > 3:\n    b = []\nc = b\nc.append(1)",
+        "d = list(b), c is b",
+    ],
+    "old function that changes something": [
+        "a = []\ndef f():\n    a.append(1)\n    return len(a)",
+        "if len(a) > 99:\n    f = len\nb = f()",
+        "c = list(a)",
+    ],
+}
+"""Programs with a cell that reads what it did not come to bind; one old value is remembered."""
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with home_of_programs(tmp_path_factory.mktemp("reach")) as home:
@@ -386,3 +439,9 @@ def test_a_hit_does_what_the_code_did(folders: Path, program: str) -> None:
 def test_what_cannot_be_followed_runs(folders: Path, program: str) -> None:
     states = run(folders, RUN_EACH_TIME[program])
     assert "uncached" in states.values()
+
+
+@pytest.mark.parametrize("program", OLD_VALUES)
+def test_what_was_not_bound_is_the_old_value(folders: Path, program: str) -> None:
+    states = run(folders, OLD_VALUES[program])
+    assert set(states.values()) <= {"cached", "fresh"}, states
