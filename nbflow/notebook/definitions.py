@@ -100,6 +100,7 @@ def in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[lis
     """
     chosen = set(map(id, definitions))
     effects = [find_effects([each], star_names=star_names, bodies=False) for each in body]
+    bound = [set(each.outputs) - each.mutated for each in effects]
     pairs = list(zip(body, effects, strict=True))
     late: set[int] = set()
     while True:
@@ -108,20 +109,22 @@ def in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[lis
             if id(statement) not in chosen:
                 continue
             reads = {*effects[place].inputs, *effects[place].builtin_reads}
-            binds = effects[place].outputs
+            binds = bound[place]
             before, after = (
                 {name for each, effect in part if id(each) not in chosen for name in effect.outputs}
                 for part in (pairs[:place], pairs[place + 1 :])
             )
             needs = reads & (before | bound_late)
             waits = bool(needs) or not bound_late.isdisjoint(binds)  # what binds a name again does so afterwards
-            again = any(not needs.isdisjoint(effect.outputs) for effect in effects[place + 1 :])
-            if again or (waits and (not after.isdisjoint(binds) or _is_used(binds, body, place, chosen))):
+            again = after.union(*bound[place + 1 :])
+            if not needs.isdisjoint(again) or (
+                waits and (not after.isdisjoint(binds) or _is_used(binds, body, place, chosen))
+            ):
                 chosen.discard(id(statement))
                 break
             if waits:
                 late.add(id(statement))
-                bound_late.update(binds)
+                bound_late.update(effects[place].outputs)
         else:
             return [each for each in definitions if id(each) in chosen], frozenset(late & chosen)
         late.clear()

@@ -272,6 +272,11 @@ PROGRAMS = {
         "n = 4\ndef f(v=n):\n    return v\ndef g():\n    return f\nb = [g()]",
         "c = b[0] is f",
     ],
+    "settings that take data": [
+        "a = 'x'\nos.environ['NB_A'] = a\nos.environ['NB_B'] = a\nos.environ['NB_C'] = a\n"
+        "b = os.environ['NB_B'] + os.sep",
+        "c = os.environ['NB_A'] + os.environ['NB_C']",
+    ],
     "one name for two imports": [
         "from kit import log as a\nb = a\nfrom kit import table as a",
         "c = a is kit.table, b is kit.log",
