@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from inspect import CO_COROUTINE
-from types import CodeType, ModuleType
+from types import CodeType
 from typing import Any, NamedTuple
 
 from nbflow.cache.mentions import RUNNERS
@@ -28,6 +28,7 @@ from nbflow.notebook.definitions import (
     imported_names,
     in_two_parts,
     is_definition,
+    is_of_library,
     star_names,
     stored_into,
 )
@@ -211,7 +212,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         definitions=definitions,
         defined=frozenset(bound) - (frozenset(others.outputs) - imported_last(tree.body, definitions, others.outputs)),
         configured=frozenset(
-            name for name in stored_into(rest) if name in imported or isinstance(shell.user_ns.get(name), ModuleType)
+            name for name in stored_into(rest, imported) if is_of_library(name, shell.user_ns, imported)
         ),
         seeds=SEEDS.search(body) is not None,
         flags=flags,

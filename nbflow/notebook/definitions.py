@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from types import ModuleType
-from typing import Any
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, NamedTuple
 
+from nbflow.cache.places import is_local
 from nbflow.notebook.names import find_effects
 
 __all__ = [
+    "Imported",
     "bindings",
     "first_imports",
     "imported_last",
     "imported_names",
     "in_two_parts",
     "is_definition",
+    "is_of_library",
     "star_names",
     "stored_into",
 ]
@@ -29,15 +33,40 @@ __all__ = [
 _CONFIGURING = frozenset(
     {"matplotlib", "load_ext", "reload_ext", "autoreload", "config", "env", "set_env", "pylab", "precision"}
 )
-_SETTERS = frozenset(
-    {"use", "filterwarnings", "simplefilter", "basicConfig", "seterr", "disable", "enable", "register"}
+_SETTERS = frozenset({"use", "filterwarnings", "simplefilter", "basicConfig", "disable", "enable", "register"})
+_SETTER = re.compile(
+    r"set(_\w+|[A-Z]\w*|err|errcall|locale|recursionlimit|switchinterval|defaulttimeout|context|attr)?"
+)
+_KNOWN = frozenset(
+    "dotenv.load_dotenv load_dotenv matplotlib.rc mpl.rc nest_asyncio.apply plt.ioff plt.ion plt.rc tqdm.pandas".split()
+)
+_FILLERS = frozenset({"append", "extend", "insert", "setdefault", "update"})
+_LIGHT = frozenset(
+    "abspath bool cwd dirname dict expanduser float get getLogger get_logger getcontext getcwd getenv home int join "
+    "len list lower Path realpath resolve str strip tuple upper".split()
 )
 
 
-def imported_names(tree: ast.Module) -> frozenset[str]:
-    """Return the names that `import` binds anywhere."""
-    imports = [each for each in ast.walk(tree) if isinstance(each, ast.Import)]
-    return frozenset(find_effects(imports).outputs)
+class Imported(NamedTuple):
+    """Names that imports bind anywhere in a cell: of modules, and of what is taken out of libraries."""
+
+    modules: frozenset[str]
+    taken: frozenset[str]
+
+
+def imported_names(tree: ast.Module) -> Imported:
+    """Return the names that imports bind; what is bound by something else, too, is not taken out of a library."""
+    modules: list[ast.stmt] = []
+    taken: set[str] = set()
+    others: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules.append(node)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level and not is_local(node.module):
+            taken.update(alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            others.add(node.id)
+    return Imported(frozenset(find_effects(modules).outputs), frozenset(taken - others))
 
 
 def bindings(tree: ast.Module) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -72,7 +101,7 @@ def star_names(module: str) -> Collection[str]:
     return getattr(found, "__all__", None) or [name for name in vars(found) if not name.startswith("_")]
 
 
-def is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: frozenset[str]) -> bool:
+def is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: Imported) -> bool:
     """Whether a statement is cheap, and better run again than restored."""
     if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return True
@@ -86,10 +115,18 @@ def is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: frozen
         return any(isinstance(each, (ast.Import, ast.ImportFrom)) for each in parts) and all(
             isinstance(each, plain) or _is_constant(each) or is_definition(each, namespace, imported) for each in parts
         )
-    root = _configured(node)
-    return root is not None and (
-        root in imported or isinstance(namespace.get(root), ModuleType) or root == "get_ipython"
-    )
+    root = _configured(node, imported)
+    return root is not None and (root == "get_ipython" or is_of_library(root, namespace, imported))
+
+
+def is_of_library(name: str, namespace: Mapping[str, Any], imported: Imported) -> bool:
+    """Whether a name is that of a module, or of something that was taken out of an installed one."""
+    if name in imported.modules or name in imported.taken:
+        return True
+    value = namespace.get(name)
+    if isinstance(value, (FunctionType, BuiltinFunctionType, type)):
+        return not is_local(value.__module__ or "builtins")
+    return isinstance(value, ModuleType)
 
 
 def in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[list[ast.stmt], frozenset[int]]:
@@ -158,57 +195,76 @@ def imported_last(body: list[ast.stmt], definitions: list[ast.stmt], names: Iter
     return {name for name in wanted if id(last[name]) in chosen}
 
 
-def stored_into(statements: Iterable[ast.stmt]) -> frozenset[str]:
+def stored_into(statements: Iterable[ast.stmt], imported: Imported) -> frozenset[str]:
     """Return the names whose attributes or items the statements set, or that they reload, outside of functions."""
-    found: set[str] = set()
+    found: set[str | None] = set()
     waiting: list[ast.AST] = list(statements)
     while waiting:
         node = waiting.pop()
         if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, ast.Store):
-            root: ast.AST = node
-            while isinstance(root, (ast.Attribute, ast.Subscript)):
-                root = root.value
-            if isinstance(root, ast.Name):
-                found.add(root.id)
+            found.add(_root(node))
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Name):
             function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if function in ("setattr", "delattr", "reload"):
                 found.add(node.args[0].id)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _sets(node.value.func, imported):
+            found.add(_root(node.value))
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             waiting.extend(ast.iter_child_nodes(node))
-    return frozenset(found)
+    return frozenset(name for name in found if name is not None)
 
 
 def _is_cheap(*values: ast.expr | None) -> bool:
-    """Whether expressions can be computed again at no cost: names, constants, and displays of such."""
-    dear = (ast.Call, ast.Await, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.NamedExpr, ast.Yield)
-    return not any(isinstance(node, dear) for value in values if value is not None for node in ast.walk(value))
+    """Whether expressions can be computed again at no cost: names, constants, displays of such, and calls as light."""
+    dear = (ast.Await, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.NamedExpr, ast.Yield)
+    nodes = [node for value in values if value is not None for node in ast.walk(value)]
+    return not any(
+        isinstance(node, dear) or (isinstance(node, ast.Call) and not _is_light(node.func)) for node in nodes
+    )
+
+
+def _is_light(function: ast.expr) -> bool:
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name in _LIGHT
 
 
 def _is_constant(node: ast.stmt) -> bool:
     return isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
 
 
-def _configured(node: ast.stmt) -> str | None:
+def _configured(node: ast.stmt, imported: Imported) -> str | None:
     """Return whose settings a statement changes: `os.environ["A"] = "1"`, `pd.set_option(…)`, `%matplotlib inline`."""
-    target: ast.expr | None = None
+    target: ast.expr
     if isinstance(node, (ast.Assign, ast.AugAssign)):
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         if isinstance(target, ast.Name) or not _is_cheap(target, node.value):
             return None
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         call, target = node.value, node.value.func
-        if target.attr == "run_line_magic":
+        if isinstance(target, ast.Attribute) and target.attr == "run_line_magic":
             magic = call.args[0]
             return "get_ipython" if isinstance(magic, ast.Constant) and magic.value in _CONFIGURING else None
-        sets = target.attr in _SETTERS or target.attr.startswith("set_")
-        fills = isinstance(target.value, (ast.Attribute, ast.Subscript)) and target.attr in (
-            "append",
-            "insert",
-            "update",
-        )
-        if not (sets or fills) or not _is_cheap(*call.args, *(keyword.value for keyword in call.keywords)):
+        if not _sets(target, imported) or not _is_cheap(*call.args, *(keyword.value for keyword in call.keywords)):
             return None
-    while isinstance(target, (ast.Attribute, ast.Subscript)):
-        target = target.value
+    else:
+        return None
+    return _root(target)
+
+
+def _sets(function: ast.expr, imported: Imported) -> bool:
+    """Whether a function is called for what it sets, as its name tells; not one of what another call has made."""
+    if not _is_cheap(function):
+        return False
+    if ast.unparse(function) in _KNOWN:
+        return True
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    if isinstance(function, ast.Attribute) and name in _FILLERS:  # of a list or dict, not of a module
+        return not isinstance(function.value, ast.Name) or function.value.id in imported.taken
+    return name in _SETTERS or _SETTER.fullmatch(name) is not None
+
+
+def _root(target: ast.AST) -> str | None:
+    """Return the name at which a chain of attributes, items and calls begins."""
+    while isinstance(target, (ast.Attribute, ast.Subscript, ast.Call)):
+        target = target.func if isinstance(target, ast.Call) else target.value
     return target.id if isinstance(target, ast.Name) else None

@@ -259,9 +259,6 @@ def _dump_with(base: Any, value: Any, reduce: Callable[[Any], Any], reference: C
             found = super().reducer_override(obj)
             if isinstance(obj, type) and isinstance(found, tuple) and found[2:]:
                 found[2][0]["__qualname__"] = obj.__qualname__  # which it leaves out
-                *made, tracked, extra = found[1]
-                if isinstance(tracked, str):  # by which it would find the class that is there already
-                    found = (found[0], (*made, None, extra), *found[2:])
             return found
 
     class Referring(Pickler):

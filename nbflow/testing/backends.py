@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -220,11 +221,11 @@ class RemoteBackendContract(BackendContract):
         """Messages arrive in order, and all of them before the job is done; without a listener they are dropped."""
         heard: list[Any] = []
         job = backend.dispatch(_tell_all, (200,), listen=heard.append)
-        done_with: list[int] = []
-        job.add_done_callback(lambda _: done_with.append(len(heard)))
+        done_with: SimpleQueue[int] = SimpleQueue()
+        job.add_done_callback(lambda _: done_with.put(len(heard)))
         assert job.result(_LIMIT_S) == 200
         assert heard == [("said", number) for number in range(200)]
-        assert done_with == [200]
+        assert done_with.get(timeout=_LIMIT_S) == 200
         assert backend.dispatch(_tell_all, (3,)).result(_LIMIT_S) == 3
         assert tell("nobody hears this") is False
 

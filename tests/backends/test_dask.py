@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, wait
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -234,17 +235,17 @@ def test_messages_are_heard_while_the_job_runs(own: DaskBackend, tmp_path: Path)
 def test_messages_arrive_in_order_before_the_result(own: DaskBackend, size: int) -> None:
     """None is missing, doubled or late, however much of them there is."""
     heard: list[int] = []
-    at_the_end: list[int] = []
+    at_the_end: SimpleQueue[int] = SimpleQueue()
 
     def talk(count: int, size: int) -> None:
         for number in range(count):
             tell((number, "x" * size))
 
     job = own.dispatch(talk, (300, size), listen=lambda message: heard.append(message[0]))
-    job.add_done_callback(lambda job: at_the_end.append(len(heard)))
+    job.add_done_callback(lambda job: at_the_end.put(len(heard)))
     job.result(_LIMIT_S)
     assert heard == list(range(300))
-    assert at_the_end == [300]
+    assert at_the_end.get(timeout=_LIMIT_S) == 300
 
 
 def test_a_listener_that_raises_harms_nobody(own: DaskBackend, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy
@@ -224,7 +225,7 @@ def test_an_exit_is_a_failure_of_the_job(remote: ExecutorBackend, kind: type[Bas
 def test_messages_arrive_before_the_result(remote: ExecutorBackend) -> None:
     """All that a call tells is heard, in order, by whoever dispatched it."""
     heard: list[Any] = []
-    done_after: list[int] = []
+    done_after: SimpleQueue[int] = SimpleQueue()
 
     def talk(count: int) -> str | None:
         for number in range(count):
@@ -232,13 +233,13 @@ def test_messages_arrive_before_the_result(remote: ExecutorBackend) -> None:
         return inside_worker()
 
     job = remote.dispatch(talk, (20,), listen=heard.append)
-    job.add_done_callback(lambda job: done_after.append(len(heard)))
+    job.add_done_callback(lambda job: done_after.put(len(heard)))
     worker = job.result(_LIMIT_S)
     assert worker is not None
     assert worker.startswith("pid ")
     assert job.worker == worker
     assert heard == list(range(20))
-    assert done_after == [20]
+    assert done_after.get(timeout=_LIMIT_S) == 20
     assert remote.dispatch(talk, (3,)).result(_LIMIT_S) == worker  # nobody listens
 
 

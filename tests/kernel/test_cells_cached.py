@@ -515,6 +515,58 @@ x = 1"""
     assert kernel.value("os.environ['NBFLOW_TEST_SETTING'], 'somewhere' in sys.path") == ("on", True)
 
 
+SETTINGS = [
+    ("import sys, os\nsys.path.insert(0, os.path.abspath('xy'))", "import sys; sys.path[0].endswith('xy')"),
+    ("import sys\nsys.setrecursionlimit(3456)", "import sys; sys.getrecursionlimit() == 3456"),
+    ("import decimal\ndecimal.getcontext().prec = 7", "import decimal; decimal.getcontext().prec == 7"),
+    ("import logging\nlogging.getLogger('x').setLevel(10)", "import logging; logging.getLogger('x').level == 10"),
+    (
+        "from logging import getLogger\ngetLogger('y').setLevel(10)",
+        "import logging; logging.getLogger('y').level == 10",
+    ),
+    ("from os import environ as env\nenv['NBFLOW_A'] = 'on'", "import os; os.environ['NBFLOW_A'] == 'on'"),
+    ("from os import environ\nenviron.update({'NBFLOW_B': 'on'})", "import os; os.environ['NBFLOW_B'] == 'on'"),
+    ("from fractions import Fraction\nFraction.other = 9", "import fractions; fractions.Fraction.other == 9"),
+    (
+        "from warnings import filterwarnings\nfilterwarnings('ignore', 'zzz')",
+        "import warnings; any(each[1] and each[1].pattern == 'zzz' for each in warnings.filters)",
+    ),
+]
+
+
+def test_settings_in_every_way_of_writing_are_made_again(kernel: Any) -> None:
+    """Through a module, through what is taken out of it, through what a light call gives."""
+    cells = [f"%%task setting{number}\n{text}\nx{number} = 1" for number, (text, _) in enumerate(SETTINGS)]
+    for cell in cells:
+        kernel.ok(cell)
+    kernel.restart()
+    for cell, (text, look) in zip(cells, SETTINGS, strict=True):
+        assert kernel.ok(cell).badges, text
+        assert kernel.ok(look).result == "True", text
+
+
+def test_what_looks_like_a_setting_and_is_none_does_not_run_again(kernel: Any) -> None:
+    """What a heavy call gives, a function of one's own, and a name that was imported and then bound anew."""
+    (kernel.folder / "own.py").write_text(
+        "runs = []\ndef update():\n    runs.append(1)\ndef heavy():\n    return runs\n"
+    )
+    cell = f"""%%task
+import own
+from textwrap import dedent as data
+_ = {COUNT.format("heavy")}
+own.update()
+own.heavy().append(2)
+data = {{}}
+data["x"] = max([1, 2])
+found = len(own.runs), data"""
+    assert kernel.ok(cell).stderr == ""
+    kernel.restart()
+    again = kernel.ok(cell)
+    assert again.badges
+    assert ran(kernel) == ["heavy"]
+    assert kernel.value("found") == (2, {"x": 2})
+
+
 def test_definitions_do_not_print_twice(shared: Any) -> None:
     """What a class body prints is replayed once, although the class is made again."""
     cell = "%%task\nclass Loud:\n    print('made')\nx = 1"

@@ -267,7 +267,7 @@ PROGRAMS = {
         "c = a is b[0], b[0].f()",
     ],
     "function of data that data holds": ["n = 5\ndef f(v=n):\n    return v\nb = [f]", "c = b[0] is f, b[0]()"],
-    "class of data that data holds": ["n = 2\nclass C:\n    v = n\nb = [C, C()]", "c = b[0] is C, isinstance(b[1], C)"],
+    "class of data that data holds": ["n = 2\nclass C:\n    v = n\nb = [C, C()]", "d = b[0] is C, isinstance(b[1], C)"],
     "function of data that another gives": [
         "n = 4\ndef f(v=n):\n    return v\ndef g():\n    return f\nb = [g()]",
         "c = b[0] is f",
