@@ -24,6 +24,7 @@ from nbflow.notebook.chance import SEEDS, Seeding, find_seeding
 from nbflow.notebook.definitions import (
     bindings,
     first_imports,
+    global_names,
     imported_last,
     imported_names,
     in_two_parts,
@@ -210,7 +211,9 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         main=main,
         last=last,
         definitions=definitions,
-        defined=frozenset(bound) - (frozenset(others.outputs) - imported_last(tree.body, definitions, others.outputs)),
+        defined=frozenset(bound).difference(
+            frozenset(others.outputs) - imported_last(tree.body, definitions, others.outputs), global_names(tree)
+        ),
         configured=frozenset(
             name for name in stored_into(rest, imported) if is_of_library(name, shell.user_ns, imported)
         ),

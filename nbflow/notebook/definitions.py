@@ -21,6 +21,7 @@ __all__ = [
     "Imported",
     "bindings",
     "first_imports",
+    "global_names",
     "imported_last",
     "imported_names",
     "in_two_parts",
@@ -79,6 +80,11 @@ def bindings(tree: ast.Module) -> Iterator[tuple[str, tuple[str, str]]]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
                 yield alias.asname or alias.name, (node.module, alias.name)
+
+
+def global_names(tree: ast.Module) -> set[str]:
+    """Return the names of the notebook that functions may bind."""
+    return {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
 
 
 def first_imports(tree: ast.Module) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -11,6 +11,7 @@ import io
 import pickle
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from importlib import import_module
 from types import (
     BuiltinMethodType,
@@ -24,9 +25,9 @@ from typing import Any
 
 from nbflow._util import OPEN_FILE, WINDOWS, why_no_copy
 from nbflow.notebook.chance import place_of
-from nbflow.notebook.heap import Heap, carrier_of, groups_in_memory, is_array, make_view, view_of
+from nbflow.notebook.heap import ATOMS, Heap, carrier_of, groups_in_memory, is_array, make_view, view_of
 
-__all__ = ["References", "dump", "load"]
+__all__ = ["References", "dump", "load", "made_anew"]
 
 Stream = tuple[bytes, list[Any]]
 """A pickle and its buffers."""
@@ -86,6 +87,23 @@ class References:
     def _below(self, value: Any) -> Any:
         base = self.heap.array_below(value)
         return base if base is not None and id(base) in self.heap.ways else None
+
+
+def made_anew(defined: Mapping[str, Any]) -> dict[int, str]:
+    """Return by id what definitions make, each with the name or path at which a later run of them has it.
+
+    Args:
+        defined: What the definitions bound, by name.
+    """
+    found: dict[int, str] = {}
+    for path, value in defined.items():
+        while type(value) not in ATOMS and id(value) not in found:
+            found[id(value)] = path
+            if isinstance(value, partial):
+                value, path = value.func, f"{path}.func"
+            elif isinstance(inner := getattr(value, "__wrapped__", None), FunctionType):
+                value, path = inner, f"{path}.__wrapped__"
+    return found
 
 
 _namespace: ContextVar[dict[str, Any]] = ContextVar("nbflow_namespace")
@@ -221,7 +239,7 @@ def dump(
         namespace: The notebook's.
         own: Names that the record itself will bind, so that they cannot be referred to.
         references: What need not be stored.
-        anew: Names, by id, of what definitions will make anew under them before this is loaded.
+        anew: What definitions will make anew before this is loaded, see `made_anew`.
         apart: An object that is to be stored although it could be referred to.
 
     Raises:
@@ -236,15 +254,24 @@ def dump(
     def reduce(obj: Any) -> Any:
         return _reduce(obj, namespace, own, anew)
 
+    def is_new(kind: type) -> bool:
+        return kind.__qualname__ in own and namespace.get(kind.__qualname__) is kind
+
     try:
-        return _dump_with(pickle.Pickler, value, reduce, reference)
+        return _dump_with(pickle.Pickler, value, reduce, reference, is_new)
     except Exception:
         import cloudpickle
 
-        return _dump_with(cloudpickle.Pickler, value, reduce, reference)
+        return _dump_with(cloudpickle.Pickler, value, reduce, reference, is_new)
 
 
-def _dump_with(base: Any, value: Any, reduce: Callable[[Any], Any], reference: Callable[[Any], Any] | None) -> Stream:
+def _dump_with(
+    base: Any,
+    value: Any,
+    reduce: Callable[[Any], Any],
+    reference: Callable[[Any], Any] | None,
+    is_new: Callable[[type], bool],
+) -> Stream:
     plain = base is pickle.Pickler
 
     class Pickler(base):  # type: ignore[misc]
@@ -259,6 +286,9 @@ def _dump_with(base: Any, value: Any, reduce: Callable[[Any], Any], reference: C
             found = super().reducer_override(obj)
             if isinstance(obj, type) and isinstance(found, tuple) and found[2:]:
                 found[2][0]["__qualname__"] = obj.__qualname__  # which it leaves out
+                *made, tracked, extra = found[1]
+                if isinstance(tracked, str) and is_new(obj):  # a class statement gives another class each time
+                    found = (found[0], (*made, None, extra), *found[2:])
             return found
 
     class Referring(Pickler):

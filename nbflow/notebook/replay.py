@@ -168,7 +168,7 @@ class LiveOutputs:
         heap: What the cell had before it ran.
         stirred: Those objects of the heap that cannot be looked into, and that have changed.
         namespace: The notebook's.
-        anew: Names, by id, of what is not stored, since a hit makes it anew.
+        anew: What is not stored, since a hit makes it anew, see `made_anew`.
     """
 
     values: dict[str, Any]

@@ -28,10 +28,10 @@ from nbflow.notebook.cells import Cell, CellOptions, Part
 from nbflow.notebook.chance import Draws, random_states, set_random_states
 from nbflow.notebook.conditions import PRESENT, UNKNOWN, condition_of, hold
 from nbflow.notebook.early import load_first
-from nbflow.notebook.heap import ATOMS
 from nbflow.notebook.interrupts import Interrupts
 from nbflow.notebook.names import BRANCH
 from nbflow.notebook.opened import following
+from nbflow.notebook.pickling import made_anew
 from nbflow.notebook.reach import digest_or_none
 from nbflow.notebook.recorder import Recorder, Silent, badge, replay
 from nbflow.notebook.replay import LiveOutputs, Record, Unstorable
@@ -315,7 +315,7 @@ class CellRun:
             if name not in namespace:
                 continue
             value = namespace[name]
-            if name in cell.defined or (isinstance(value, types.ModuleType) and name in cell.effects.mutated):
+            if name in cell.defined or (isinstance(value, types.ModuleType) and value is before.get(name)):
                 continue
             if name not in before or value is not before[name] or name in cell.effects.certain:
                 values[name] = value
@@ -343,7 +343,7 @@ class CellRun:
         for name in record.deleted:
             if name in before:  # where it is missing, `del` is an error
                 record.conditions.setdefault(name, PRESENT)
-        anew = {id(namespace[name]): name for name in cell.defined if type(namespace.get(name)) not in ATOMS}
+        anew = made_anew({name: namespace[name] for name in cell.defined if name in namespace})
         return LiveOutputs(values, reach.heap, stirred, namespace, anew)
 
     def _stirred(self, parts: dict[str, str]) -> list[Any]:

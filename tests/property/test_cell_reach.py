@@ -267,7 +267,7 @@ PROGRAMS = {
         "c = a is b[0], b[0].f()",
     ],
     "function of data that data holds": ["n = 5\ndef f(v=n):\n    return v\nb = [f]", "c = b[0] is f, b[0]()"],
-    "class of data that data holds": ["n = 2\nclass C:\n    v = n\nb = [C, C()]", "d = b[0] is C, isinstance(b[1], C)"],
+    "class of data that data holds": ["n = 2\nclass C:\n    v = n\nb = [C, C()]", "c = b[0] is C, isinstance(b[1], C)"],
     "function of data that another gives": [
         "n = 4\ndef f(v=n):\n    return v\ndef g():\n    return f\nb = [g()]",
         "c = b[0] is f",
@@ -276,6 +276,29 @@ PROGRAMS = {
         "a = 'x'\nos.environ['NB_A'] = a\nos.environ['NB_B'] = a\nos.environ['NB_C'] = a\n"
         "b = os.environ['NB_B'] + os.sep",
         "c = os.environ['NB_A'] + os.environ['NB_C']",
+    ],
+    "function that another replaces by data": [
+        "def b():\n    global d\n    d = 8\n    return d\ndef d(v=2):\n    return v\na = b()",
+        "c = d",
+    ],
+    "import that a function replaces": [
+        "from kit import log as b\ndef c():\n    global b\n    b = 8\n    return b\na = c()",
+        "d = b",
+    ],
+    "names of a module and a function exchanged": [
+        "b = lambda: 1",
+        "d = [1]\nb.extra = d\nimport kit as c\nb, c = (c, b)",
+        "d = b is kit, c.extra",
+        "b = lambda: 1",
+    ],
+    "function inside of a partial": [
+        "@functools.partial\ndef a():\n    return 1\nc = functools.partial(a, 1)",
+        "d = c.func is a.func",
+    ],
+    "function inside of a wrapper": [
+        "def deco(f):\n    @functools.wraps(f)\n    def g():\n        return f()\n    return g\n"
+        "@deco\ndef a():\n    return 1\nc = [a.__wrapped__]",
+        "d = c[0] is a.__wrapped__",
     ],
     "one name for two imports": [
         "from kit import log as a\nb = a\nfrom kit import table as a",
