@@ -35,15 +35,13 @@ _CONFIGURING = frozenset(
     {"matplotlib", "load_ext", "reload_ext", "autoreload", "config", "env", "set_env", "pylab", "precision"}
 )
 _SETTERS = frozenset({"use", "filterwarnings", "simplefilter", "basicConfig", "disable", "enable", "register"})
-_SETTER = re.compile(
-    r"set(_\w+|[A-Z]\w*|err|errcall|locale|recursionlimit|switchinterval|defaulttimeout|context|attr)?"
-)
+_SETTER = re.compile(r"set(_\w+|[A-Z]\w*|err|errcall|locale|recursionlimit|switchinterval|defaulttimeout|context)?")
 _KNOWN = frozenset(
     "dotenv.load_dotenv load_dotenv matplotlib.rc mpl.rc nest_asyncio.apply plt.ioff plt.ion plt.rc tqdm.pandas".split()
 )
 _FILLERS = frozenset({"append", "extend", "insert", "setdefault", "update"})
 _LIGHT = frozenset(
-    "abspath bool cwd dirname dict expanduser float get getLogger get_logger getcontext getcwd getenv home int join "
+    "abspath bool cwd dirname dict expanduser float getLogger get_logger getcontext getcwd getenv home int join "
     "len list lower Path realpath resolve str strip tuple upper".split()
 )
 
@@ -231,7 +229,7 @@ def _is_cheap(*values: ast.expr | None) -> bool:
 
 def _is_light(function: ast.expr) -> bool:
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    return name in _LIGHT
+    return name in _LIGHT or ast.unparse(function) in ("environ.get", "os.environ.get")
 
 
 def _is_constant(node: ast.stmt) -> bool:
