@@ -215,7 +215,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
             frozenset(others.outputs) - imported_last(tree.body, definitions, others.outputs), global_names(tree)
         ),
         configured=frozenset(
-            name for name in stored_into(rest, imported) if is_of_library(name, shell.user_ns, imported)
+            name for name in stored_into(rest, shell.user_ns, imported) if is_of_library(name, shell.user_ns, imported)
         ),
         seeds=SEEDS.search(body) is not None,
         flags=flags,

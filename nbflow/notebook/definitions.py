@@ -15,7 +15,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from nbflow.cache.places import is_local
-from nbflow.notebook.names import find_effects
+from nbflow.notebook.names import Effects, find_effects
 
 __all__ = [
     "Imported",
@@ -47,25 +47,28 @@ _LIGHT = frozenset(
 
 
 class Imported(NamedTuple):
-    """Names that imports bind anywhere in a cell: of modules, and of what is taken out of libraries."""
+    """Names that imports bind anywhere in a cell: of modules, some of them local, and of what libraries have."""
 
     modules: frozenset[str]
+    local: frozenset[str]
     taken: frozenset[str]
 
 
 def imported_names(tree: ast.Module) -> Imported:
     """Return the names that imports bind; what is bound by something else, too, is not taken out of a library."""
     modules: list[ast.stmt] = []
+    local: set[str] = set()
     taken: set[str] = set()
     others: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules.append(node)
+            local.update(each.asname or each.name.partition(".")[0] for each in node.names if is_local(each.name))
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level and not is_local(node.module):
             taken.update(alias.asname or alias.name for alias in node.names)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             others.add(node.id)
-    return Imported(frozenset(find_effects(modules).outputs), frozenset(taken - others))
+    return Imported(frozenset(find_effects(modules).outputs), frozenset(local), frozenset(taken - others))
 
 
 def bindings(tree: ast.Module) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -120,7 +123,14 @@ def is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: Import
             isinstance(each, plain) or _is_constant(each) or is_definition(each, namespace, imported) for each in parts
         )
     root = _configured(node, imported)
-    return root is not None and (root == "get_ipython" or is_of_library(root, namespace, imported))
+    if root is None or (isinstance(node, ast.Expr) and _is_own_module(root, namespace, imported)):
+        return False  # what functions do to a local module is seen
+    return root == "get_ipython" or is_of_library(root, namespace, imported)
+
+
+def _is_own_module(name: str, namespace: Mapping[str, Any], imported: Imported) -> bool:
+    value = namespace.get(name)
+    return name in imported.local or (isinstance(value, ModuleType) and is_local(value.__name__))
 
 
 def is_of_library(name: str, namespace: Mapping[str, Any], imported: Imported) -> bool:
@@ -142,6 +152,7 @@ def in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[lis
     chosen = set(map(id, definitions))
     effects = [find_effects([each], star_names=star_names, bodies=False) for each in body]
     bound = [set(each.outputs) - each.mutated for each in effects]
+    called = {id(each): _called(each, definitions) for each in definitions}
     pairs = list(zip(body, effects, strict=True))
     late: set[int] = set()
     while True:
@@ -149,8 +160,8 @@ def in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[lis
         for place, statement in enumerate(body):
             if id(statement) not in chosen:
                 continue
-            reads = {*effects[place].inputs, *effects[place].builtin_reads}
-            binds = bound[place]
+            calls, binds = called[id(statement)], bound[place]
+            reads = {*effects[place].inputs, *effects[place].builtin_reads, *calls.inputs}
             before, after = (
                 {name for each, effect in part if id(each) not in chosen for name in effect.outputs}
                 for part in (pairs[:place], pairs[place + 1 :])
@@ -158,9 +169,8 @@ def in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[lis
             needs = reads & (before | bound_late)
             waits = bool(needs) or not bound_late.isdisjoint(binds)  # what binds a name again does so afterwards
             again = after.union(*bound[place + 1 :])
-            if not needs.isdisjoint(again) or (
-                waits and (not after.isdisjoint(binds) or _is_used(binds, body, place, chosen))
-            ):
+            held = waits and (not after.isdisjoint(binds) or _is_used(binds, body, place, chosen))
+            if held or not needs.isdisjoint(again) or not before.isdisjoint(calls.outputs):
                 chosen.discard(id(statement))
                 break
             if waits:
@@ -169,6 +179,30 @@ def in_two_parts(body: list[ast.stmt], definitions: list[ast.stmt]) -> tuple[lis
         else:
             return [each for each in definitions if id(each) in chosen], frozenset(late & chosen)
         late.clear()
+
+
+def _called(statement: ast.stmt, definitions: list[ast.stmt]) -> Effects:
+    """Return what the functions of the cell read and change that a definition calls when it runs, as decorators do."""
+    names: set[str] = set()
+    waiting: list[ast.AST] = [statement]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Call):
+            names.update(each.id for each in ast.walk(node.func) if isinstance(each, ast.Name))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.update(
+                each.id for part in node.decorator_list for each in ast.walk(part) if isinstance(each, ast.Name)
+            )
+        inner = [node.args] if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) else [node]
+        waiting.extend(each for part in inner for each in ast.iter_child_nodes(part))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    functions = {each.name: each for each in definitions if isinstance(each, kinds) and each is not statement}
+    found: dict[str, ast.stmt] = {}
+    while more := names & (functions.keys() - found.keys()):
+        found |= {name: functions[name] for name in more}
+        names |= set(find_effects([functions[name] for name in more], star_names=star_names).inputs)
+    uses = [ast.Expr(ast.Name(name, ast.Load())) for name in found]
+    return find_effects([*found.values(), *uses], star_names=star_names)
 
 
 def _is_used(names: Iterable[str], body: list[ast.stmt], place: int, chosen: set[int]) -> bool:
@@ -199,7 +233,7 @@ def imported_last(body: list[ast.stmt], definitions: list[ast.stmt], names: Iter
     return {name for name in wanted if id(last[name]) in chosen}
 
 
-def stored_into(statements: Iterable[ast.stmt], imported: Imported) -> frozenset[str]:
+def stored_into(statements: Iterable[ast.stmt], namespace: Mapping[str, Any], imported: Imported) -> frozenset[str]:
     """Return the names whose attributes or items the statements set, or that they reload, outside of functions."""
     found: set[str | None] = set()
     waiting: list[ast.AST] = list(statements)
@@ -212,7 +246,9 @@ def stored_into(statements: Iterable[ast.stmt], imported: Imported) -> frozenset
             if function in ("setattr", "delattr", "reload"):
                 found.add(node.args[0].id)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _sets(node.value.func, imported):
-            found.add(_root(node.value))
+            root = _root(node.value)
+            if root is not None and not _is_own_module(root, namespace, imported):
+                found.add(root)
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             waiting.extend(ast.iter_child_nodes(node))
     return frozenset(name for name in found if name is not None)

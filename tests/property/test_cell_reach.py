@@ -300,6 +300,19 @@ PROGRAMS = {
         "@deco\ndef a():\n    return 1\nc = [a.__wrapped__]",
         "d = c[0] is a.__wrapped__",
     ],
+    "decorator that hands over data": [
+        "b = [2]",
+        "c = [b]\ndef deco(f):\n    f.tag = c\n    return f\n@deco\ndef b():\n    return 1",
+        "d = b.tag is c",
+        "b = [2]",
+    ],
+    "decorator that registers": [
+        "d = {}\ndef deco(f):\n    d[f.__name__] = f\n    return f\n"
+        "@deco\ndef a():\n    return 1\n@deco\ndef b():\n    return 2",
+        "c = d['a'] is a, sorted(d), d['b']()",
+    ],
+    "list of a module that takes data": ["b = 5\nkit.log.append(b)", "c = list(kit.log)"],
+    "list of a module that the cell imports": ["import kit as d\nb = 5\nd.log.append(b)", "c = list(kit.log)"],
     "one name for two imports": [
         "from kit import log as a\nb = a\nfrom kit import table as a",
         "c = a is kit.table, b is kit.log",
