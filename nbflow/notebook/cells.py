@@ -22,6 +22,7 @@ from nbflow.cache.mentions import RUNNERS
 from nbflow.cache.source import Imports, module_facts
 from nbflow.notebook.chance import SEEDS, Seeding, find_seeding
 from nbflow.notebook.definitions import (
+    attributes_set,
     bindings,
     first_imports,
     global_names,
@@ -98,6 +99,7 @@ class Cell:
             `late` the ids of those that need the data, which is restored first.
         imports: What it imports anywhere.
         imported: The names that its own imports bind, each with module and name there, see `bindings`.
+        attributes_set: Names, with the attributes that it sets of what they stand for.
         first_imports: The modules that it imports before anything else, with what it takes from them.
         configured: Modules that other statements than these store into, which no record can bring back.
         seeds: Whether its text seems to seed a random generator.
@@ -120,6 +122,7 @@ class Cell:
     late: frozenset[int] = frozenset()
     imports: Imports = ()
     imported: tuple[tuple[str, tuple[str, str]], ...] = ()
+    attributes_set: frozenset[tuple[str, str]] = frozenset()
     first_imports: tuple[tuple[str, tuple[str, ...]], ...] = ()
     _definition_codes: tuple[list[CodeType], list[CodeType]] | None = field(default=None)
 
@@ -223,6 +226,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         late=late,
         imports=facts.imports,
         imported=tuple(bindings(tree)),
+        attributes_set=attributes_set(tree),
         first_imports=tuple(first_imports(tree)),
     )
 

@@ -19,6 +19,7 @@ from nbflow.notebook.names import Effects, find_effects
 
 __all__ = [
     "Imported",
+    "attributes_set",
     "bindings",
     "first_imports",
     "global_names",
@@ -86,6 +87,15 @@ def bindings(tree: ast.Module) -> Iterator[tuple[str, tuple[str, str]]]:
 def global_names(tree: ast.Module) -> set[str]:
     """Return the names of the notebook that functions may bind."""
     return {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+
+
+def attributes_set(tree: ast.Module) -> frozenset[tuple[str, str]]:
+    """Return names with the attributes that statements set of what they stand for."""
+    return frozenset(
+        (node.value.id, node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name)
+    )
 
 
 def first_imports(tree: ast.Module) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -158,6 +158,11 @@ class Reach:
             owner, attribute = owner_of(("", *way, *further), module)
             if owner is not None and is_local_owner(owner):
                 note_owned(self._attributes, owner, attribute)
+        for name, attribute in self.cell.attributes_set:
+            for module, *way in roots.get(name, ()):
+                owner, _ = owner_of(("", *way, attribute), module)
+                if way and owner is not module and owner is not None and is_local_owner(owner):
+                    note_owned(self._attributes, owner, attribute)
 
     def _note_whole(self, module: ModuleType) -> None:
         """Note a local module that is handed to somebody, who may change anything of it."""

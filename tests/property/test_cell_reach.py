@@ -313,6 +313,11 @@ PROGRAMS = {
     ],
     "list of a module that takes data": ["b = 5\nkit.log.append(b)", "c = list(kit.log)"],
     "list of a module that the cell imports": ["import kit as d\nb = 5\nd.log.append(b)", "c = list(kit.log)"],
+    "attribute of a function that the cell imports": [
+        "from kit import put as c, table as d\nc.extra = d",
+        "a = c.extra is d, kit.put.extra is kit.table",
+    ],
+    "attribute of a class that the cell imports": ["from kit import Kit as C\nC.other = 5", "a = kit.Kit.other"],
     "one name for two imports": [
         "from kit import log as a\nb = a\nfrom kit import table as a",
         "c = a is kit.table, b is kit.log",
