@@ -12,7 +12,6 @@ starts. The second one kills the kernel. SIGTERM, which is usually followed by S
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import re
 import signal
@@ -23,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
@@ -132,8 +132,8 @@ class Runner(NotebookClient):
         return asyncio.run(self._run())
 
     async def _run(self) -> Outcome:
-        # What the kernel's process itself writes; appended, since both sides share the position in the file.
-        with tempfile.TemporaryFile("a+b") as output, self._signals():
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, self._signals():
+            output = Path(folder, "output")
             ticker = asyncio.create_task(self._tick())
             try:
                 problem = await self._start(output)
@@ -158,15 +158,16 @@ class Runner(NotebookClient):
         self.km = manager
         return manager
 
-    async def _start(self, output: Any) -> str:
+    async def _start(self, output: Path) -> str:
         """Start the kernel; return in words why that was not possible, or nothing."""
         if self._kernel is None and find_spec("ipykernel") is None:
             return f"{sys.executable} has no ipykernel; pip install ipykernel"
         try:
             for tries_left in (2, 1, 0):
-                begun = output.seek(0, io.SEEK_END)
-                self.create_kernel_manager()
-                await self.async_start_new_kernel(env=self._env, stdout=output, stderr=output)
+                with output.open("ab") as file:  # appended: nothing moves the place where the kernel writes next
+                    begun = file.tell()
+                    self.create_kernel_manager()
+                    await self.async_start_new_kernel(env=self._env, stdout=file, stderr=file)
                 watch = asyncio.create_task(self._end_without_port(output, begun))
                 try:
                     await self.async_start_new_kernel_client()
@@ -178,7 +179,7 @@ class Runner(NotebookClient):
                     watch.cancel()
             await self._read_language()
             # Warnings of the start explain nothing about a later death.
-            self._quiet_until = output.seek(0, io.SEEK_END)
+            self._quiet_until = output.stat().st_size
         except NoSuchKernel:
             known = ", ".join(sorted(KernelSpecManager().find_kernel_specs())) or "none"
             return f"there is no kernel named {self._kernel!r}; installed: {known}"
@@ -187,7 +188,7 @@ class Runner(NotebookClient):
             return f"the kernel did not start: {last or error}"
         return ""
 
-    async def _end_without_port(self, output: Any, begun: int) -> None:
+    async def _end_without_port(self, output: Path, begun: int) -> None:
         """End a kernel that did not get one of its ports, which were free when they were chosen.
 
         ipykernel ends by itself, unless that port is the one for its messages: then it waits for ever.
@@ -216,7 +217,7 @@ class Runner(NotebookClient):
 
     # -- the cells --------------------------------------------------------------------------------------------------
 
-    async def _execute_cells(self, output: Any) -> Outcome:
+    async def _execute_cells(self, output: Path) -> Outcome:
         cells = executable_cells(self.nb)
         for number, (position, cell) in enumerate(cells, 1):
             if self._interrupts:
@@ -257,7 +258,7 @@ class Runner(NotebookClient):
             what += " `%load_ext nbflow` has to run before it: put that into the first cell."
         return Outcome(Status.FAILED, number, f"cell {number} failed: {what}", "\n".join(frames))
 
-    async def _kernel_died(self, number: int, output: Any) -> Outcome:
+    async def _kernel_died(self, number: int, output: Path) -> Outcome:
         if self._interrupts:
             return Outcome(Status.INTERRUPTED, number, f"kernel killed in cell {number}")
         code = None
@@ -336,12 +337,11 @@ class _Reports:
         self._receive(message["content"]["data"]["rows"])
 
 
-def _lacks_port(output: Any, start: int) -> bool:
+def _lacks_port(output: Path, start: int) -> bool:
     return "Address already in use" in _last_line(output, start)
 
 
-def _last_line(output: Any, start: int) -> str:
+def _last_line(output: Path, start: int) -> str:
     """Return the last line that the kernel's process wrote itself (cells write elsewhere) behind position `start`."""
-    output.seek(start)
-    lines: list[str] = output.read().decode(errors="replace").strip().splitlines()
+    lines = output.read_bytes()[start:].decode(errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else ""

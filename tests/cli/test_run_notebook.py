@@ -174,6 +174,16 @@ def test_kernels_that_are_not_there_or_do_not_start_return_3(cli: Cli, notebook:
     assert not (tmp_path / "book.executed.ipynb").exists()
 
 
+@pytest.mark.cold
+def test_what_a_kernel_writes_before_it_dies_is_read_whole(cli: Cli, notebook: Book, tmp_path: Path) -> None:
+    """Nobody's place in the file, which processes share, is where the kernel writes next."""
+    code = "import os, sys; print('*' * 99, file=sys.stderr, flush=True); os.lseek(2, 0, 0); sys.exit('no disk')"
+    install_spec(tmp_path, "moved", [sys.executable, "-c", code, "{connection_file}"])
+    notebook("1")
+    done = cli("run", "book.ipynb", "--kernel", "moved", JUPYTER_PATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (3, "nbflow: the kernel did not start: no disk\n")
+
+
 @pytest.mark.parametrize("port", ["shell_port", "iopub_port"])
 def test_a_port_that_somebody_took_in_between_is_no_failure(
     cli: Cli, notebook: Book, tmp_path: Path, port: str
