@@ -12,6 +12,8 @@ import atexit
 import collections
 import contextlib
 import functools
+import gc
+import importlib
 import io
 import os
 import random
@@ -328,9 +330,12 @@ def home_of_programs(home: Path) -> Iterator[Path]:
         (home / f"{name}.py").write_text(text)
         os.utime(home / f"{name}.py", (1e9, 1e9))
     sys.path.insert(0, str(home))
+    importlib.import_module("pandas")
+    gc.freeze()  # a shell looks for garbage when it ends: among what the programs made is enough
     try:
         yield home
     finally:
+        gc.unfreeze()
         sys.path.remove(str(home))
         sys.modules["__main__"] = main  # each shell has put its own there
         set_global_settings(None)
