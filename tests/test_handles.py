@@ -462,6 +462,46 @@ def test_cancel_while_it_runs(quiet: bool, kind: str, recorder: EventRecorder) -
         recorder.check()
 
 
+class Slow(threading.Condition):
+    """A condition that takes its lock back for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(threading.Lock())
+        self.begun = threading.Event()
+
+    def _acquire_restore(self, state: Any) -> None:
+        self.begun.set()
+        while True:
+            pass
+
+    def wait_here(self) -> None:
+        with self:  # where it is stopped, there is no lock to give back: this raises another error
+            self.wait(0.001)
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout", "interrupt"])
+def test_what_is_stopped_while_it_takes_a_lock_back_is_stopped(how: str, recorder: EventRecorder) -> None:
+    """The error of the lock that is then missing does not hide why."""
+    slow = Slow()
+    with session(observers=[recorder], settings=one_thread()):
+        if how == "timeout":
+            with pytest.raises(TaskTimeoutError):
+                task(timeout=0.05)(slow.wait_here)()
+            return
+        if how == "interrupt":
+            helper = threading.Thread(target=lambda: slow.begun.wait(_LIMIT_S) and signal.raise_signal(signal.SIGINT))
+            helper.start()
+            with pytest.raises(KeyboardInterrupt):
+                task(slow.wait_here)()
+            helper.join()
+            return
+        handle = submit(task(slow.wait_here))
+        assert slow.begun.wait(_LIMIT_S)
+        assert handle.cancel("enough")
+        with pytest.raises(TaskCancelledError, match="enough"):
+            handle.get(_LIMIT_S)
+
+
 def test_cancel_what_cannot_be_stopped(recorder: EventRecorder) -> None:
     """Code that does not end is left behind and reported; its worker is replaced, its late result is dropped."""
     begun, free = threading.Event(), threading.Event()

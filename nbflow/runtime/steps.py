@@ -389,9 +389,15 @@ def _advance(lookup: Generator[Any, bool, Any], reply: Any = None) -> tuple[Any,
         return None, stop.value
 
 
+_STOPS = (DeadlineReached, KeyboardInterrupt, Stopped)
+_UNLOCKED = frozenset({"release unlocked lock", "cannot release un-acquired lock"})
+
+
 def as_failure(call: Call, error: BaseException) -> BaseException:
     """Translate what reached the driver into what the call failed with."""
     reason = call.cancel_reason
+    if isinstance(error, RuntimeError) and str(error) in _UNLOCKED and isinstance(error.__context__, _STOPS):
+        error = error.__context__  # it struck where a condition takes its lock back: there was nothing to release
     if isinstance(error, DeadlineReached):
         own = error.alarm is not None and error.alarm is call.alarm
         return timed_out(call, stopped=True) if own else error
