@@ -84,10 +84,10 @@ def is_plain_object(value: Any) -> bool:
     kind: Any = type(value)
     own: Any = object
     return (
-        hasattr(value, "__dict__")
-        and kind.__reduce_ex__ is own.__reduce_ex__
+        kind.__reduce_ex__ is own.__reduce_ex__
         and kind.__reduce__ is own.__reduce__
         and kind.__getstate__ is own.__getstate__
+        and hasattr(value, "__dict__")
     )
 
 

@@ -21,6 +21,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -434,6 +435,8 @@ def _protocol(walk: Walk, value: Any) -> bytes:
 
 def task_function(value: Any) -> Any:
     """Return the function inside a task object, or None where `value` is no task."""
+    if isinstance(value, partial):  # gets a `__dict__` when it is asked for it, and is another thing to `partial` then
+        return None
     if "spec" not in getattr(value, "__dict__", ()) and not any("spec" in vars(base) for base in type(value).__mro__):
         return None  # asking a stranger for an attribute may have effects
     inner = getattr(getattr(value, "spec", None), "func", None)

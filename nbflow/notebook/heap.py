@@ -251,8 +251,8 @@ def follow(way: Way, namespace: Mapping[str, Any]) -> Any:
         if kind in ("i", "k"):
             value = value[step]
         elif kind == "a":
-            value = vars(value)[step] if hasattr(value, "__dict__") and step in vars(value) else getattr(value, step)
-            value = _plain_function(value)
+            own = {} if isinstance(value, partial) else getattr(value, "__dict__", {})  # to ask a partial changes it
+            value = _plain_function(own[step] if step in own else getattr(value, step))
         elif kind == "c":
             value = value.__closure__[step].cell_contents
         else:

@@ -32,6 +32,11 @@ METHOD = "class C:\n    def put(self, v):\n        a.append(v)\n        return l
 PUT = "def f(v=None):\n    a.append(v)\n    return len(a)\n"
 
 PROGRAMS = {
+    "partial of a partial": [
+        "def f(v=None, w=None):\n    return v, w\na = functools.partial(f, 1)",
+        "b = functools.partial(a, 2)",
+        "c = b.func is f, b.args",
+    ],
     "closure": [f"def make():\n{COUNTS}    return inc\nf = make()", "a = f()", "b = f()"],
     "closure of two": [
         f"def make():\n{COUNTS}    return inc, lambda: n\nf, g = make()",
