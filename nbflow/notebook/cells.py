@@ -194,7 +194,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         tree: ast.Module = shell.compile.ast_parse(shown, filename=filename)
         effects = find_effects(tree.body, star_names=star_names, expand=_expander(shell))
         facts = module_facts("0\n" + source)  # the 0 keeps a string at the top from passing as a docstring
-        imported = imported_names(tree)
+        imported = imported_names(tree, shell.user_ns)
         found = [each for each in tree.body if is_definition(each, shell.user_ns, imported)]
         definitions, late = in_two_parts(tree.body, found)
         again = set(map(id, definitions))

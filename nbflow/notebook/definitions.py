@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import logging
 import re
+import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -35,32 +38,44 @@ __all__ = [
 _CONFIGURING = frozenset(
     {"matplotlib", "load_ext", "reload_ext", "autoreload", "config", "env", "set_env", "pylab", "precision"}
 )
-_SETTERS = frozenset({"use", "filterwarnings", "simplefilter", "basicConfig", "disable", "enable", "register"})
+_SETTERS = frozenset({"use", "filterwarnings", "simplefilter", "basicConfig", "disable", "enable", "register"}) | {
+    "addFilter",
+    "addHandler",
+    "removeFilter",
+    "removeHandler",
+}
 _SETTER = re.compile(r"set(_\w+|[A-Z]\w*|err|errcall|locale|recursionlimit|switchinterval|defaulttimeout|context)?")
 _KNOWN = frozenset(
     "dotenv.load_dotenv load_dotenv matplotlib.rc mpl.rc nest_asyncio.apply plt.ioff plt.ion plt.rc tqdm.pandas".split()
 )
+_GETTERS = frozenset({"getLogger", "get_logger", "getcontext"})
+_SETTINGS = frozenset("argv config environ options path rcParams renderers settings templates themes".split())
 _FILLERS = frozenset({"append", "extend", "insert", "setdefault", "update"})
 _LIGHT = frozenset(
-    "abspath bool cwd dirname dict expanduser float getLogger get_logger getcontext getcwd getenv home int join "
-    "len list lower Path realpath resolve str strip tuple upper".split()
+    "abspath bool cwd dirname dict expanduser float Formatter getcwd getenv home int join len list lower NullHandler "
+    "Path realpath resolve str StreamHandler strip tuple upper".split()
+).union(_GETTERS)
+_BINDING = (
+    *(ast.Assign, ast.AnnAssign, ast.Expr, ast.Pass, ast.arguments, ast.arg, ast.expr_context),
+    *(ast.Constant, ast.Name, ast.Attribute, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Lambda),
 )
 
 
 class Imported(NamedTuple):
-    """Names that imports bind anywhere in a cell: of modules, some of them local, and of what libraries have."""
+    """Names of modules that a cell imports, some of them local, and of what it has got from libraries."""
 
     modules: frozenset[str]
     local: frozenset[str]
     taken: frozenset[str]
 
 
-def imported_names(tree: ast.Module) -> Imported:
-    """Return the names that imports bind; what is bound by something else, too, is not taken out of a library."""
+def imported_names(tree: ast.Module, namespace: Mapping[str, Any]) -> Imported:
+    """Return the names of modules and of what libraries have, by imports, assignments (`P = mpl.rcParams`) or value."""
     modules: list[ast.stmt] = []
     local: set[str] = set()
     taken: set[str] = set()
-    others: set[str] = set()
+    read: set[str] = set()
+    bound: Counter[str] = Counter()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules.append(node)
@@ -68,8 +83,48 @@ def imported_names(tree: ast.Module) -> Imported:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level and not is_local(node.module):
             taken.update(alias.asname or alias.name for alias in node.names)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            others.add(node.id)
-    return Imported(frozenset(find_effects(modules).outputs), frozenset(local), frozenset(taken - others))
+            bound[node.id] += 1
+        elif isinstance(node, ast.Name):
+            read.add(node.id)
+    taken.update(name for name in read if _keeps_settings(namespace.get(name)))
+    found = Imported(frozenset(find_effects(modules).outputs), frozenset(local), frozenset(taken - bound.keys()))
+    names = (
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign) and _gives_settings(node.value, namespace, found)
+        for target in node.targets
+        if isinstance(target, ast.Name) and bound[target.id] == len(node.targets) == 1
+    )
+    return found._replace(taken=found.taken.union(names))
+
+
+def _gives_settings(value: ast.expr, namespace: Mapping[str, Any], imported: Imported) -> bool:
+    """Whether an expression is what a library keeps its settings in: `mpl.rcParams`, `logging.getLogger("x")`."""
+    function = value.func if isinstance(value, ast.Call) else value
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    root = _root(function)
+    return (
+        root is not None
+        and name in (_GETTERS if isinstance(value, ast.Call) else _SETTINGS)
+        and not isinstance(value, ast.Name)
+        and _is_cheap(value)
+        and is_of_library(root, namespace, imported)
+        and not _is_own_module(root, namespace, imported)
+    )
+
+
+def _keeps_settings(value: Any) -> bool:
+    """Whether a value is a logger, the context of decimal numbers, or an object that keeps a library's settings."""
+    kind = type(value)
+    if isinstance(value, logging.Logger):
+        return True
+    if kind.__module__ == "decimal" and kind.__name__ == "Context":
+        return value is sys.modules["decimal"].getcontext()
+    if kind is list:
+        return value is sys.path or value is sys.argv
+    homes = {kind.__module__, kind.__module__.partition(".")[0]} & sys.modules.keys() - {"__main__", "builtins"}
+    held = any(vars(sys.modules[home]).get(name) is value for home in homes for name in _SETTINGS)
+    return held and not is_local(kind.__module__)
 
 
 def bindings(tree: ast.Module) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -99,14 +154,29 @@ def attributes_set(tree: ast.Module) -> frozenset[tuple[str, str]]:
 
 
 def first_imports(tree: ast.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the modules that are imported before anything else, with what is taken from them."""
+    """Yield the modules that are imported before anything runs that could matter to them, with what is taken."""
     for node in tree.body:
         if isinstance(node, ast.Import):
             yield from ((alias.name, ()) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module, tuple(alias.name for alias in node.names)
-        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        elif not _only_binds(node):
             return
+
+
+def _only_binds(node: ast.stmt) -> bool:
+    """Whether all that a statement can do is to bind names."""
+    parts: list[ast.AST | None] = [node]
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if node.decorator_list:
+            return False
+        parts = [node.args, node.returns]
+    return all(
+        isinstance(each, _BINDING) and not (isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store))
+        for part in parts
+        if part is not None
+        for each in ast.walk(part)
+    )
 
 
 def star_names(module: str) -> Collection[str]:
@@ -125,7 +195,7 @@ def is_definition(node: ast.stmt, namespace: Mapping[str, Any], imported: Import
     if type(node).__name__ == "TypeAlias":
         return True
     if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-        return isinstance(node.value, ast.Lambda)
+        return isinstance(node.value, ast.Lambda) or node.targets[0].id in imported.taken
     if isinstance(node, (ast.If, ast.Try)):
         parts = [each for each in ast.walk(node) if isinstance(each, ast.stmt) and each is not node]
         plain = (ast.If, ast.Try, ast.Pass)

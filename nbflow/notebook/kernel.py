@@ -275,7 +275,8 @@ class ShellState:
             cell = read_cell(shell, body, self._source_of(body)[0], number=number, raw=raw)
         if len(self._cells) >= _KEPT_CELLS:
             self._cells.clear()
-        self._cells[place] = cell
+        if shell.user_ns.keys() >= set(cell.effects.inputs):  # what the others are is yet to be seen
+            self._cells[place] = cell
         return cell
 
     def _new_run(self, cell: Cell, options: CellOptions) -> CellRun | None:

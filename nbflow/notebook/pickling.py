@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
 from importlib import import_module
+from logging import Logger
 from types import (
     BuiltinMethodType,
     CellType,
@@ -175,8 +176,8 @@ def _reduce(obj: Any, namespace: Mapping[str, Any], own: frozenset[str], anew: M
             return _attribute, place
     if kind in _TURNED_TO_LISTS:
         raise TypeError(f"cannot pickle '{kind.__name__}' object")
-    if kind.__module__ == "logging" and hasattr(obj, "handlers") and (obj.handlers or obj.level):
-        raise TypeError("a logger's level and handlers are of this process only")
+    if isinstance(obj, Logger) and (obj.handlers or obj.level or obj.filters or obj.disabled or not obj.propagate):
+        raise TypeError("what is set for a logger is of this process only")
     if not isinstance(obj, (FunctionType, type)) or obj.__module__ != "__main__":
         return NotImplemented
     path: str = getattr(obj, "__qualname__", "")

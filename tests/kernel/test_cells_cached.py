@@ -6,18 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.kernel.harness import COUNT, ran
+
 pytestmark = pytest.mark.kernel
-
-COUNT = "open('ran.txt', 'a').write('{}\\n')"
-
-
-def ran(kernel: Any) -> list[str]:
-    """What the bodies wrote about themselves, then forgotten."""
-    file = kernel.folder / "ran.txt"
-    lines = file.read_text().split() if file.exists() else []
-    file.unlink(missing_ok=True)
-    return lines
-
 
 NOTEBOOK = [
     "import random\nimport sys\nCUTOFF = 3",
@@ -500,73 +491,6 @@ del thread"""
     assert second.displays == first.displays == ["'seen'"]
 
 
-def test_settings_of_modules_are_made_again(kernel: Any) -> None:
-    """Settings of imported modules and configuring magics run again on a hit, since they are no values."""
-    cell = f"""%%task
-_ = {COUNT.format("set")}
-import os, sys
-os.environ["NBFLOW_TEST_SETTING"] = "on"
-sys.path.append("somewhere")
-x = 1"""
-    kernel.ok(cell)
-    kernel.restart()
-    kernel.ok(cell)
-    assert ran(kernel) == ["set"]
-    assert kernel.value("os.environ['NBFLOW_TEST_SETTING'], 'somewhere' in sys.path") == ("on", True)
-
-
-SETTINGS = [
-    ("import sys, os\nsys.path.insert(0, os.path.abspath('xy'))", "import sys; sys.path[0].endswith('xy')"),
-    ("import sys\nsys.setrecursionlimit(3456)", "import sys; sys.getrecursionlimit() == 3456"),
-    ("import decimal\ndecimal.getcontext().prec = 7", "import decimal; decimal.getcontext().prec == 7"),
-    ("import logging\nlogging.getLogger('x').setLevel(10)", "import logging; logging.getLogger('x').level == 10"),
-    (
-        "from logging import getLogger\ngetLogger('y').setLevel(10)",
-        "import logging; logging.getLogger('y').level == 10",
-    ),
-    ("from os import environ as env\nenv['NBFLOW_A'] = 'on'", "import os; os.environ['NBFLOW_A'] == 'on'"),
-    ("from os import environ\nenviron.update({'NBFLOW_B': 'on'})", "import os; os.environ['NBFLOW_B'] == 'on'"),
-    ("from fractions import Fraction\nFraction.other = 9", "import fractions; fractions.Fraction.other == 9"),
-    (
-        "from warnings import filterwarnings\nfilterwarnings('ignore', 'zzz')",
-        "import warnings; any(each[1] and each[1].pattern == 'zzz' for each in warnings.filters)",
-    ),
-]
-
-
-def test_settings_in_every_way_of_writing_are_made_again(kernel: Any) -> None:
-    """Through a module, through what is taken out of it, through what a light call gives."""
-    cells = [f"%%task setting{number}\n{text}\nx{number} = 1" for number, (text, _) in enumerate(SETTINGS)]
-    for cell in cells:
-        kernel.ok(cell)
-    kernel.restart()
-    for cell, (text, look) in zip(cells, SETTINGS, strict=True):
-        assert kernel.ok(cell).badges, text
-        assert kernel.ok(look).result == "True", text
-
-
-def test_what_looks_like_a_setting_and_is_none_does_not_run_again(kernel: Any) -> None:
-    """What a heavy call gives, a function of one's own, and a name that was imported and then bound anew."""
-    (kernel.folder / "own.py").write_text(
-        "runs = []\ndef update():\n    runs.append(1)\ndef heavy():\n    return runs\n"
-    )
-    cell = f"""%%task
-import own
-from textwrap import dedent as data
-_ = {COUNT.format("heavy")}
-own.update()
-own.heavy().append(2)
-data = {{}}
-data["x"] = max([1, 2])
-found = len(own.runs), data"""
-    assert kernel.ok(cell).stderr == ""
-    kernel.restart()
-    again = kernel.ok(cell)
-    assert again.badges
-    assert ran(kernel) == ["heavy"]
-    assert kernel.value("found") == (2, {"x": 2})
-
-
 def test_definitions_do_not_print_twice(shared: Any) -> None:
     """What a class body prints is replayed once, although the class is made again."""
     cell = "%%task\nclass Loud:\n    print('made')\nx = 1"
@@ -623,13 +547,6 @@ def test_what_helpers_change_is_an_output(kernel: Any) -> None:
     third = [kernel.ok(cell) for cell in cells]
     assert first[2].stdout == second[2].stdout == third[2].stdout == "[1, 2] 3\n"
     assert ran(kernel) == ["noted"]
-
-
-def test_a_computed_setting_of_a_module_is_not_cached(shared: Any) -> None:
-    """What cannot be brought back keeps the cell uncached, with a line that says what it is."""
-    shared.ok("import types\nsettings = types.ModuleType('settings')")
-    result = shared.ok("%%task\nsettings.level = max([1, 2])\nlevel = settings.level")
-    assert "not cached: it sets something in the module `settings`" in result.stderr
 
 
 def test_edited_classes_are_named(shared: Any) -> None:
@@ -720,4 +637,22 @@ def test_what_is_set_in_a_local_module_counts(kernel: Any) -> None:
         assert "this session only" not in locked.stderr
         expected = [call[6:9] for call in taken] * 2 + ["lock"]
         assert ran(kernel) == ([] if restarted else expected)
+        kernel.restart()
+
+
+def test_a_local_module_is_loaded_before_its_cell_is_looked_up(kernel: Any) -> None:
+    """What it remembers counts, also if statements that only bind names come before the import."""
+    (kernel.folder / "loaded_late.py").write_text("rows = []\n")
+    cell = f"""%%task
+limit = 3
+def under(x, most: float = limit): return x < most
+import loaded_late
+data = loaded_late.rows
+_ = {COUNT.format("late")}"""
+    for expected in (["late"], []):
+        for _ in range(2):
+            last = kernel.ok(cell)
+        assert ran(kernel) == expected
+        assert last.badges
+        assert kernel.value("data is loaded_late.rows")
         kernel.restart()
