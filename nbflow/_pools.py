@@ -10,6 +10,7 @@ import re
 import threading
 from types import SimpleNamespace
 
+from nbflow._inside import inside
 from nbflow._tally import Entry
 from nbflow._typing import Any, ClassVar
 from nbflow.backends.base import Backend, BackendContext
@@ -22,12 +23,12 @@ __all__ = ["Pools"]
 
 
 class _Pool(ThreadBackend):
-    def __init__(self, inside: threading.local) -> None:
-        self._inside = inside
+    def __init__(self, crew: object) -> None:
+        self._all = crew
 
     def _start(self, *, context: BackendContext) -> None:
         super()._start(context=context)
-        self._local = self._inside
+        self._crew = self._all
 
 
 class _Functions(_Pool):
@@ -57,7 +58,7 @@ class Pools:
     def __init__(self, sizes: dict[str, int], backend: Any = None) -> None:
         self.sizes = sizes
         self._lock = threading.Lock()
-        self._inside = threading.local()
+        self._crew = object()
         self._made: dict[str, Backend] = {}
         self._manager: BackendManager | None = None
         self._only: Backend | None = None
@@ -86,7 +87,7 @@ class Pools:
     @property
     def inside(self) -> bool:
         """Whether the current thread is a worker of one of these pools."""
-        return getattr(self._inside, "worker", False) or (self._only is not None and self._only.inside())
+        return inside(self._crew) or (self._only is not None and self._only.inside())
 
     def get(self, kind: str) -> Backend:
         """Return the pool of that kind, started."""
@@ -94,7 +95,7 @@ class Pools:
             return self._only
         with self._lock:
             if kind not in self._made:
-                pool = _KINDS[kind](self._inside)
+                pool = _KINDS[kind](self._crew)
                 pool.start(_with_workers(self.sizes[kind]))
                 self._made[kind] = pool
             return self._made[kind]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from nbflow._inside import stand_in
 from nbflow._typing import OnError
 from nbflow._util import lazy
 from nbflow.backends.remote import inside_worker
@@ -165,7 +166,9 @@ async def gather_tasks(
     import asyncio
 
     state = plan.state(session, name)
-    work = asyncio.create_task(asyncio.to_thread(_run, plan, session, name, session.backends.get(name), state))
+    work = asyncio.create_task(
+        asyncio.to_thread(stand_in(_run), plan, session, name, session.backends.get(name), state)
+    )
     try:
         async with loop.heartbeat():
             return await asyncio.shield(work)

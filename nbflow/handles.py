@@ -14,6 +14,8 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from nbflow._clock import SYSTEM_CLOCK
+from nbflow._inside import stand_in
+from nbflow._turns import Turns
 from nbflow._util import lazy, one_line, report
 from nbflow.backends.base import Work
 from nbflow.backends.remote import inside_worker
@@ -186,6 +188,8 @@ class TaskHandle(Generic[T]):
             self.add_done_callback(ended)
             try:
                 with self._lent():
+                    if self._must_help():
+                        yield from asyncio.to_thread(stand_in(self._help)).__await__()
                     yield from over.wait().__await__()
             except asyncio.CancelledError:
                 self._give_up("its awaiting task was cancelled")
@@ -210,6 +214,10 @@ class TaskHandle(Generic[T]):
         for needed in self._needs:
             helped = needed._help() or helped
         return (self._ready and self._work.run()) or helped
+
+    def _must_help(self) -> bool:
+        """Whether the pool that this thread is a worker of cannot replace it while it awaits."""
+        return self._backend is not None and not hasattr(self._backend, "lend") and self._backend.inside()
 
     def _lent(self) -> AbstractContextManager[Any]:
         """Let the pool replace this thread while it awaits, if it is a worker; an event loop cannot help."""
@@ -415,7 +423,7 @@ def launch(
             handle._ready = True
             backend.take(handle._work)
         except Exception as error:
-            handle._fail(error)
+            _failing(handle._fail, error)  # and with it those that need it, however many there are in a row
         except BaseException:  # an interrupt in the middle: perhaps it is queued, perhaps not
             handle.cancel("interrupt")
             raise
@@ -467,6 +475,7 @@ def _handles(value: Any) -> Iterator[TaskHandle[Any]]:
             yield from _handles(item)
 
 
+_failing = Turns()
 _MAY_HOLD = (TaskHandle, list, tuple, dict)
 
 

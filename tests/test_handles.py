@@ -462,6 +462,28 @@ def test_cancel_while_it_runs(quiet: bool, kind: str, recorder: EventRecorder) -
         recorder.check()
 
 
+@pytest.mark.parametrize("end", ["fails", "cancelled"])
+def test_any_number_of_calls_in_a_row_end_with_the_first(end: str) -> None:
+    """However long a chain is, nobody waits for ever."""
+    gate = threading.Event()
+
+    @task
+    def first() -> int:
+        gate.wait(_LIMIT_S)
+        raise ValueError("no")
+
+    with session(settings=one_thread()):
+        handles = [submit(first)]
+        for _ in range(1_000):
+            handles.append(submit(double, handles[-1]))
+        if end == "cancelled":
+            handles[0].cancel("enough")
+        gate.set()
+        with pytest.raises(TaskCancelledError if end == "cancelled" else ValueError):
+            handles[-1].get(_LIMIT_S)
+        assert all(handle.done() for handle in handles)
+
+
 class Slow(threading.Condition):
     """A condition that takes its lock back for ever."""
 

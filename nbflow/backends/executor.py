@@ -18,6 +18,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
+from nbflow._inside import inside, join
 from nbflow.backends.base import Abilities
 from nbflow.backends.parcels import OnDisk, Parcel, open_outcome, pack_call, pack_value, run_call
 from nbflow.backends.remote import RemoteBackend, RemoteJob, Shared, working
@@ -65,7 +66,6 @@ class ExecutorBackend(RemoteBackend):
         self._folder: str | None = None
         self._files = 0
         self._seen_files = True  # until a worker says that it cannot see them
-        self._mine = threading.local()
 
     def workers(self) -> int:
         """Return how many calls the executor runs at a time, as far as it says so."""
@@ -73,7 +73,7 @@ class ExecutorBackend(RemoteBackend):
 
     def inside(self) -> bool:
         """Whether the current thread is one of an executor of threads."""
-        return getattr(self._mine, "inside", False)
+        return inside(self.executor)
 
     def _submit(self, func: Any, args: Any, kwargs: Any, *, context: Any) -> Future[Any]:
         if not self._local:
@@ -88,7 +88,7 @@ class ExecutorBackend(RemoteBackend):
     def _run_here(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call in a thread of the executor."""
         __tracebackhide__ = True
-        self._mine.inside = True
+        join(self.executor)
         return func(*args, **kwargs)
 
     def _dispatch(

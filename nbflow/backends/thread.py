@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any, cast
 
+from nbflow._inside import inside, join
 from nbflow.backends.base import Abilities, Backend, BackendContext, Job, SubmitContext, Work
 
 __all__ = ["ThreadBackend"]
@@ -38,7 +39,7 @@ class ThreadBackend(Backend):
         self._lock = threading.Lock()  # guards what follows
         self._threads: dict[int, threading.Thread] = {}
         self._number = 0
-        self._local = threading.local()
+        self._crew: object = self  # what its workers count as inside of
 
     def _submit(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, context: SubmitContext
@@ -83,7 +84,7 @@ class ThreadBackend(Backend):
     def _work(self) -> None:
         """Run jobs until told to end, detached, or no longer needed."""
         me = threading.get_ident()
-        self._local.worker = True
+        join(self._crew)
         woken = threading.Lock()
         woken.acquire()
         while True:
@@ -171,4 +172,4 @@ class ThreadBackend(Backend):
 
     def inside(self) -> bool:
         """Whether the current thread is one of this pool's workers."""
-        return getattr(self._local, "worker", False)
+        return inside(self._crew)

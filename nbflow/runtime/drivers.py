@@ -321,7 +321,9 @@ def _attempt_detached(call: Call, timeout: float) -> Outcome:
         value = call_detached(
             lambda: spec.func(*args, **kwargs), timeout, cancelled=call.wait_flag(), left=stragglers.append
         )
-    except DeadlineReached:
+    except DeadlineReached as error:
+        if not error.detached:  # that of a call around this one
+            raise
         return Raised(timed_out(call, stopped=not stragglers))
     finally:
         for worker in stragglers:

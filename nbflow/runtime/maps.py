@@ -175,13 +175,14 @@ class MapState:
         for call in list(self.session.active.values()):
             if isinstance(call, Call) and call.map is self and call.index == index:
                 call.cancel(reason)
-        if self.on_drop is not None:
-            self.on_drop(index)
+        if (on_drop := self.on_drop) is not None:
+            on_drop(index)
         return True
 
     def cancel_call(self, call_id: int, reason: str = "cancelled") -> bool:
         """Cancel the item whose call has that id, where ids are known before items begin; see `cancel_item`."""
-        index = None if self.index_of is None else self.index_of(call_id)
+        index_of = self.index_of
+        index = None if index_of is None else index_of(call_id)
         return index is not None and self.cancel_item(index, reason)
 
     def reason_for(self, index: int | None) -> str | None:
@@ -203,8 +204,8 @@ class MapState:
             if self.cancel_reason is None:
                 self.cancel_reason = reason
                 self.error = error
-        if self.on_stop is not None:
-            self.on_stop()
+        if (on_stop := self.on_stop) is not None:
+            on_stop()
 
     def keep(self, index: int, error: BaseException) -> None:
         """Note the failure of an item: into its result where failures are collected, else as the end of the map."""
@@ -287,6 +288,7 @@ class MapState:
     def forget(self) -> None:
         """Let go of items and results once they were handed out: records that refer to the map keep nothing alive."""
         self.items, self.kwargs, self.results = [], {}, []
+        self.on_stop = self.on_drop = self.index_of = None
 
 
 def conduct(state: MapState, work: Callable[[], object]) -> list[Any]:

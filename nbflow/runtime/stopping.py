@@ -22,6 +22,7 @@ from contextvars import copy_context
 from types import FrameType
 
 from nbflow._clock import SYSTEM_CLOCK
+from nbflow._inside import stand_in
 from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy
 
@@ -49,9 +50,10 @@ class Stopped(BaseException):
 
 
 class DeadlineReached(BaseException):
-    """Raised inside code whose timeout is over; `alarm` is the one that rang (None: a detached call's)."""
+    """Raised inside code whose timeout is over: that of `alarm`, or that of the detached call that raised it."""
 
     alarm: Any = None
+    detached = False
 
 
 def _raise_in(ident: int, error: type[BaseException]) -> None:
@@ -336,7 +338,7 @@ class Detached:
         self.region = Region()
         self.value: Any = None
         self.error: BaseException | None = None
-        context = copy_context()
+        context, func = copy_context(), stand_in(func)
         self.thread = threading.Thread(target=lambda: context.run(self._run, func), daemon=True, name="nbflow-timed")
 
     def _run(self, func: Callable[[], Any]) -> None:
@@ -392,10 +394,18 @@ def call_detached(
         raise
     if stop is not None and not job.over.is_set():
         _end_detached(job, stop, left, GRACE_S)
-        raise stop
+        raise _own(stop)
     if job.error is not None:
         raise job.error
     return job.value
+
+
+def _own(stop: type[BaseException]) -> BaseException:
+    """Return what ends a detached call itself: not the deadline of one around it, which goes further."""
+    error = stop()
+    if isinstance(error, DeadlineReached):
+        error.detached = True
+    return error
 
 
 def _end_detached(job: Detached, error: type[BaseException], left: Callable[[str], None], grace_s: float) -> None:
