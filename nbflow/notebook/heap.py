@@ -16,34 +16,33 @@ The rules:
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import partial
 from importlib import import_module
 from itertools import islice
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from xxhash import xxh3_128_digest
+
+from nbflow.cache.places import is_local
+from nbflow.notebook.memory import covers, is_array, owner_of
 
 __all__ = [
     "ATOMS",
     "Heap",
     "Way",
     "attribute_of",
-    "carrier_of",
     "cell_of",
     "content_of",
     "follow",
-    "groups_in_memory",
-    "is_array",
-    "make_view",
     "named",
     "owner_at",
     "refill",
     "set_attribute",
-    "view_of",
 ]
 
 Way = tuple[Any, ...]
@@ -55,6 +54,10 @@ ATOMS = frozenset(
 )
 _MISSING = object()
 _KEYS = frozenset({int, float, bool, str, bytes, type(None)})
+_KEY_MODULES = frozenset({"datetime", "decimal", "fractions", "numpy", "pandas", "pathlib", "uuid"})
+_NOT_OWN = frozenset({"abc", "builtins", "collections.abc", "typing"})
+_SPECIAL = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__setattr__", "__delattr__")
+_plain_kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 _HASHED = 1024**2  # bytes up to which an array is looked into; whether a larger one has changed, its digest tells
 
 
@@ -121,7 +124,7 @@ class Heap:
         self.ways[key] = way
         self.objects[key] = value
         if is_array(value):
-            owner = id(_owner(value))
+            owner = id(owner_of(value))
             if owner in self._owners:
                 self.shared.append((self._met, self._owners[owner]))
             self._owners.setdefault(owner, self._met)
@@ -160,12 +163,12 @@ class Heap:
         """Return the known array that has the memory of the array `value`, or None."""
         if value.dtype.hasobject:
             return None
-        owner = _owner(value)
+        owner = owner_of(value)
         found = self._owners.get(id(owner))
         if found is None:
             return None
-        arrays = (known for known in self.objects.values() if is_array(known) and _owner(known) is owner)
-        return next((known for known in arrays if known is owner or _covers(known, value)), None)
+        arrays = (known for known in self.objects.values() if is_array(known) and owner_of(known) is owner)
+        return next((known for known in arrays if known is owner or covers(known, value)), None)
 
 
 def content_of(value: Any) -> Any:
@@ -192,12 +195,14 @@ def content_of(value: Any) -> Any:
     if isinstance(value, (list, deque)):
         items = list(value)
     elif isinstance(value, dict):
+        if not _KEYS.issuperset(map(type, value)) and not all(map(_is_key, value)):
+            return None
         items = list(value.items())
     elif isinstance(value, set):
         items = set(value)
     elif isinstance(value, bytearray):
         items = bytes(value)
-    elif not _is_plain_instance(value):
+    elif not _is_plain_kind(kind):
         return None
     return items, _attributes(value)
 
@@ -230,8 +235,10 @@ def refill(value: Any, content: Any) -> None:
         value.clear()
         value.extend(items)
     elif isinstance(value, dict):
-        dict.clear(value)
-        dict.update(value, items)
+        kind: Any = OrderedDict if isinstance(value, OrderedDict) else dict
+        kind.clear(value)
+        for key, inner in items:
+            kind.__setitem__(value, key, inner)
     elif isinstance(value, set):
         set.clear(value)
         set.update(value, items)
@@ -346,11 +353,19 @@ def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, (list, tuple, deque)):
         yield from ((each, ("i", place)) for place, each in enumerate(value))
     elif isinstance(value, dict):
-        yield from ((each, ("k", key)) for key, each in value.items() if type(key) in _KEYS)
+        yield from ((each, ("k", key)) for key, each in value.items())
     elif is_array(value):
         return
     attributes = _attributes(value)
     yield from ((each, ("a", name)) for name, each in (attributes or {}).items())
+
+
+def _is_key(value: Any) -> bool:
+    """Whether a key of a dict is found again by what it is, and has nothing that can change."""
+    kind: Any = type(value)
+    if kind in (tuple, frozenset):
+        return all(map(_is_key, value))
+    return kind in _KEYS or (kind.__module__.partition(".")[0] in _KEY_MODULES and kind.__hash__ is not object.__hash__)
 
 
 def _plain_function(value: Any) -> Any:
@@ -367,17 +382,20 @@ def _function_content(value: FunctionType) -> tuple[Any, ...]:
     return cells, value.__defaults__, value.__kwdefaults__, dict(value.__dict__)
 
 
-def is_array(value: Any) -> bool:
-    """Whether `value` is a NumPy array, without importing NumPy."""
-    return any(kind.__module__ == "numpy" and kind.__name__ == "ndarray" for kind in type(value).__mro__[:-1])
-
-
-def _is_plain_instance(value: Any) -> bool:
-    """Whether all that an object holds is in its attributes: its classes are Python code of the notebook's own."""
-    kinds = type(value).__mro__
-    return type(value).__module__ == "__main__" and all(
-        kind is object or kind.__module__ in ("__main__", "abc", "typing", "collections.abc") for kind in kinds
-    )
+def _is_plain_kind(kind: Any) -> bool:
+    """Whether all that instances hold is in their attributes: their classes are Python code of the notebook's own."""
+    known = _plain_kinds.get(kind)
+    if known is None:
+        modules = {each.__module__ for each in kind.__mro__[:-1]} - {"__main__", "abc", "typing", "collections.abc"}
+        own: Any = object
+        known = _plain_kinds[kind] = kind.__module__ not in _NOT_OWN and (
+            not modules
+            or (
+                all(map(is_local, modules))
+                and all(getattr(kind, name, None) is getattr(own, name, None) for name in _SPECIAL)
+            )
+        )
+    return known
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:
@@ -416,61 +434,3 @@ def _same(one: Any, other: Any) -> bool:
             for (key, value), (also, more) in zip(one.items(), other.items(), strict=True)
         )
     return type(one) in ATOMS and type(one) not in (float, complex) and bool(one == other)
-
-
-# -- arrays that share memory
-
-
-def _owner(value: Any) -> Any:
-    """Return the object at the bottom that has the memory of an array."""
-    while getattr(value, "base", None) is not None:
-        value = value.base
-    return value
-
-
-def _bounds(value: Any) -> tuple[int, int]:
-    import numpy
-
-    module: Any = numpy.lib.array_utils if hasattr(numpy.lib, "array_utils") else numpy
-    low, high = module.byte_bounds(value)
-    return int(low), int(high)
-
-
-def _covers(known: Any, value: Any) -> bool:
-    """Whether the memory of `value` lies in that of `known`, which has no gaps."""
-    if not (known.flags.c_contiguous or known.flags.f_contiguous):
-        return False
-    (low, high), (first, last) = _bounds(known), _bounds(value)
-    return low <= first and last <= high
-
-
-def view_of(base: Any, value: Any) -> tuple[Any, ...]:
-    """Return how to make the view `value` from `base`: offset in bytes, shape, strides, type, if it is writable."""
-    place = value.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-    return place, value.shape, value.strides, value.dtype, bool(value.flags.writeable)
-
-
-def make_view(base: Any, place: int, shape: Any, strides: Any, dtype: Any, writeable: bool) -> Any:
-    """Return the view of `base` that `view_of` described."""
-    import numpy
-
-    flat: Any = base.reshape(-1, order="A").view("u1")
-    view: Any = numpy.ndarray(shape, dtype, buffer=flat.data, offset=place, strides=strides)
-    view.flags.writeable = writeable
-    return view
-
-
-def carrier_of(arrays: list[Any]) -> Any:
-    """Return an array that has the memory of all these, which share one owner; None if there is none."""
-    owner = _owner(arrays[0])
-    found = [*sorted(arrays, key=lambda each: -each.nbytes), *([owner] if is_array(owner) else [])]
-    return next((each for each in found if all(_covers(each, other) for other in arrays)), None)
-
-
-def groups_in_memory(values: Iterable[Any]) -> dict[int, list[Any]]:
-    """Return the arrays among `values` that share memory with others of them, by the id of the owner."""
-    found: dict[int, list[Any]] = {}
-    for value in values:
-        if is_array(value) and not value.dtype.hasobject:
-            found.setdefault(id(_owner(value)), []).append(value)
-    return {owner: arrays for owner, arrays in found.items() if len({id(each) for each in arrays}) > 1}

@@ -26,7 +26,8 @@ from typing import Any
 
 from nbflow._util import OPEN_FILE, WINDOWS, why_no_copy
 from nbflow.notebook.chance import place_of
-from nbflow.notebook.heap import ATOMS, Heap, carrier_of, groups_in_memory, is_array, make_view, view_of
+from nbflow.notebook.heap import ATOMS, Heap
+from nbflow.notebook.memory import carrier_of, groups_in_memory, is_array, make_view, view_of
 
 __all__ = ["References", "dump", "load", "made_anew"]
 

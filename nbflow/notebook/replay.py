@@ -20,7 +20,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from nbflow._util import refusal
-from nbflow.notebook.heap import Heap, attribute_of, content_of, follow, is_array, owner_at, refill, set_attribute
+from nbflow.notebook.heap import Heap, attribute_of, content_of, follow, owner_at, refill, set_attribute
+from nbflow.notebook.memory import is_array
 from nbflow.notebook.pickling import References, Stream, dump, load
 from nbflow.notebook.recorder import Item
 
@@ -221,6 +222,36 @@ class LiveOutputs:
         return f"its outputs cannot be stored together: {refusal(error)}"
 
 
+def _refill_buffer(old: Any, new: Any) -> None:
+    old.seek(0)
+    old.truncate()
+    old.write(new.getvalue())
+    old.seek(new.tell())
+
+
+def _refill_array(old: Any, new: Any) -> None:
+    old[:] = new
+
+
+def _refill_generator(old: Any, new: Any) -> None:
+    old.bit_generator.state = new.bit_generator.state
+
+
+_REFILLS: dict[str, Callable[[Any, Any], object]] = {
+    "_io.BytesIO": _refill_buffer,
+    "_io.StringIO": _refill_buffer,
+    "array.array": _refill_array,
+    "numpy.random._generator.Generator": _refill_generator,
+    "numpy.random.mtrand.RandomState": lambda old, new: old.set_state(new.get_state(legacy=False)),
+    "random.Random": lambda old, new: old.setstate(new.getstate()),
+}
+"""How objects whose state is not in their `__dict__` take over that of another, by their type."""
+
+
+def _name_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 class _Plain:
     """As large as every object that is nothing but its `__dict__`."""
 
@@ -230,6 +261,8 @@ def can_change_in_place(value: Any) -> bool:
     kind = type(value)
     if is_array(value):
         return bool(value.flags.writeable)
+    if _name_of(kind) in _REFILLS:
+        return True
     return kind.__basicsize__ == _Plain.__basicsize__ and hasattr(value, "__dict__") and not isinstance(value, type)
 
 
@@ -237,6 +270,10 @@ def _change_in_place(old: Any, new: Any) -> None:
     """Give `old` the state of `new`, so that other names for it see the change."""
     if is_array(old):
         old[...] = new
-    elif old is not new:  # one of those of which there is only one
+    elif old is new:  # one of those of which there is only one
+        return
+    elif refill := _REFILLS.get(_name_of(type(old))):
+        refill(old, new)
+    else:
         old.__dict__.clear()
         old.__dict__.update(new.__dict__)

@@ -32,6 +32,32 @@ METHOD = "class C:\n    def put(self, v):\n        a.append(v)\n        return l
 PUT = "def f(v=None):\n    a.append(v)\n    return len(a)\n"
 
 PROGRAMS = {
+    "dict with keys of many kinds": [
+        "a = {('x', 1): [], np.int64(3): [], pd.Timestamp('2020'): [], frozenset({1}): []}",
+        "a['x', 1].append(3)\na[np.int64(3)].append(4)\na[pd.Timestamp('2020')].append(5)\na[frozenset({1})].append(6)",
+        "b = list(map(list, a.values()))",
+    ],
+    "dict with objects as keys": [
+        "class C:\n    done = False",
+        "a = {C(): [], C(): []}",
+        "for b in a:\n    b.done = True\n    a[b].append(1)",
+        "c = [(b.done, list(a[b])) for b in a]",
+    ],
+    "dict with order": ["a = collections.OrderedDict(x=1)", "a['y'] = 2\na.move_to_end('x')", "b = list(a)"],
+    "generator that an object draws from": [
+        "class C:\n    def __init__(self, v):\n        self.v = v\n    def put(self):\n        return self.v.random()",
+        "a = np.random.default_rng(0)\nb = random.Random(3)",
+        "c = C(a), C(b)",
+        "d = a.random(), b.random()",
+        "g = [each.put() for each in c]",
+    ],
+    "text buffer that an object has": ["import io\na = io.StringIO()\nb = [a]", "a.write('x')", "c = b[0].getvalue()"],
+    "object of a module that holds a list": ["a = []", "b = kit.Kit(a)", "b.v.append(1)", "c = list(a), b.v is a"],
+    "objects of a module that share a list": [
+        "a = kit.Kit([1])\nb = kit.Kit(a.v)",
+        "b.v.append(1)",
+        "c = a.v is b.v, list(a.v)",
+    ],
     "partial of a partial": [
         "def f(v=None, w=None):\n    return v, w\na = functools.partial(f, 1)",
         "b = functools.partial(a, 2)",
