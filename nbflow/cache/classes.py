@@ -15,14 +15,21 @@ from nbflow._typing import Any
 
 __all__ = ["class_members", "is_enum", "is_plain_object"]
 
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _GENERATED = frozenset(
     "__dict__ __weakref__ __doc__ __module__ __qualname__ __firstlineno__ __static_attributes__ __annotations__ "
-    "__annotate__ __annotate_func__ __annotations_cache__ __abstractmethods__ _abc_impl __match_args__ "
+    "__annotate__ __annotate_func__ __annotations_cache__ __abstractmethods__ _abc_impl "
     "__orig_bases__ __parameters__ __type_params__ __protocol_attrs__ _is_protocol _is_runtime_protocol "
-    "__classdictcell__ __non_callable_proto_members__ __callable_proto_members_only__ __subclasshook__ "
+    "__classdictcell__ __non_callable_proto_members__ __callable_proto_members_only__ "
     "__replace__ __dataclass_fields__ __dataclass_params__ __attrs_attrs__ __attrs_props__ __attrs_own_setattr__ "
-    "_fields _field_defaults __getnewargs__ __slotnames__".split()
+    "__slotnames__".split()
 )
+_OF_FIELDS = frozenset({"_fields", "_field_defaults", "__getnewargs__", "__match_args__"})
+_WRITTEN = frozenset(
+    "__init__ __repr__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __hash__ __setattr__ __delattr__ __new__ "
+    "_make _replace __replace__ _asdict __getnewargs__ __getstate__ __setstate__".split()
+)
+_WRITERS = ("attr._make", "collections", "dataclasses", "enum", "reprlib", "typing")
 _ENUM = frozenset(
     "_member_names_ _member_map_ _value2member_map_ _member_type_ _value_repr_ _new_member_ _use_args_ "
     "_generate_next_value_ "
@@ -66,8 +73,9 @@ def class_members(cls: type) -> list[tuple[str, Any, bool]]:
             if name not in _GENERATED
             and not name.startswith("__pydantic_")
             and not isinstance(value, (GetSetDescriptorType, MemberDescriptorType))
-            and not (generated and _is_generated(value))
+            and not (generated and (_is_generated(value) or _is_of_fields(cls, name, value)))
             and not (generated and name == "__hash__" and value is None)
+            and not (name == "__subclasshook__" and "_is_protocol" in vars(cls))
         ]
         members += _field_members(cls)
     return sorted(members, key=lambda member: member[0])
@@ -79,12 +87,19 @@ def is_enum(cls: type) -> bool:
     return enum is not None and issubclass(cls, enum.Enum)
 
 
+class _Plain:
+    """As large as every object that is nothing but its `__dict__`."""
+
+
 def is_plain_object(value: Any) -> bool:
     """Whether an object is just its attributes: its class says nothing special about how it is taken apart."""
     kind: Any = type(value)
     own: Any = object
     return (
-        kind.__reduce_ex__ is own.__reduce_ex__
+        kind.__basicsize__ == _Plain.__basicsize__  # no content of a built-in type, no slots
+        and kind.__itemsize__ == 0
+        and all(base.__flags__ & _HEAP_TYPE for base in kind.__mro__[:-1])
+        and kind.__reduce_ex__ is own.__reduce_ex__
         and kind.__reduce__ is own.__reduce__
         and kind.__getstate__ is own.__getstate__
         and hasattr(value, "__dict__")
@@ -96,7 +111,8 @@ def _enum_members(cls: Any) -> list[tuple[str, Any, bool]]:
         (f"member {name}", member._value_, False) for name, member in cls.__members__.items()
     ]
     for name, value in vars(cls).items():
-        if name not in _GENERATED and name not in _ENUM and name not in cls.__members__:
+        generated = name in _ENUM and (_is_generated(value) or not isinstance(_function_of(value), FunctionType))
+        if name not in _GENERATED and not generated and name not in cls.__members__:
             members.append((name, value, True))
     order = list(cls.__members__)
     return [*members, ("members", tuple(order), False)]
@@ -109,15 +125,37 @@ def _has_generated_methods(cls: type) -> bool:
     )
 
 
+def _is_of_fields(cls: type, name: str, value: Any) -> bool:
+    """Whether an attribute says no more than the fields do, which are taken instead."""
+    fields = vars(cls).get("__dataclass_fields__")
+    if name != "__match_args__" or fields is None:
+        return name in _OF_FIELDS
+    taken = (
+        field for field in fields.values() if field.init and not field.kw_only and _kind(field) != "_FIELD_CLASSVAR"
+    )
+    return bool(value == tuple(field.name for field in taken))
+
+
+def _kind(field: Any) -> str:
+    """Return what a field of a dataclass is: `_FIELD`, `_FIELD_INITVAR` or `_FIELD_CLASSVAR`."""
+    return repr(getattr(field, "_field_type", ""))
+
+
+def _function_of(value: Any) -> Any:
+    return getattr(value, "__func__", value)
+
+
 def _is_generated(value: Any) -> bool:
-    """Whether a function was written by a library: it has no file, or one that is not the user's."""
-    function = getattr(value, "__func__", value)
+    """Whether a function was written by a library: in its own file, or in none, as the libraries here do."""
+    function = _function_of(value)
     if not isinstance(function, FunctionType):
         return type(value).__name__ == "_tuplegetter"
     file = function.__code__.co_filename
-    return (file.startswith("<") and not file.startswith("<ipython-input")) or file.endswith(
-        ("/collections/__init__.py", "/dataclasses.py", "/reprlib.py", "/attr/_make.py", "/typing.py")
-    )
+    if file.startswith("<"):
+        return file.startswith(("<attrs generated", "<frozen ")) or (
+            file == "<string>" and function.__name__ in _WRITTEN
+        )
+    return any(getattr(sys.modules.get(name), "__file__", None) == file for name in _WRITERS)
 
 
 def _field_members(cls: type) -> list[tuple[str, Any, bool]]:
@@ -130,6 +168,10 @@ def _field_members(cls: type) -> list[tuple[str, Any, bool]]:
             value = getattr(field, role, None)
             if value is not None and not _is_sentinel(value):
                 members.append((f"field {position} {role}", value, False))
+        if metadata := getattr(field, "metadata", None):
+            members.append((f"field {position} metadata", dict(metadata), False))
+        if (kind := _kind(field)) not in ("''", "_FIELD"):
+            members.append((f"field {position} kind", kind, False))
     if fields:
         members.append(("fields", tuple(field.name for field in fields), False))
         members.append(("params", _params(space.get("__dataclass_params__")), False))

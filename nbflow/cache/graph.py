@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 
 from xxhash import xxh3_128_hexdigest
 
@@ -108,6 +108,7 @@ class Graph:
         self.omitted: dict[int, set[str]] = {}
         self.changed: set[int] = set()  # what the code changes in some way
         self._learned: frozenset[str] = frozenset()
+        self._told: set[int] = set()  # tasks whose declared versions were noted
         self.root = ""
         self.walk = Walk(self.code, rank=None if nested else _rank)
 
@@ -190,7 +191,9 @@ class Graph:
         inner = task_function(value)
         if inner is not None:
             self.watch(value, "func") if hasattr(value, "func") else None
-            return self.label(inner, kind)
+            label = self.label(inner, kind)
+            self._declared(value, label)
+            return label
         if isinstance(value, MethodType):
             return self._method_label(value, kind)
         known = self.labels.get(id(value))
@@ -225,6 +228,19 @@ class Graph:
             self.alive.append(owner)
         return self.values[key][1]
 
+    def _declared(self, task: Any, label: str) -> None:
+        """Note what the user says that a task depends on which is called here."""
+        declared = getattr(getattr(getattr(task, "spec", None), "keyer", None), "declared", ())
+        if not declared or id(task) in self._told:
+            return
+        self._told.add(id(task))
+        self.alive.append(task)
+        for number, value in enumerate(declared):
+            if is_code(value):
+                self.label(value)
+            else:
+                self.values[(-len(self.values) - 1, label)] = ("depends", self.unique(f"{label}[{number}]"), value)
+
     def _describe(self, value: Any) -> tuple[Callable[..., None] | None, str, str]:
         """Return who digests this node, how it is called, and of what kind it is."""
         if isinstance(value, FunctionType):
@@ -248,6 +264,8 @@ class Graph:
             return None, modules.module_key(name), "module"
         if isinstance(value, partial):
             return nodes.partial_node, "partial", "helper"
+        if isinstance(value, BuiltinFunctionType) and nodes.is_bound(value):
+            return nodes.bound_node, self._qualified(type(value.__self__).__module__, value.__qualname__), "helper"
         owner = getattr(value, "__objclass__", None)  # of a method that is written in C
         module = str(getattr(value, "__module__", None) or getattr(owner, "__module__", ""))
         title = getattr(value, "__qualname__", getattr(value, "__name__", None))

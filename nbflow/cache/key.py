@@ -158,6 +158,11 @@ class FunctionKeyer:
         self._asked: Snapshot | None = None
 
     @property
+    def declared(self) -> tuple[Any, ...]:
+        """What the user says that the result depends on: the version, if there is one, and all in `depends`."""
+        return self._depends if self._version is None else (self._version, *self._depends)
+
+    @property
     def state_names(self) -> frozenset[str]:
         """Captured names that are left out of the key because the function itself changes them."""
         known = self._snapshot

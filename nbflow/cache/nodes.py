@@ -307,13 +307,34 @@ def object_node(graph: Graph, value: Any, label: str, kind: str) -> None:
     if callable(wrapped):
         graph.watch(value, "__wrapped__")
         pieces.append(text_bytes(graph.label(wrapped)))
-        if type(value).__name__ == "_lru_cache_wrapper":
-            graph.remembering[label] = wrapped
+    if type(value).__name__ == "_lru_cache_wrapper":
+        graph.remembering[label] = wrapped
     else:
         graph.labels.pop(id(value), None)  # its content is the content of this node
         pieces.append(_lenient_strict(graph, label, value))
         graph.labels[id(value)] = label
     graph.part(kind, label, pieces)
+
+
+def is_bound(value: BuiltinFunctionType) -> bool:
+    """Whether a function that is written in C is a method of an object whose content counts."""
+    owner = value.__self__
+    if owner is None or isinstance(owner, (ModuleType, type)):
+        return isinstance(owner, type) and is_local(owner.__module__)
+    shared = (
+        ("random", "_inst"),
+        ("numpy.random.mtrand", "_rand"),
+        ("sys", "stdin"),
+        ("sys", "stdout"),
+        ("sys", "stderr"),
+    )
+    return not any(getattr(sys.modules.get(module), name, None) is owner for module, name in shared)
+
+
+def bound_node(graph: Graph, value: Any, label: str, kind: str) -> None:
+    """Digest a method of an object that is written in C: its name, and the content of the object."""
+    graph.watch(value, "__self__")
+    graph.part(kind, label, [text_bytes(value.__qualname__), _lenient_strict(graph, label, value.__self__)])
 
 
 def _lenient_strict(graph: Graph, label: str, value: Any) -> bytes:
