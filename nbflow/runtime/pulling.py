@@ -214,7 +214,12 @@ def _pull_together(
     state: MapState, backend: Any, run_item: Callable[[int], Any], concurrency: int | None, chunksize: int | None
 ) -> None:
     """Let workers of an in-process pool pull items; return when all are done or the map is stopped."""
-    workers = min(state.total, concurrency or backend.workers(), backend.workers())
+
+    def room() -> int:
+        now: int = backend.workers()
+        return min(state.total, concurrency or now, now)
+
+    workers = room()
     ranges = _Ranges(state.total, workers)
     pullers = [_Puller(state, run_item, ranges, chunksize) for _ in range(workers)]
     changed = threading.Event()
@@ -250,6 +255,9 @@ def _pull_together(
             if ranges.exhausted and _all_taken(futures):
                 return
             changed.wait(GRACE_S if drops else WAKE_S)
+            for _ in range(0 if ranges.exhausted else room() - len(pullers)):  # more workers than before
+                pullers.append(_Puller(state, run_item, ranges, chunksize))
+                send(pullers[-1])
             for puller in _leave_overdue(state, backend, list(futures), drops):
                 del futures[puller]
                 pullers.append(_Puller(state, run_item, ranges, chunksize))

@@ -18,7 +18,7 @@ from itertools import chain
 from queue import Empty, SimpleQueue
 from types import SimpleNamespace
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from nbflow._util import lazy
 from nbflow.backends.base import Backend
@@ -113,7 +113,16 @@ def is_dry_run(error: BaseException) -> bool:
 
 
 class _Crew(ThreadBackend):
+    """As many threads as the backend has workers now, and one more, so that none waits for what it is to do next."""
+
     name = "remote"
+    backend: ref[Backend]
+
+    def workers(self) -> int:
+        """Return the limit of threads, which follows a cluster that grows or shrinks."""
+        if (backend := self.backend()) is not None and self._limit != (now := backend.workers() + 1):
+            self.limit(now)
+        return self._limit
 
 
 _crews: WeakKeyDictionary[Backend, Any] = WeakKeyDictionary()
@@ -127,10 +136,12 @@ def crew(backend: Backend) -> Any:
         if found is None:
             found = InlineBackend() if backend.abilities.dry else _Crew()
             found.start(SimpleNamespace(settings=SimpleNamespace(max_backend_threads=1), session_id=None))
+            if isinstance(found, _Crew):
+                found.backend = ref(backend)
             _crews[backend] = found
             backend.at_stop(found.stop)
         if isinstance(found, _Crew):
-            found.limit(backend.workers() + 1)
+            found.workers()
         return found
 
 

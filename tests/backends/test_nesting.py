@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nbflow import gather_tasks, map_tasks, session, submit, task
+from nbflow.backends.process import ProcessBackend
 from nbflow.errors import TaskTimeoutError
 from nbflow.events import AttemptFailed, StragglerLeft, TaskTimedOut
 from nbflow.settings import load_settings
@@ -117,3 +120,18 @@ def test_a_map_that_is_over_keeps_nothing_alive(backend: str) -> None:
         del items, common
         gc.collect()
         assert [each() for each in seen] == [None] * 6
+
+
+def test_a_map_uses_workers_that_come_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster that grows: three items wait for each other, and at first there is one worker."""
+
+    @task(retries=1)
+    def meet(n: int) -> int:
+        (tmp_path / str(n)).touch()
+        while len(list(tmp_path.iterdir())) < 3:
+            time.sleep(0.01)
+        return n
+
+    monkeypatch.setattr(ProcessBackend, "workers", lambda self: 3 if (tmp_path / "1").exists() else 1)
+    with session(backend="process", settings=load_settings(max_parallel_processes=3, progress="off")):
+        assert map_tasks(meet, range(3)) == [0, 1, 2]
