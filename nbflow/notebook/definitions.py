@@ -36,21 +36,24 @@ __all__ = [
 ]
 
 _CONFIGURING = frozenset(
-    {"matplotlib", "load_ext", "reload_ext", "autoreload", "config", "env", "set_env", "pylab", "precision"}
+    {"matplotlib", "load_ext", "reload_ext", "autoreload", "cd", "config", "env", "set_env", "pylab", "precision"}
 )
-_SETTERS = frozenset({"use", "filterwarnings", "simplefilter", "basicConfig", "disable", "enable", "register"}) | {
-    "addFilter",
-    "addHandler",
-    "removeFilter",
-    "removeHandler",
-}
-_SETTER = re.compile(r"set(_\w+|[A-Z]\w*|err|errcall|locale|recursionlimit|switchinterval|defaulttimeout|context)?")
+_SETTERS = frozenset(
+    "addFilter addHandler basicConfig captureWarnings chdir disable enable extension filterwarnings init_notebook_mode "
+    "init_printing install output_notebook rcdefaults register register_matplotlib_converters removeFilter "
+    "removeHandler simplefilter switch_backend use".split()
+)
+_SETTER = re.compile(
+    r"set(_\w+|[A-Z]\w*|err|errcall|locale|recursionlimit|switchinterval|defaulttimeout|context)?"
+    r"|(use|enable|disable|reset)_\w+"
+)
 _KNOWN = frozenset(
     "dotenv.load_dotenv load_dotenv matplotlib.rc mpl.rc nest_asyncio.apply plt.ioff plt.ion plt.rc tqdm.pandas".split()
 )
 _GETTERS = frozenset({"getLogger", "get_logger", "getcontext"})
 _SETTINGS = frozenset("argv config environ options path rcParams renderers settings templates themes".split())
-_FILLERS = frozenset({"append", "extend", "insert", "setdefault", "update"})
+_FILLERS = frozenset({"append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"})
+_TEMPORARY = frozenset({"catch_warnings", "errstate", "localcontext", "option_context", "printoptions", "rc_context"})
 _LIGHT = frozenset(
     "abspath bool cwd dirname dict expanduser float Formatter getcwd getenv home int join len list lower NullHandler "
     "Path realpath resolve str StreamHandler strip tuple upper".split()
@@ -101,7 +104,7 @@ def imported_names(tree: ast.Module, namespace: Mapping[str, Any]) -> Imported:
 def _gives_settings(value: ast.expr, namespace: Mapping[str, Any], imported: Imported) -> bool:
     """Whether an expression is what a library keeps its settings in: `mpl.rcParams`, `logging.getLogger("x")`."""
     function = value.func if isinstance(value, ast.Call) else value
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    name = _name_of(function)
     root = _root(function)
     return (
         root is not None
@@ -317,21 +320,32 @@ def stored_into(statements: Iterable[ast.stmt], namespace: Mapping[str, Any], im
     """Return the names whose attributes or items the statements set, or that they reload, outside of functions."""
     found: set[str | None] = set()
     waiting: list[ast.AST] = list(statements)
+    temporary = {
+        each for node in waiting for part in ast.walk(node) if _is_temporary(part) for each in ast.walk(part)
+    }  # settings there are taken back
     while waiting:
         node = waiting.pop()
-        if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, ast.Store):
+        if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, (ast.Store, ast.Del)):
             found.add(_root(node))
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Name):
-            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            function = _name_of(node.func)
             if function in ("setattr", "delattr", "reload"):
                 found.add(node.args[0].id)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and _sets(node.value.func, imported):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and node not in temporary:
             root = _root(node.value)
-            if root is not None and not _is_own_module(root, namespace, imported):
+            if root is not None and _sets(node.value.func, imported) and not _is_own_module(root, namespace, imported):
                 found.add(root)
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             waiting.extend(ast.iter_child_nodes(node))
     return frozenset(name for name in found if name is not None)
+
+
+def _is_temporary(node: ast.AST) -> bool:
+    """Whether a block takes back the settings that are made in it."""
+    if not isinstance(node, (ast.With, ast.AsyncWith)):
+        return False
+    calls = (item.context_expr for item in node.items)
+    return any(_name_of(call.func) in _TEMPORARY for call in calls if isinstance(call, ast.Call))
 
 
 def _is_cheap(*values: ast.expr | None) -> bool:
@@ -344,7 +358,7 @@ def _is_cheap(*values: ast.expr | None) -> bool:
 
 
 def _is_light(function: ast.expr) -> bool:
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    name = _name_of(function)
     return name in _LIGHT or ast.unparse(function) in ("environ.get", "os.environ.get")
 
 
@@ -355,9 +369,10 @@ def _is_constant(node: ast.stmt) -> bool:
 def _configured(node: ast.stmt, imported: Imported) -> str | None:
     """Return whose settings a statement changes: `os.environ["A"] = "1"`, `pd.set_option(…)`, `%matplotlib inline`."""
     target: ast.expr
-    if isinstance(node, (ast.Assign, ast.AugAssign)):
-        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-        if isinstance(target, ast.Name) or not _is_cheap(target, node.value):
+    if isinstance(node, (ast.Assign, ast.AugAssign, ast.Delete)):
+        target = node.target if isinstance(node, ast.AugAssign) else node.targets[0]
+        value = None if isinstance(node, ast.Delete) else node.value
+        if isinstance(target, ast.Name) or not _is_cheap(target, value):
             return None
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         call, target = node.value, node.value.func
@@ -377,10 +392,15 @@ def _sets(function: ast.expr, imported: Imported) -> bool:
         return False
     if ast.unparse(function) in _KNOWN:
         return True
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    name = _name_of(function)
     if isinstance(function, ast.Attribute) and name in _FILLERS:  # of a list or dict, not of a module
         return not isinstance(function.value, ast.Name) or function.value.id in imported.taken
     return name in _SETTERS or _SETTER.fullmatch(name) is not None
+
+
+def _name_of(function: ast.expr) -> str:
+    """Return the name of a function without what it belongs to."""
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _root(target: ast.AST) -> str | None:

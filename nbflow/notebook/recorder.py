@@ -32,6 +32,7 @@ TAIL_CHARS = 500_000
 DISPLAY_BYTES = 32 * 1024**2
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 BADGE = "cached"
+_WIDGET = "it shows a widget, which lives in this kernel only"
 
 Item = tuple[
     Any, ...
@@ -43,9 +44,13 @@ class Recorder:
 
     Text beyond the first and last half million characters is left out, and so are displays once they come to 32 MiB.
     Updates of a display that the cell itself made are folded into it; widgets are not kept: they die with the kernel.
+
+    Attributes:
+        refused: Why what was put out cannot be put out again, or None.
     """
 
     def __init__(self) -> None:
+        self.refused: str | None = None
         self.holding = False
         self.held: list[Item] = []  # displays kept back while `holding`: figures, which belong after the last value
         self._head: list[Item] = []
@@ -84,6 +89,8 @@ class Recorder:
             self._clear_if_due()
             item = ("update" if update else "display", dict(data), dict(metadata), dict(transient))
             if WIDGET_VIEW in data:
+                if not _is_bar(data[WIDGET_VIEW]):
+                    self.refused = _WIDGET
                 return not self.holding
             self._sizes[2] += sum(len(part) for part in data.values() if isinstance(part, (str, bytes)))
             if self._sizes[2] <= DISPLAY_BYTES:
@@ -115,6 +122,7 @@ class Recorder:
             self._tail.clear()
             self._sizes = [0, 0, 0]
             self._left_out = 0
+            self.refused = None
 
     def items(self) -> list[Item]:
         """Return what was kept, in order."""
@@ -139,6 +147,16 @@ class Silent(Recorder):
         """Keep a display or an update of one."""
         super().display(data, metadata, transient, update)
         return False
+
+
+def _is_bar(view: Any) -> bool:
+    """Whether the widget of a view is a bar of tqdm's: nobody misses it once it is full."""
+    module = sys.modules.get("ipywidgets.widgets.widget")
+    widgets = getattr(module, "_instances", None)
+    if widgets is None:
+        widgets = getattr(getattr(module, "Widget", None), "widgets", {})  # as ipywidgets 7 has them
+    widget = widgets.get(view.get("model_id"))
+    return type(widget).__module__.partition(".")[0] == "tqdm"
 
 
 def _append_text(items: list[Item], name: str, text: str) -> None:

@@ -24,7 +24,7 @@ from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.notebook import output
 from nbflow.notebook.cellkey import CellKeyer, ForcedKeyer
-from nbflow.notebook.cells import Cell, CellOptions, Part
+from nbflow.notebook.cells import Cell, CellOptions, Part, refusal_of
 from nbflow.notebook.chance import Draws, random_states, set_random_states
 from nbflow.notebook.conditions import PRESENT, UNKNOWN, condition_of, hold
 from nbflow.notebook.early import load_first
@@ -121,7 +121,7 @@ class CellRun:
         used = _OPAQUE.intersection(self.cell.effects.builtin_reads).difference(self.namespace)
         opaque = [f"{name}()" for name in sorted(used)] or [*self.cell.effects.opaque, *self.keyer.opaque()]
         if opaque:
-            return f"it uses {opaque[0]}, and what that reads and writes cannot be seen"
+            return refusal_of(opaque[0])
         if (drawn_on := self.keyer.drawing_on()) is not None:
             return f"it draws on `{drawn_on}`, which has no content to compare"
         return None
@@ -285,7 +285,7 @@ class CellRun:
             output.flush_figures()
 
     def _made(self, recorder: Recorder, value: Any) -> Record:
-        record = Record(value=value, held=recorder.held)
+        record = Record(value=value, held=recorder.held, refused=recorder.refused)
         if not self.caching:
             return record
         record.items = recorder.items()

@@ -30,6 +30,11 @@ SETTINGS = [
     ("import sys, os\nsys.path.insert(0, os.path.abspath('xy'))", "import sys; sys.path[0].endswith('xy')"),
     ("import sys\nsys.setrecursionlimit(3456)", "import sys; sys.getrecursionlimit() == 3456"),
     ("import decimal\ndecimal.getcontext().prec = 7", "import decimal; decimal.getcontext().prec == 7"),
+    ("import os\nos.environ['NBFLOW_C'] = 'on'\ndel os.environ['NBFLOW_C']", "import os; 'NBFLOW_C' not in os.environ"),
+    ("import sys\nsys.path.append('here')\nsys.path.remove('here')", "import sys; 'here' not in sys.path"),
+    ("import os\nos.makedirs('sub', exist_ok=True)\nos.chdir('sub')", "import os; os.getcwd().endswith('sub')"),
+    ("%cd ..", "import os; not os.getcwd().endswith('sub')"),
+    ("import logging\nlogging.captureWarnings(True)", "import logging; logging._warnings_showwarning is not None"),
     ("import logging\nlogging.getLogger('x').setLevel(10)", "import logging; logging.getLogger('x').level == 10"),
     (
         "from logging import getLogger\ngetLogger('y').setLevel(10)",
@@ -127,3 +132,18 @@ def test_a_computed_setting_of_a_module_is_not_cached(shared: Any) -> None:
     shared.ok("import types\nsettings = types.ModuleType('settings')")
     result = shared.ok("%%task\nsettings.level = max([1, 2])\nlevel = settings.level")
     assert "not cached: it sets something in the module `settings`" in result.stderr
+
+
+def test_settings_that_are_taken_back_are_none(shared: Any) -> None:
+    """Those in a block that ends with them keep no cell from being cached."""
+    cell = """%%task quiet
+import decimal, warnings
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    quiet = 1
+with decimal.localcontext() as context:
+    context.prec = 3
+    third = str(decimal.Decimal(1) / 3)"""
+    assert "not cached" not in shared.ok(cell).stderr
+    assert shared.ok(cell).badges
+    assert shared.value("third") == "0.333"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +61,24 @@ def test_displays_beyond_the_limit_and_widgets_are_left_out() -> None:
     recorder.display({"image/png": "x" * DISPLAY_BYTES}, {}, {}, False)
     recorder.display({"text/plain": "one more"}, {}, {}, False)
     assert len(recorder.items()) == 1
+
+
+def test_a_widget_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A widget cannot be put out again; a bar of tqdm need not, and one that was cleared away must not."""
+    recorder = Recorder()
+    bar = type("TqdmHBox", (), {"__module__": "tqdm.notebook"})()
+    monkeypatch.setitem(sys.modules, "ipywidgets.widgets.widget", SimpleNamespace(_instances={"a": bar, "b": object()}))
+    recorder.display({WIDGET_VIEW: {"model_id": "a"}}, {}, {}, False)
+    recorder.display({WIDGET_VIEW: {"model_id": "b"}}, {"nbflow": "panel"}, {}, False)
+    assert recorder.refused is None
+    recorder.display({WIDGET_VIEW: {"model_id": "b"}}, {}, {}, False)
+    assert recorder.refused == "it shows a widget, which lives in this kernel only"
+    recorder.clear(False)
+    assert recorder.refused is None
+    older = SimpleNamespace(Widget=SimpleNamespace(widgets={"a": bar}))
+    monkeypatch.setitem(sys.modules, "ipywidgets.widgets.widget", older)
+    recorder.display({WIDGET_VIEW: {"model_id": "a"}}, {}, {}, False)
+    assert recorder.refused is None
 
 
 def test_updates_are_folded_into_their_display() -> None:
