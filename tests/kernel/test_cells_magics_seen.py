@@ -184,6 +184,7 @@ def test_widgets_that_are_gone_do_not_count(shared: Any) -> None:
 
 def test_bars_of_tqdm_do_not_count(shared: Any) -> None:
     """A cell with a bar of `tqdm.notebook` is cached; a hit shows no bar, as nothing is computed."""
+    pytest.importorskip("tqdm.notebook")
     shared.ok("from tqdm.notebook import tqdm")
     hit = again(shared, "%%task\ntotal = sum(tqdm(range(4), desc='adding'))\nprint(total)")
     assert hit.badges
