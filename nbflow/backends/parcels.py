@@ -10,11 +10,11 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nbflow._mapping import map_part
 from nbflow.backends.remote import Shared
 from nbflow.backends.travel import Failure, flatten, refusal, restore, text_of
 from nbflow.errors import BackendError, TransferError
@@ -126,7 +126,7 @@ class OnDisk:
         """Return views of the parts in a new mapping of the file."""
         descriptor = self._file if isinstance(self._file, int) else os.open(self._file, os.O_RDONLY | _BINARY)
         try:
-            whole = memoryview(mmap.mmap(descriptor, 0, access=access))
+            whole = map_part(descriptor, os.fstat(descriptor).st_size, access)
         finally:
             if descriptor is not self._file:
                 os.close(descriptor)
@@ -175,6 +175,8 @@ def _nameless() -> int:
     """Return the descriptor of a new file that is gone when it is closed."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("nbflow")
+    import tempfile  # workers import this module, and shall be quick to start
+
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 

@@ -19,7 +19,10 @@ from nbflow._util import lazy
 if TYPE_CHECKING:
     import mmap
     from pathlib import Path  # a small result is found without
+
+    from nbflow import _mapping as mapping
 else:
+    mapping = lazy("nbflow._mapping")
     mmap = lazy("mmap")
 
 __all__ = ["Files", "Stamp"]
@@ -82,7 +85,7 @@ class Files:
             if not stamp[0]:
                 return memoryview(b""), stamp
             access = mmap.ACCESS_READ if shared else mmap.ACCESS_COPY
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=access)), stamp
+            return mapping.map_part(stream.fileno(), stamp[0], access), stamp
 
     def is_sound(self, name: str, stamp: Stamp) -> bool:
         """Whether this process has compared the file of this stamp, or written it."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from nbflow._mapping import map_part
 from nbflow.errors import CacheError
 from nbflow.storage.base import FileFacts
 from nbflow.storage.local import LocalFiles
@@ -94,8 +95,8 @@ class Place:
             else:
                 files.fetch(path, beside)
             with open(beside, "rb") as stream:
-                mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-            yield memoryview(mapped)
+                mapped = map_part(stream.fileno(), os.fstat(stream.fileno()).st_size, mmap.ACCESS_COPY)
+            yield mapped
 
     def write(self, name: str, pieces: Sequence[Any]) -> None:
         """Write a file, replacing what is there in one step."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +97,87 @@ def test_folders_of_the_living_are_not_swept(store: BufferStore, tmp_path: Path)
     other.close()
     assert [folder.exists() for folder in (dead, new, foreign)] == [False, True, True]
     assert os.path.exists(living.path)
+
+
+_LIMITED = """
+import mmap, os, resource, sys
+import numpy
+from nbflow.backends.parcels import Parcel
+from nbflow.backends.process import ProcessBackend, buffers
+from nbflow.cache.files import Files
+
+SIZE, MANY = 1 << 20, 200
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+def limit(number):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+
+def put(name, number):
+    return buffers.write_file(os.path.join(sys.argv[1], name), memoryview(bytes([number]) * SIZE))
+
+def check(views, writable):
+    for number, view in enumerate(views):
+        array = numpy.frombuffer(view, "u1")
+        assert (array == number).all(), f"{number}: other content"
+        assert array.flags.writeable == writable, f"{number}: it is {'' if writable else 'not '}read-only"
+
+def results():
+    backend = ProcessBackend()
+    backend.start()
+    jobs = [backend.dispatch(numpy.full, (SIZE, number, "u1")) for number in range(MANY)]
+    check([job.result(60) for job in jobs], True)
+    backend.stop()
+
+def parcels():
+    check([Parcel.pack(numpy.full(SIZE, number, "u1")).load() for number in range(MANY)], True)
+
+def blobs(shared):
+    files = Files(sys.argv[1])
+    for number in range(MANY):
+        files.write(f"{number:032}", (bytes([number]) * SIZE,), SIZE)
+    check([files.map(f"{number:032}", shared=shared)[0] for number in range(MANY)], not shared)
+
+def parts():
+    path = put("parts", 0).path
+    with open(path, "r+b") as file:
+        for number in range(MANY):
+            file.seek(number * mmap.ALLOCATIONGRANULARITY + 10)
+            file.write(bytes([number]) * 10)
+    refs = [buffers.Ref(path, 10, number * mmap.ALLOCATIONGRANULARITY + 10) for number in range(MANY)]
+    check([buffers.map_file(ref) for ref in refs], True)
+
+def last():
+    files = Files(sys.argv[1])
+    files.write("0" * 32, (bytes(SIZE),), SIZE)
+    ref, taken = put("last", 0), []
+    files.map("0" * 32, shared=True)  # all is imported that this needs
+    buffers.map_file(ref)
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        os.close(taken.pop())
+    for view in (buffers.map_file(ref), files.map("0" * 32, shared=False)[0]):
+        view[0] = 9  # which nobody else sees
+    check([buffers.map_file(ref)], True)
+    check([files.map("0" * 32, shared=False)[0]], True)
+    check([files.map("0" * 32, shared=True)[0]], False)
+
+limit(128)
+{what}
+print("all are right")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+@pytest.mark.parametrize("what", ["results()", "parcels()", "blobs(True)", "blobs(False)", "parts()", "last()"])
+def test_what_is_mapped_is_not_limited_by_descriptors(what: str, tmp_path: Path) -> None:
+    """However many large values live, whatever they came with, and though hardly a descriptor is left."""
+    script = _LIMITED.replace("{what}", what)
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert found.stdout == "all are right\n", found.stderr
 
 
 def test_frames_survive_any_cut() -> None:

@@ -158,6 +158,70 @@ def test_workers_ignore_the_interrupt(single: ProcessBackend) -> None:
     assert single.dispatch(lambda: os.getpgid(0) == os.getpid()).result(_LIMIT_S)
 
 
+@pytest.fixture
+def held_nursery(single: ProcessBackend) -> Iterator[Callable[[], None]]:
+    """The nursery does nothing, so that ends of workers are seen but not told; returns what lets it go on."""
+    assert single.dispatch(abs, (-5,)).result(_LIMIT_S) == 5
+    assert nursery._nursery is not None
+    server = nursery._nursery.process
+    server.send_signal(signal.SIGSTOP)
+    go_on = lambda: server.send_signal(signal.SIGCONT)  # noqa: E731
+    yield go_on
+    go_on()
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["alone", "replaced"])
+def test_stop_just_after_a_workers_death(
+    single: ProcessBackend, held_nursery: Callable[[], None], replaced: bool
+) -> None:
+    """A call whose worker is gone, while nobody knows yet how it ended, can be stopped, and others go on."""
+    dying = single.dispatch(os._exit, (1,))
+    pool = single._pool
+    assert pool is not None
+    assert until(lambda: len(pool._dying) == 1)
+    after = [single.dispatch(abs, (-7,))] if replaced else []
+    assert until(lambda: len(pool._workers) == len(after))
+    assert dying.stop()
+    ended = threading.Event()
+    pool.post(lambda _: ended.set(), None)
+    assert until(lambda: ended.is_set() or pool._ended)
+    after.append(single.dispatch(abs, (-7,)))
+    held_nursery()
+    assert [job.result(_LIMIT_S) for job in after] == [7] * len(after)
+    assert dying.cancelled()
+    assert until(lambda: not pool._dying)
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["untold", "told"])
+def test_end_of_all_just_after_a_workers_death(
+    single: ProcessBackend,
+    held_nursery: Callable[[], None],
+    told: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All calls of a lost worker end with the backend, whether it is told in time how the worker ended, or never."""
+
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    def die_when_told() -> None:
+        gate.read_bytes()
+        os._exit(1)
+
+    jobs: list[Any] = [single.dispatch(die_when_told), single.dispatch(abs, (-5,))]
+    pool = single._pool
+    assert pool is not None
+    assert until(lambda: all(job.holder is not None for job in jobs))
+    gate.write_bytes(b"")
+    assert until(lambda: len(pool._dying) == 1)
+    if told:
+        await_ends = pool._await_ends
+        monkeypatch.setattr(pool, "_await_ends", lambda: (held_nursery(), await_ends()))
+    single.stop()
+    assert [job.done() for job in jobs] == [True, True]
+
+
 # --- what user code may do to its worker
 
 

@@ -15,6 +15,8 @@ import threading
 from itertools import count
 from typing import NamedTuple
 
+from nbflow._mapping import map_part
+
 __all__ = ["BESIDE_BYTES", "BufferStore", "Ref", "map_file", "write_file"]
 
 BESIDE_BYTES = 1 << 20
@@ -58,8 +60,7 @@ def map_file(ref: Ref) -> memoryview:
     descriptor = os.open(ref.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
         before = ref.offset % mmap.ALLOCATIONGRANULARITY
-        whole = mmap.mmap(descriptor, before + ref.size, access=mmap.ACCESS_COPY, offset=ref.offset - before)
-        return memoryview(whole)[before:]
+        return map_part(descriptor, before + ref.size, mmap.ACCESS_COPY, ref.offset - before)[before:]
     finally:
         os.close(descriptor)
 

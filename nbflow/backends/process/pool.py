@@ -346,7 +346,8 @@ class Pool:
         elif worker.jobs[0] is job:
             worker.jobs.popleft()
             self._release(job)
-            self._retire(worker)
+            if self._counts(worker):  # else it was lost a moment ago, and its status is still on its way
+                self._retire(worker)
 
     def _release(self, job: ProcessJob) -> None:
         refs, job.refs, job.body = job.refs, [], None
@@ -439,9 +440,10 @@ class Pool:
         if self._ended:
             return
         self._ended = True
-        for worker in list(self._workers.values()):
+        for worker in [*self._workers.values(), *self._dying]:  # lost ones have jobs until their status comes, if ever
             for job in worker.jobs:
                 job.settle_stopped()
+        for worker in list(self._workers.values()):
             self._retire(worker)
         while self._inbox:
             act, argument = self._inbox.popleft()
