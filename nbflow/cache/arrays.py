@@ -27,17 +27,33 @@ __all__ = ["DATA", "HANDLERS", "INHERITED", "SUBCLASSED"]
 # --- NumPy --------------------------------------------------------------------------------------------------------
 
 
-def _dtype(walk: Walk, dtype: Any) -> bytes:
-    """Encode a dtype: names and types of fields, units, byte order; not offsets and padding."""
+def _dtype(walk: Walk, dtype: Any, layout: bool = False) -> bytes:
+    """Encode a dtype: names, titles and types of fields, units, byte order, metadata, and a scalar type of others.
+
+    Args:
+        walk: Encodes what is in it.
+        dtype: That of an array, or one that is a value itself.
+        layout: Whether offsets, padding and alignment count: they do for who reads bytes with it.
+    """
+    extra = b"" if not dtype.metadata else b"m" + walk.encode(dict(dtype.metadata))
+    kind = dtype.type
+    if kind.__module__ != "numpy" or kind.__name__ == "record":  # bfloat16 and float8 look like plain bytes
+        extra += b"t" + text_bytes(f"{kind.__module__}.{kind.__qualname__}")
     if dtype.names is not None:
-        members = [text_bytes(name) + _dtype(walk, dtype.fields[name][0]) for name in dtype.names]
-        return hashed(b"ds", *members)
+        members = []
+        for name in dtype.names:
+            inner, offset, *title = dtype.fields[name]
+            place = walk.encode(offset) if layout else b""
+            members.append(text_bytes(name) + _dtype(walk, inner, layout) + place + b"".join(map(walk.encode, title)))
+        if layout:
+            extra += walk.encode((dtype.itemsize, dtype.isalignedstruct))
+        return hashed(b"ds", *members, extra) if extra else hashed(b"ds", *members)
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
-        return hashed(b"dx", _dtype(walk, base), walk.encode(tuple(shape)))
+        return hashed(b"dx", _dtype(walk, base, layout), walk.encode(tuple(shape)), *([extra] if extra else []))
     if dtype.kind == "T":
         return hashed(b"dT", text_bytes(repr(dtype)))
-    return hashed(b"dn", text_bytes(dtype.str))
+    return hashed(b"dn", text_bytes(dtype.str), *([extra] if extra else []))
 
 
 def _array(walk: Walk, value: Any) -> bytes:
@@ -104,6 +120,8 @@ def _pandas_values(walk: Walk, values: Any) -> bytes:
     dtype = values.dtype
     if kind == "ndarray":
         return _array(walk, values)
+    if type(values).__module__.partition(".")[0] != "pandas":
+        return _foreign_values(walk, values)
     if kind == "NumpyExtensionArray":
         return _array(walk, values.to_numpy())
     head = text_bytes(f"{kind} {dtype}")
@@ -128,11 +146,35 @@ def _pandas_values(walk: Walk, values: Any) -> bytes:
         return hashed(
             b"pz",
             head,
-            walk.encode(values.fill_value),
+            walk.encode((len(values), values.fill_value)),
             _array(walk, values.sp_index.indices),
             _array(walk, values.sp_values),
         )
     return hashed(b"pe", head, walk.code(type(values)), walk.sequence([*values]))
+
+
+def _foreign_values(walk: Walk, values: Any) -> bytes:
+    """Encode a column of somebody else's class: its members, and what the array says beside them (a projection).
+
+    That is what the class itself would pickle, where it says so; else all attributes but arrays, which hold the
+    members in some layout, and caches.
+    """
+    kind, dtype = type(values), values.dtype
+    classes = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("pandas", "builtins")]
+    if any(name in vars(base) for base in classes for name in ("__getstate__", "__reduce__", "__reduce_ex__")):
+        rest = walk.reduced(values)
+    else:
+        rest = walk.pairs(
+            [
+                (name, item)
+                for name, item in getattr(values, "__dict__", {}).items()
+                if not (item is dtype or "cache" in name or hasattr(type(item), "__array__"))
+            ],
+            ".{}",
+        )
+    head = text_bytes(f"{kind.__name__} {dtype}")
+    described = [walk.attribute(dtype, name) for name in getattr(dtype, "_metadata", ())]  # what `==` looks at
+    return hashed(b"pf", head, walk.code(kind), hashed(b"pd", *described), walk.sequence([*values]), rest)
 
 
 def _series(walk: Walk, value: Any) -> bytes:
@@ -286,7 +328,7 @@ def _figure(walk: Walk, value: Any) -> bytes:
 INHERITED: dict[str, Callable[[Walk, Any], bytes]] = {
     "matplotlib.Artist": _figure,
     "numpy.generic": _generic,
-    "numpy.dtype": lambda walk, value: hashed(b"nt", _dtype(walk, value)),
+    "numpy.dtype": lambda walk, value: hashed(b"nt", _dtype(walk, value, layout=True)),
     "pandas.ExtensionArray": lambda walk, value: hashed(b"px", _pandas_values(walk, value)),
     "pandas.ExtensionDtype": _pandas_dtype,
     **COLUMNS_INHERITED,

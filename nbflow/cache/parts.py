@@ -35,7 +35,7 @@ __all__ = [
     "text_bytes",
 ]
 
-KEY_FORMAT = b"nbflow-key-2"
+KEY_FORMAT = b"nbflow-key-3"
 """Names how keys are made; any change of a digest changes it, so that old entries are left alone instead of misread."""
 
 

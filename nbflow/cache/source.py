@@ -1,9 +1,10 @@
 """What a piece of code says, in a form that does not change when only its looks change.
 
-A function is digested by its syntax tree, without comments, positions, docstring, annotations, own name and
-decorators (a decorator that matters is in the object: its wrapper has a closure). Trees hardly vary over Python
-versions, bytecode does with every one; so bytecode is only used where there is no source that compiles to exactly the
-code at hand (`exec`, a file edited since it was imported), and such digests hold for one version of Python.
+A function is digested by its syntax tree, without comments, positions, docstring, annotations (except where they are
+read while it runs), own name and decorators (a decorator that matters is in the object: its wrapper has a closure).
+Trees hardly vary over Python versions, bytecode does with every one; so bytecode is only used where there is no source
+that compiles to exactly the code at hand (`exec`, a file edited since it was imported), and such digests hold for one
+version of Python.
 
 What the code refers to is read from its bytecode, where scopes are already resolved: chains of names that begin at a
 global or a captured variable (`np.linalg.norm`), imports inside the body, and the *state*: captured variables that
@@ -23,7 +24,7 @@ from xxhash import xxh3_128_hexdigest
 from nbflow._typing import TYPE_CHECKING, NamedTuple
 from nbflow._util import lazy
 from nbflow._version import __version__
-from nbflow.cache.digest import Walk
+from nbflow.cache.digest import LEAVES, Walk
 from nbflow.cache.parts import KEY_FORMAT, hashed
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "ModuleFacts",
     "Shelf",
     "code_bytes",
+    "constant_bytes",
     "facts_of",
     "inner_codes",
     "module_facts",
@@ -150,7 +152,7 @@ class Shelf:
         self._notes.put(_name(b"module", _text(text)), tuple(facts))
 
 
-_VERSIONS = f"facts 3 {__version__} {sys.version}".encode() + KEY_FORMAT
+_VERSIONS = f"facts 4 {__version__} {sys.version}".encode() + KEY_FORMAT
 
 
 def _name(*pieces: bytes) -> str:
@@ -187,13 +189,17 @@ def _present_text(filename: str) -> bytes | None:
 
 # --- code objects -------------------------------------------------------------------------------------------------
 
-_constants = Walk(lambda value: repr(value).encode())
+
+def constant_bytes(value: object) -> bytes:
+    """Encode a constant of a program: its type and its content; threads that do so do not share a walk."""
+    leaf = LEAVES.get(type(value))
+    return leaf(value) if leaf is not None else Walk(lambda other: repr(other).encode()).encode(value)
 
 
 def code_bytes(code: CodeType) -> bytes:
     """Digest a code object itself: instructions, constants and names, without file and positions."""
     version = b"%d.%d" % sys.version_info[:2]
-    constants = [code_bytes(item) if isinstance(item, CodeType) else _constants.encode(item) for item in code.co_consts]
+    constants = [code_bytes(item) if isinstance(item, CodeType) else constant_bytes(item) for item in code.co_consts]
     counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
     names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
     return hashed(
@@ -202,7 +208,7 @@ def code_bytes(code: CodeType) -> bytes:
         code.co_code,
         code.co_exceptiontable,
         *constants,
-        b"".join(map(_constants.encode, (counts, *names))),
+        b"".join(map(constant_bytes, (counts, *names))),
     )
 
 

@@ -11,14 +11,13 @@ import ast
 import dis
 import linecache
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
-from nbflow.cache.digest import Walk
 from nbflow.cache.mentions import RUNNERS, names_in, texts_run
 from nbflow.cache.parts import framed, hashed
-from nbflow.cache.source import REBOUND, CodeFacts, ModuleFacts, code_bytes, inner_codes
+from nbflow.cache.source import REBOUND, CodeFacts, ModuleFacts, code_bytes, constant_bytes, inner_codes
 
 __all__ = ["analysed", "module_facts", "same_code"]
 
@@ -40,14 +39,17 @@ def analysed(code: CodeType) -> tuple[CodeFacts, bytes | None]:
     node, source = found
     digest = hashed(b"as", _tree_bytes(node))
     text = "".join(source.lines).encode("utf-8", "surrogatepass")
-    return CodeFacts(digest, *names, frozenset(stored | _mutated(node)), True, _mentions(code, node)), text
+    changed, declared = _changes(node)
+    # Where a comprehension is part of its function's bytecode, its variables look like captured ones of the same name.
+    stored = {(name, end) for name, end in stored if name in declared or "__" in name}  # it may be mangled
+    return CodeFacts(digest, *names, frozenset(stored | changed), True, _mentions(code, node)), text
 
 
 # --- the syntax tree ----------------------------------------------------------------------------------------------
 
 _SKIP = frozenset({"type_comment", "type_params", "kind", "returns", "annotation", "type_ignores", "ctx"})
 _DEFS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_constants = Walk(lambda value: repr(value).encode())
+_PLAIN_DECORATORS = frozenset("cache cached_property classmethod lru_cache property staticmethod wraps".split())
 
 
 def _tree_bytes(node: ast.AST) -> bytes:
@@ -70,27 +72,46 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     return body
 
 
-def _dump(item: Any, in_class: bool = False) -> bytes:
-    """Write a tree as nested, framed fields; empty fields are left out, so new optional ones change nothing."""
+def _dump(item: Any, annotated: bool = False) -> bytes:
+    """Write a tree as nested, framed fields; empty fields are left out, so new optional ones change nothing.
+
+    Annotations count where something may read them while the code runs: in the body of a class (dataclasses), and
+    those of a function with decorators (`singledispatch`); `annotated` says that `item` stands at such a place.
+    """
     if isinstance(item, list):
-        return framed(b"".join(framed(_dump(member, in_class)) for member in item))
+        return framed(b"".join(framed(_dump(member, annotated)) for member in item))
     if isinstance(item, ast.Constant):
-        return framed(b"Constant" + _constants.encode(item.value))
+        return framed(b"Constant" + constant_bytes(item.value))
     if not isinstance(item, ast.AST):
-        return framed(_constants.encode(item))
+        return framed(constant_bytes(item))
     out = [framed(type(item).__name__.encode())]
     fields = dict(ast.iter_fields(item))
     if isinstance(item, _DEFS):
         fields["body"] = _without_docstring(item.body)
     if isinstance(item, ast.JoinedStr):
         fields["values"] = _joined(item.values)
+    decorated = _is_decorated(item)
     for name in sorted(fields):
         value = fields[name]
-        keep = name == "annotation" and in_class and isinstance(item, ast.AnnAssign)  # dataclasses read these
+        keep = (name == "annotation" and annotated) or (name == "returns" and decorated)
         if value is None or value == [] or (name in _SKIP and not keep):
             continue
-        out.append(framed(name.encode()) + _dump(value, isinstance(item, ast.ClassDef) and name == "body"))
+        inside = (
+            (isinstance(item, ast.ClassDef) and name == "body")
+            or (decorated and name == "args")
+            or (annotated and not isinstance(item, _DEFS))
+        )
+        out.append(framed(name.encode()) + _dump(value, inside))
     return framed(b"".join(out))
+
+
+def _is_decorated(item: ast.AST) -> bool:
+    """Whether `item` is a function with a decorator that may read its annotations."""
+    if not isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return False
+    called = [each.func if isinstance(each, ast.Call) else each for each in item.decorator_list]
+    names = [each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in called]
+    return not _PLAIN_DECORATORS.issuperset(names)
 
 
 def _joined(values: list[ast.expr]) -> list[ast.expr]:
@@ -114,6 +135,7 @@ _FUTURES = 0
 for _name in __import__("__future__").all_feature_names:
     _FUTURES |= getattr(__import__("__future__"), _name).compiler_flag
 _TOP_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+_KINDS = 0x04 | 0x08 | 0x20 | 0x80 | 0x200  # of functions: `*args`, `**kwargs`, (async) generators, coroutines
 
 
 class _Source(NamedTuple):
@@ -212,13 +234,16 @@ def same_code(one: CodeType, other: CodeType) -> bool:
     )
     if any(getattr(one, name) != getattr(other, name) for name in plain):
         return False
-    for left, right in zip(one.co_consts, other.co_consts, strict=True):
-        if isinstance(left, CodeType) and isinstance(right, CodeType):
-            if not same_code(left, right):
-                return False
-        elif type(left) is not type(right) or (repr(left) != repr(right) and left != right):
-            return False
-    return True
+    if (one.co_flags ^ other.co_flags) & _KINDS:
+        return False
+    return all(map(_same_constant, one.co_consts, other.co_consts))
+
+
+def _same_constant(one: object, other: object) -> bool:
+    """Whether two constants are equal and of the same types at every depth: `(1,) == (True,)`, `-0.0 == 0.0`."""
+    if isinstance(one, CodeType) and isinstance(other, CodeType):
+        return same_code(one, other)
+    return one is other or (type(one) is type(other) and constant_bytes(one) == constant_bytes(other))
 
 
 # --- what the code refers to --------------------------------------------------------------------------------------
@@ -244,8 +269,7 @@ def _references(
     chains: set[tuple[str, ...]] = set()
     imports: set[tuple[str, int, tuple[str, ...]]] = set()
     stored: set[tuple[str, ...]] = set()
-    outside = set(code.co_freevars)
-    for inner in (code, *inner_codes(code)):
+    for inner, outside in _with_captured(code, frozenset(code.co_freevars)):
         chain: list[str] = []
         before: list[Any] = [None, None]
         for step in dis.get_instructions(inner):
@@ -273,6 +297,17 @@ def _references(
         if chain:
             chains.add(tuple(chain))
     return chains, imports, stored
+
+
+def _with_captured(code: CodeType, outside: frozenset[str]) -> Iterator[tuple[CodeType, frozenset[str]]]:
+    """Yield `code` and all inside it, each with those of its variables that `code` has captured.
+
+    A function inside may have captured a variable of the same name from a function in between.
+    """
+    yield code, outside
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _with_captured(constant, outside.intersection(constant.co_freevars))
 
 
 def _mentions(code: CodeType, node: ast.AST | None) -> tuple[str, ...]:
@@ -309,23 +344,124 @@ def _chain(node: ast.AST) -> tuple[str, ...] | None:
     return (node.id, *reversed(names))
 
 
-def _mutated(root: ast.AST) -> set[tuple[str, ...]]:
-    """Return chains that the code stores into or calls a mutating method of."""
-    found: set[tuple[str, ...] | None] = set()
-    for node in ast.walk(root):
-        if isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)):
-            found.add(_chain(node.value))
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
-            chain = _chain(node)
-            found.add((*chain, REBOUND) if chain else None)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS:
-            found.add(_chain(node.func.value))
-    return {chain for chain in found if chain}
+def _changed(node: ast.AST) -> tuple[str, ...] | None:
+    """Return the chain that one node stores into or calls a mutating method of."""
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)):
+        return _chain(node.value)
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
+        chain = _chain(node)
+        return (*chain, REBOUND) if chain else None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MUTATORS:
+        return _chain(node.func.value)
+    return None
+
+
+def _changes(root: ast.AST) -> tuple[set[tuple[str, ...]], set[str]]:
+    """Return chains that the code stores into or calls a mutating method of, and names that it says are from outside.
+
+    Those of inner functions that begin at a variable of their own are left out: a global or captured variable may
+    have the same name.
+    """
+    found: set[tuple[str, ...]] = set()
+    declared: set[str] = set()
+    waiting: list[tuple[ast.AST, frozenset[str]]] = [(root, frozenset())]
+    while waiting:
+        scope, around = waiting.pop()
+        nodes = [*_nodes_of(_parts(scope)[1])]
+        bound, globals_here = _variables(scope, nodes)
+        if scope is not root:
+            hidden = (around | bound) - globals_here
+        elif isinstance(root, ast.Module):
+            hidden = frozenset()
+        else:
+            hidden = bound & {name for each in ast.walk(root) if isinstance(each, ast.Global) for name in each.names}
+        declared |= globals_here
+        for node in nodes:
+            if isinstance(node, ast.Nonlocal):
+                declared.update(name for name in node.names if name not in hidden)
+            elif isinstance(node, _SCOPES):
+                waiting.append((node, around if isinstance(scope, ast.ClassDef) else hidden))  # methods see no members
+            chain = _changed(node)
+            if chain is not None and chain[0] not in hidden:
+                found.add(chain)
+    return found, declared
 
 
 def _mutated_in_bytecode(code: CodeType) -> set[tuple[str, ...]]:
     """Return chains that a mutating method is taken from; subscripts cannot be told without source."""
     return {chain[:-1] for chain in _references(code)[0] if len(chain) > 1 and chain[-1] in _MUTATORS}
+
+
+# --- scopes -------------------------------------------------------------------------------------------------------
+
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_SCOPES = (*_DEFS, ast.Lambda, *_COMPREHENSIONS)
+_NAMED = (*_DEFS, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
+_BINDING = (*_NAMED, ast.Name, ast.alias, ast.MatchMapping)
+
+
+def _parts(scope: ast.AST) -> tuple[list[ast.AST], list[ast.AST]]:
+    """Return what of a scope is run in the scope around it, and what inside; parameters are with the former."""
+    if isinstance(scope, _COMPREHENSIONS):
+        first = scope.generators[0]
+        rest = [each for each in ast.iter_child_nodes(scope) if each is not first]
+        return [first.iter], [first.target, *first.ifs, *rest]
+    body = getattr(scope, "body", [])
+    inside = [*body] if isinstance(body, list) else [body]  # that of a lambda is one expression
+    known = set(map(id, inside))
+    return [each for each in ast.iter_child_nodes(scope) if id(each) not in known], inside
+
+
+def _nodes_of(parts: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Yield the nodes at and below `parts` that are in the same scope."""
+    waiting = [*parts]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += _parts(node)[0] if isinstance(node, _SCOPES) else ast.iter_child_nodes(node)
+
+
+def _variables(scope: ast.AST, nodes: list[ast.AST]) -> tuple[frozenset[str], set[str]]:
+    """Return the names of a scope's own variables, and those that it declares global; `nodes` are those in it."""
+    if isinstance(scope, _COMPREHENSIONS):
+        targets = [each for generator in scope.generators for each in ast.walk(generator.target)]
+        return frozenset(name for each in targets for name in _bound_by(each)), set()
+    bound: set[str] = set()
+    outer: set[str] = set()
+    declared: set[str] = set()
+    arguments = getattr(scope, "args", None)
+    if isinstance(arguments, ast.arguments):
+        bound.update(each.arg for each in ast.iter_child_nodes(arguments) if isinstance(each, ast.arg))
+    for node in nodes:
+        if isinstance(node, ast.Global):
+            declared.update(node.names)
+        elif isinstance(node, ast.Nonlocal):
+            outer.update(node.names)
+        elif isinstance(node, _COMPREHENSIONS):
+            bound.update(_walruses(node))
+        elif isinstance(node, _BINDING):
+            bound.update(_bound_by(node))
+    return frozenset(bound - declared - outer), declared
+
+
+def _bound_by(node: ast.AST) -> list[str]:
+    """Return the names that one node binds in its scope."""
+    if isinstance(node, ast.Name):
+        return [node.id] if isinstance(node.ctx, (ast.Store, ast.Del)) else []
+    if isinstance(node, ast.alias):
+        return [node.asname or node.name.partition(".")[0]]
+    if isinstance(node, _NAMED):
+        return [node.name] if node.name else []
+    return [node.rest] if isinstance(node, ast.MatchMapping) and node.rest else []
+
+
+def _walruses(comprehension: ast.AST) -> Iterator[str]:
+    """Yield the names that `:=` binds in a comprehension: they belong to the scope around it."""
+    for node in _nodes_of(_parts(comprehension)[1]):
+        if isinstance(node, ast.NamedExpr) and isinstance(node.target, ast.Name):
+            yield node.target.id
+        elif isinstance(node, _COMPREHENSIONS):
+            yield from _walruses(node)
 
 
 # --- whole modules ------------------------------------------------------------------------------------------------
@@ -351,7 +487,7 @@ def module_facts(text: str) -> ModuleFacts:
 def _module_constants(tree: ast.Module) -> Iterator[tuple[str, bytes]]:
     """Yield the names that the top level binds to literals, and nothing in the module binds again or changes."""
     stored = [each.id for each in ast.walk(tree) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
-    changed = {chain[0] for chain in _mutated(tree)}
+    changed = {chain[0] for chain in _changes(tree)[0]}
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
         target = node.target if isinstance(node, ast.AnnAssign) else target
@@ -359,6 +495,6 @@ def _module_constants(tree: ast.Module) -> Iterator[tuple[str, bytes]]:
             continue
         assert isinstance(node, (ast.Assign, ast.AnnAssign))
         try:
-            yield target.id, _constants.encode(ast.literal_eval(node.value or target))
+            yield target.id, constant_bytes(ast.literal_eval(node.value or target))
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # it is no literal
             continue
