@@ -265,13 +265,14 @@ class Graph:
         if isinstance(value, partial):
             return nodes.partial_node, "partial", "helper"
         if isinstance(value, BuiltinFunctionType) and nodes.is_bound(value):
-            return nodes.bound_node, self._qualified(type(value.__self__).__module__, value.__qualname__), "helper"
+            return nodes.bound_node, self._qualified(type(value.__self__).__module__, str(value.__qualname__)), "helper"
         owner = getattr(value, "__objclass__", None)  # of a method that is written in C
         module = str(getattr(value, "__module__", None) or getattr(owner, "__module__", ""))
         title = getattr(value, "__qualname__", getattr(value, "__name__", None))
         wrapped = getattr(value, "__wrapped__", None)
         if callable(wrapped) or title is None or (is_local(module) and not is_native(value)):
-            return nodes.object_node, self._qualified(type(value).__module__, type(value).__qualname__), "helper"
+            kind = type(value)
+            return nodes.object_node, self._qualified(kind.__module__, str(kind.__qualname__)), "helper"
         self.package(module)
         return None, f"{module}.{title}", "helper"
 
