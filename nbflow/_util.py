@@ -1,7 +1,8 @@
 """Small functions that several floors need.
 
 `report` says something to the user once and never raises; `one_line` and `trim_traceback` make errors short enough for
-events, tables and panels; `format_duration` writes seconds as people read them. `lazy` puts off an import.
+events, tables and panels; `format_duration` writes seconds as people read them. `lazy` puts off an import, and
+`package_of` says which library a class is from.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "format_duration",
     "lazy",
     "one_line",
+    "package_of",
     "perhaps",
     "refusal",
     "report",
@@ -48,6 +50,11 @@ class _LazyModule:
         value = getattr(sys.modules[self._name], name)
         self.__dict__[name] = value
         return value
+
+
+def package_of(kind: type) -> str:
+    """Return the top package of the module that a class names as its own; "None" if it names none."""
+    return str(kind.__module__).partition(".")[0]
 
 
 def lazy(name: str) -> Any:

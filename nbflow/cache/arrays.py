@@ -13,6 +13,7 @@ from collections.abc import Callable
 from xxhash import xxh3_128_digest
 
 from nbflow._typing import TYPE_CHECKING, Any
+from nbflow._util import package_of
 from nbflow.cache.columns import COLUMNS, COLUMNS_INHERITED, arrow_values
 from nbflow.cache.packed import packed_texts
 from nbflow.cache.parts import PACKED_FROM, Undigestable, hashed, text_bytes
@@ -120,7 +121,7 @@ def _pandas_values(walk: Walk, values: Any) -> bytes:
     dtype = values.dtype
     if kind == "ndarray":
         return _array(walk, values)
-    if type(values).__module__.partition(".")[0] != "pandas":
+    if package_of(type(values)) != "pandas":
         return _foreign_values(walk, values)
     if kind == "NumpyExtensionArray":
         return _array(walk, values.to_numpy())
@@ -160,7 +161,7 @@ def _foreign_values(walk: Walk, values: Any) -> bytes:
     members in some layout, and caches.
     """
     kind, dtype = type(values), values.dtype
-    classes = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("pandas", "builtins")]
+    classes = [base for base in kind.__mro__ if package_of(base) not in ("pandas", "builtins")]
     if any(name in vars(base) for base in classes for name in ("__getstate__", "__reduce__", "__reduce_ex__")):
         rest = walk.reduced(values)
     else:

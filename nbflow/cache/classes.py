@@ -13,7 +13,7 @@ from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 
 from nbflow._typing import Any
 
-__all__ = ["class_members", "is_enum", "is_plain_object"]
+__all__ = ["class_members", "has_only_attributes", "is_enum", "is_plain_object"]
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _GENERATED = frozenset(
@@ -24,7 +24,7 @@ _GENERATED = frozenset(
     "__replace__ __dataclass_fields__ __dataclass_params__ __attrs_attrs__ __attrs_props__ __attrs_own_setattr__ "
     "__slotnames__".split()
 )
-_OF_FIELDS = frozenset({"_fields", "_field_defaults", "__getnewargs__", "__match_args__"})
+_OF_FIELDS = frozenset({"_fields", "_field_defaults", "__getnewargs__"})
 _WRITTEN = frozenset(
     "__init__ __repr__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __hash__ __setattr__ __delattr__ __new__ "
     "_make _replace __replace__ _asdict __getnewargs__ __getstate__ __setstate__".split()
@@ -91,13 +91,17 @@ class _Plain:
     """As large as every object that is nothing but its `__dict__`."""
 
 
+def has_only_attributes(kind: Any) -> bool:
+    """Whether instances of a class hold nothing beside their attributes: no content of a built-in type, no slots."""
+    return bool(kind.__basicsize__ == _Plain.__basicsize__ and kind.__itemsize__ == 0)
+
+
 def is_plain_object(value: Any) -> bool:
     """Whether an object is just its attributes: its class says nothing special about how it is taken apart."""
     kind: Any = type(value)
     own: Any = object
     return (
-        kind.__basicsize__ == _Plain.__basicsize__  # no content of a built-in type, no slots
-        and kind.__itemsize__ == 0
+        has_only_attributes(kind)
         and all(base.__flags__ & _HEAP_TYPE for base in kind.__mro__[:-1])
         and kind.__reduce_ex__ is own.__reduce_ex__
         and kind.__reduce__ is own.__reduce__
@@ -127,12 +131,14 @@ def _has_generated_methods(cls: type) -> bool:
 
 def _is_of_fields(cls: type, name: str, value: Any) -> bool:
     """Whether an attribute says no more than the fields do, which are taken instead."""
-    fields = vars(cls).get("__dataclass_fields__")
-    if name != "__match_args__" or fields is None:
-        return name in _OF_FIELDS
-    taken = (
-        field for field in fields.values() if field.init and not field.kw_only and _kind(field) != "_FIELD_CLASSVAR"
-    )
+    space = vars(cls)
+    named = issubclass(cls, tuple) and "_fields" in space
+    if name != "__match_args__":
+        return named and name in _OF_FIELDS
+    if named:
+        return bool(value == space["_fields"])
+    fields = (*space.get("__dataclass_fields__", {}).values(), *space.get("__attrs_attrs__", ()))
+    taken = (field for field in fields if field.init and not field.kw_only and _kind(field) != "_FIELD_CLASSVAR")
     return bool(value == tuple(field.name for field in taken))
 
 

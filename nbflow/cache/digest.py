@@ -40,7 +40,7 @@ from xxhash import xxh3_128_digest
 
 from nbflow._installed import entry_points
 from nbflow._typing import TYPE_CHECKING, Any, TypeAlias
-from nbflow._util import lazy, one_line, report
+from nbflow._util import lazy, one_line, package_of, report
 from nbflow.cache import memo
 from nbflow.cache.classes import is_enum
 from nbflow.cache.parts import PACKED_FROM, Undigestable, hashed, text_bytes
@@ -377,11 +377,11 @@ def _choose(kind: type) -> Handler:
     if issubclass(kind, Iterator) and "__reduce__" not in vars(kind) and "__reduce_ex__" not in vars(kind):
         if kind.__module__ != "__main__":
             return volatile("it can be read only once")
-    top = kind.__module__.partition(".")[0]
+    top = package_of(kind)
     _load_entry_points(top)
     if name in _registered:
         return _registered[name]
-    homes = [base.__module__.partition(".")[0] for base in kind.__mro__]
+    homes = [package_of(base) for base in kind.__mro__]
     if LIBRARIES.isdisjoint(homes):
         return Walk.reduced
     names = [f"{home}.{base.__qualname__}" for home, base in zip(homes, kind.__mro__, strict=True)]
@@ -405,7 +405,7 @@ def is_container(value: Any) -> bool:
 def is_data(value: Any) -> bool:
     """Whether a value is an array, a frame or alike: data, even for code that stores into it."""
     kind = type(value)
-    if LIBRARIES.isdisjoint(base.__module__.partition(".")[0] for base in kind.__mro__):
+    if LIBRARIES.isdisjoint(map(package_of, kind.__mro__)):
         return False
     return _handler(kind) in arrays.DATA
 

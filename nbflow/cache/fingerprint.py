@@ -172,7 +172,7 @@ def fingerprint(obj: Any) -> Fingerprint:
 
 
 def _code_bytes(value: Any) -> bytes:
-    if isinstance(value, type) and (value.__module__ == "builtins" or is_standard(value.__module__)):
+    if isinstance(value, type) and (value.__module__ == "builtins" or is_standard(str(value.__module__))):
         return hashed(b"cl", text_bytes(f"{value.__module__}.{value.__qualname__}"))
     found = fingerprint(value)
     if found.notes:

@@ -26,6 +26,7 @@ from functools import cache
 from xxhash import xxh3_128_hexdigest
 
 from nbflow._typing import Any, NamedTuple
+from nbflow._util import package_of
 from nbflow.cache.fingerprint import content_bytes
 from nbflow.cache.parts import short_text
 
@@ -228,7 +229,7 @@ def _digest(watched: _Watched, value: Any) -> str | None:
 
 
 def _data_name(kind: type) -> str:
-    return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
+    return f"{package_of(kind)}.{kind.__qualname__}"
 
 
 def _weight(value: Any, left: int, depth: int) -> int | None:

@@ -24,6 +24,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from nbflow._typing import Any, TypeAlias
+from nbflow._util import package_of
 
 __all__ = ["LARGE", "known", "recall", "remember"]
 
@@ -167,7 +168,7 @@ def _remember_container(value: Any, content: bytes) -> bool:
 def _proof(value: Any) -> _Proof | None:
     """Return a function that tells whether `value` is still what it is now, or None where nothing can tell."""
     kind = type(value)
-    find = _PROOFS.get(f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}")
+    find = _PROOFS.get(f"{package_of(kind)}.{kind.__qualname__}")
     return find(value) if find is not None else None
 
 

@@ -116,7 +116,7 @@ def _mutates(facts: CodeFacts, name: str, value: Any) -> bool:
     roots = {chain[0] for chain in facts.state if chain[0] == name}
     if not roots:
         return False
-    return (name, REBOUND) in facts.state or (is_standard(type(value).__module__) and not is_code(value))
+    return (name, REBOUND) in facts.state or (is_standard(str(type(value).__module__)) and not is_code(value))
 
 
 def _references(
@@ -320,7 +320,7 @@ def is_bound(value: BuiltinFunctionType) -> bool:
     """Whether a function that is written in C is a method of an object whose content counts."""
     owner = value.__self__
     if owner is None or isinstance(owner, (ModuleType, type)):
-        return isinstance(owner, type) and is_local(owner.__module__)
+        return isinstance(owner, type) and is_local_owner(owner)
     shared = (
         ("random", "_inst"),
         ("numpy.random.mtrand", "_rand"),
@@ -373,7 +373,7 @@ def class_node(graph: Graph, cls: type, label: str, kind: str) -> None:
                 pieces.append(framed(tag) + text_bytes("=" + member))
     graph.names.append((_count_members, cls, len(space)))
     for base in cls.__mro__:
-        if base is cls or is_local(base.__module__):
+        if base is cls or is_local_owner(base):
             for function in vars(base).values():
                 _class_state(graph, function, cls)
     where = next((where_of(m.__code__.co_filename) for _, m, _w in members if isinstance(m, FunctionType)), "")
@@ -395,7 +395,7 @@ def _class_state(graph: Graph, function: Any, cls: type) -> None:
         if rest and rest[0] != REBOUND and (by_name or (name in first and REBOUND not in rest)):
             _class_attribute(graph, cls, rest[0])
             for base in cls.__mro__[1:]:
-                if rest[0] in vars(base) and is_local(base.__module__):
+                if rest[0] in vars(base) and is_local_owner(base):
                     _class_attribute(graph, base, rest[0])
                     break
 

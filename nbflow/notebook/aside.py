@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
+from nbflow._util import package_of
 from nbflow.cache import trace
 from nbflow.notebook.cells import Cell
 from nbflow.notebook.heap import ATOMS, Heap
@@ -320,7 +321,7 @@ def _is_of_pandas(node: ast.AST, namespace: Mapping[str, Any]) -> bool:
     if not isinstance(node, ast.Name) or "pandas" not in sys.modules:
         return False
     if node.id in namespace:
-        return type(namespace[node.id]).__module__.startswith("pandas")
+        return package_of(type(namespace[node.id])) == "pandas"
     return not node.id.lower().startswith("ax")
 
 

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+from nbflow._util import package_of
 from nbflow.cache.places import is_local
 from nbflow.notebook.names import Effects, find_effects
 
@@ -125,9 +126,10 @@ def _keeps_settings(value: Any) -> bool:
         return value is sys.modules["decimal"].getcontext()
     if kind is list:
         return value is sys.path or value is sys.argv
-    homes = {kind.__module__, kind.__module__.partition(".")[0]} & sys.modules.keys() - {"__main__", "builtins"}
+    module = str(kind.__module__)
+    homes = {module, package_of(kind)} & sys.modules.keys() - {"__main__", "builtins"}
     held = any(vars(sys.modules[home]).get(name) is value for home in homes for name in _SETTINGS)
-    return held and not is_local(kind.__module__)
+    return held and not is_local(module)
 
 
 def bindings(tree: ast.Module) -> Iterator[tuple[str, tuple[str, str]]]:

@@ -28,6 +28,7 @@ from weakref import WeakKeyDictionary
 
 from xxhash import xxh3_128_digest
 
+from nbflow._util import package_of
 from nbflow.cache.places import is_local
 from nbflow.notebook.memory import covers, is_array, owner_of
 
@@ -55,7 +56,8 @@ ATOMS = frozenset(
 _MISSING = object()
 _KEYS = frozenset({int, float, bool, str, bytes, type(None)})
 _KEY_MODULES = frozenset({"datetime", "decimal", "fractions", "numpy", "pandas", "pathlib", "uuid"})
-_NOT_OWN = frozenset({"abc", "builtins", "collections.abc", "typing"})
+_ABSTRACT = frozenset({"abc", "collections.abc", "typing"})
+_NOT_OWN = _ABSTRACT | {"builtins"}
 _SPECIAL = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__setattr__", "__delattr__")
 _plain_kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 _HASHED = 1024**2  # bytes up to which an array is looked into; whether a larger one has changed, its digest tells
@@ -365,7 +367,7 @@ def _is_key(value: Any) -> bool:
     kind: Any = type(value)
     if kind in (tuple, frozenset):
         return all(map(_is_key, value))
-    return kind in _KEYS or (kind.__module__.partition(".")[0] in _KEY_MODULES and kind.__hash__ is not object.__hash__)
+    return kind in _KEYS or (package_of(kind) in _KEY_MODULES and kind.__hash__ is not object.__hash__)
 
 
 def _plain_function(value: Any) -> Any:
@@ -386,7 +388,7 @@ def _is_plain_kind(kind: Any) -> bool:
     """Whether all that instances hold is in their attributes: their classes are Python code of the notebook's own."""
     known = _plain_kinds.get(kind)
     if known is None:
-        modules = {each.__module__ for each in kind.__mro__[:-1]} - {"__main__", "abc", "typing", "collections.abc"}
+        modules = {str(each.__module__) for each in kind.__mro__[:-1]} - _ABSTRACT - {"__main__"}
         own: Any = object
         known = _plain_kinds[kind] = kind.__module__ not in _NOT_OWN and (
             not modules

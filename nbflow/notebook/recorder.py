@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from threading import Lock
 from typing import Any
 
-from nbflow._util import format_duration
+from nbflow._util import format_duration, package_of
 
 __all__ = [
     "BADGE",
@@ -156,7 +156,7 @@ def _is_bar(view: Any) -> bool:
     if widgets is None:
         widgets = getattr(getattr(module, "Widget", None), "widgets", {})  # as ipywidgets 7 has them
     widget = widgets.get(view.get("model_id"))
-    return type(widget).__module__.partition(".")[0] == "tqdm"
+    return package_of(type(widget)) == "tqdm"
 
 
 def _append_text(items: list[Item], name: str, text: str) -> None:

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from nbflow._util import refusal
+from nbflow.cache.classes import has_only_attributes
 from nbflow.notebook.heap import Heap, attribute_of, content_of, follow, owner_at, refill, set_attribute
 from nbflow.notebook.memory import is_array
 from nbflow.notebook.pickling import References, Stream, dump, load
@@ -252,10 +253,6 @@ def _name_of(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-class _Plain:
-    """As large as every object that is nothing but its `__dict__`."""
-
-
 def can_change_in_place(value: Any) -> bool:
     """Whether `_change_in_place` can give an object of this kind the state of another."""
     kind = type(value)
@@ -263,7 +260,7 @@ def can_change_in_place(value: Any) -> bool:
         return bool(value.flags.writeable)
     if _name_of(kind) in _REFILLS:
         return True
-    return kind.__basicsize__ == _Plain.__basicsize__ and hasattr(value, "__dict__") and not isinstance(value, type)
+    return has_only_attributes(kind) and hasattr(value, "__dict__") and not isinstance(value, type)
 
 
 def _change_in_place(old: Any, new: Any) -> None:

@@ -51,6 +51,17 @@ CHANGES = {
         "('y', 'x')",
         "('x',)",
     ),
+    "_fields of a dataclass": (
+        "import dataclasses\n@dataclasses.dataclass\nclass R:\n    x: int\n    _fields = @@\ndef f():\n    return R",
+        "('x',)",
+        "('y',)",
+    ),
+    "__match_args__ of a named tuple": (
+        "import typing\nclass R(typing.NamedTuple):\n    x: int\n    y: int\n"
+        "R.__match_args__ = @@\ndef f():\n    return R",
+        "('y', 'x')",
+        "('x',)",
+    ),
     "__subclasshook__": (
         "class R:\n    @classmethod\n    def __subclasshook__(cls, other):\n        return @@\ndef f():\n    return R",
         "True",

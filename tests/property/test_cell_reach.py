@@ -32,6 +32,19 @@ METHOD = "class C:\n    def put(self, v):\n        a.append(v)\n        return l
 PUT = "def f(v=None):\n    a.append(v)\n    return len(a)\n"
 
 PROGRAMS = {
+    "classes of lists and dicts": [
+        "class L(list):\n    pass\nl = L([1])\nl.k = 1",
+        "q = [l]\nl.append(2)",
+        "class D(dict):\n    pass\nd = D(a=l)",
+        "d['b'] = 1\nl.append(3)\nd2 = list(d)",
+        "d['a'].append(7)\nn = len(q[0])",
+    ],
+    "a class that names no module": [
+        "class R:\n    __module__ = None\n    def __init__(self, a):\n        self.a = a\nr = R(1)",
+        "r.a = 2\nq = [r]",
+        "d = {r: 1}\nz = r.a + 1\nr.a = 5",
+        "q[0].a += 1\nd2 = dict(d)",
+    ],
     "dict with keys of many kinds": [
         "a = {('x', 1): [], np.int64(3): [], pd.Timestamp('2020'): [], frozenset({1}): []}",
         "a['x', 1].append(3)\na[np.int64(3)].append(4)\na[pd.Timestamp('2020')].append(5)\na[frozenset({1})].append(6)",

@@ -273,7 +273,7 @@ def state_of(world: Plain | Tasks) -> dict[str, Any]:
             return number, kind, repr(value.get_state())
         if isinstance(value, random.Random):
             return number, kind, value.getstate()
-        if type(value).__module__.split(".")[0] == "pandas":
+        if str(type(value).__module__).split(".")[0] == "pandas":
             return number, kind, steady(value), str(getattr(value, "dtypes", "")), repr(getattr(value, "attrs", ""))
         if isinstance(value, functools.partial):
             return number, kind, walk(value.func), walk(value.args), walk(value.keywords)

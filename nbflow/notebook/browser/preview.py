@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from nbflow._util import package_of
 from nbflow.datasets.catalog import shape_of
 from nbflow.datasets.registry import type_name
 
@@ -121,7 +122,7 @@ def _text(text: str, page: int) -> dict[str, Any]:
 
 def _image(value: Any) -> dict[str, Any] | None:
     """Return a picture that is small enough; a larger one by its size; None for what is none."""
-    if type(value).__module__.startswith("PIL."):
+    if package_of(type(value)) == "PIL":
         from io import BytesIO
 
         small = value.copy()
