@@ -1,8 +1,8 @@
-"""Names in texts that are run: `frame.query("p > @limit")`, `duckdb.sql("from frame")`, `eval("a + b")`.
+"""Names in texts that are run: `frame.query("p > @limit")`, `duckdb.sql("from frame")`, `eval("a + b")`, `!ls {place}`.
 
-Some calls take code, a query or a formula as text, and look up its names where they are called from; the code around
-them does not say which. So whatever such a text may name counts as read, if there is something of that name: a name
-too many costs a computation, one too few would be a wrong result.
+Some calls take code, a query, a formula or a command as text, and look up its names where they are called from; the
+code around them does not say which. So whatever such a text may name counts as read, if there is something of that
+name: a name too many costs a computation, one too few would be a wrong result.
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ from collections.abc import Iterable, Iterator
 from keyword import iskeyword
 from typing import NamedTuple
 
-__all__ = ["RUNNERS", "Texts", "names_in", "texts_of", "texts_run"]
+__all__ = ["MAY_RUN", "RUNNERS", "Texts", "is_shell", "names_in", "texts_of", "texts_run"]
 
 RUNNERS = frozenset(
     "eval evaluate exec execute query read_sql read_sql_query sql sqldf "  # pandas, numexpr, polars, DuckDB
     "dmatrices dmatrix from_formula glm gls logit mixedlm ols poisson probit wls".split()  # formulas of patsy
 )
 """Names of functions and methods that by custom run a text, their first argument."""
+_SHELL = "get_ipython"  # commands and magics inside functions are calls of what it returns
+MAY_RUN = RUNNERS | {_SHELL}
+"""Names without which no code runs a text."""
+_COMMANDS = frozenset({"getoutput", "system"})
+_MAGICS = frozenset({"run_cell_magic", "run_line_magic"})
 _SPELT = frozenset({"evaluate"})  # others have methods of that name which take no text, such as models
 
 _NAME = re.compile(r"@?\b[^\W\d]\w*")
+_PUT_IN = re.compile(r"\{[^}]*\}|\$\w+")  # what IPython puts into a command
 _TABLES = re.compile(r"\b(?:describe|from|join|pivot|summarize|table|using)\b", re.IGNORECASE)
 
 
@@ -54,13 +60,26 @@ def texts_run(call: ast.Call, code: Iterable[ast.AST]) -> Texts:
     func = call.func
     name = func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
     if name not in RUNNERS:
-        return _NONE
+        return _text_of_shell(func.attr, call) if isinstance(func, ast.Attribute) and is_shell(func.value) else _NONE
     given = [*call.args, *(keyword.value for keyword in call.keywords)]
     if not given:
         return _NONE
     if isinstance(given[0], ast.Constant) or name in _SPELT:
         return Texts(tuple(texts_of(given)), False)
     return Texts(tuple(texts_of(code)), True)
+
+
+def is_shell(node: ast.expr) -> bool:
+    """Whether an expression is `get_ipython()`."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == _SHELL
+
+
+def _text_of_shell(method: str, call: ast.Call) -> Texts:
+    """Return what of a command or magic is code, or may be."""
+    texts = texts_of(call.args)
+    if method in _COMMANDS:
+        return Texts(tuple(put_in for text in texts for put_in in _PUT_IN.findall(text)), False)
+    return Texts(tuple(texts), False) if method in _MAGICS else _NONE
 
 
 def texts_of(nodes: Iterable[ast.AST]) -> Iterator[str]:

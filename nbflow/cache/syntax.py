@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
-from nbflow.cache.mentions import RUNNERS, names_in, texts_run
+from nbflow.cache.mentions import MAY_RUN, names_in, texts_run
 from nbflow.cache.parts import framed, hashed
 from nbflow.cache.source import REBOUND, CodeFacts, ModuleFacts, code_bytes, constant_bytes, inner_codes
 
@@ -313,7 +313,7 @@ def _with_captured(code: CodeType, outside: frozenset[str]) -> Iterator[tuple[Co
 def _mentions(code: CodeType, node: ast.AST | None) -> tuple[str, ...]:
     """Return names in the texts of code that runs texts, without those of its own variables."""
     codes = [code, *inner_codes(code)]
-    if RUNNERS.isdisjoint(name for each in codes for name in each.co_names):
+    if MAY_RUN.isdisjoint(name for each in codes for name in each.co_names):
         return ()
     texts = (
         [text for each in codes for text in each.co_consts[1:] if isinstance(text, str)]  # the first is a docstring

@@ -99,7 +99,7 @@ class AsideRun(CellRun):
         self.namespace.update(given)
         self._by_record = self._copy_what_it_changes() or _makes_code(self.cell)
         self._start = dict(self.namespace)
-        self.refused = self._find_refusal()
+        self.refused = self.keyer.refusal()
 
     def _copy_what_it_changes(self) -> bool:
         """Put copies in the place of inputs that the body visibly changes, and of all that shares objects with them."""

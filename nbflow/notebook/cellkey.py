@@ -16,10 +16,12 @@ from nbflow.cache.digest import task_function
 from nbflow.cache.fingerprint import Snapshot, imports
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
 from nbflow.cache.mentions import names_in
+from nbflow.cache.owners import OPAQUE
 from nbflow.cache.parts import KeyPart, short_text
 from nbflow.cache.places import is_local
 from nbflow.cache.source import Imports, Shelf
 from nbflow.notebook.cells import Cell, CellOptions
+from nbflow.notebook.expansion import refusal_of
 from nbflow.notebook.reach import SHELL_NAMES, Reach, has_code
 from nbflow.runtime import current
 from nbflow.sessions import session_or_default
@@ -27,6 +29,7 @@ from nbflow.sessions import session_or_default
 __all__ = ["CellKeyer", "ForcedKeyer"]
 
 _MISSING = object()
+_OPAQUE = OPAQUE | {"locals"}  # builtins that reach any name of a cell
 
 
 class CellKeyer:
@@ -74,7 +77,20 @@ class CellKeyer:
             names = list(dict.fromkeys([*effects.inputs, *(name for name in also if name in self.namespace)]))
         return [name for name in names if name not in SHELL_NAMES and name not in self.options.ignore]
 
-    def drawing_on(self) -> str | None:
+    def refusal(self) -> str | None:
+        """Say why the cell takes no part in caching, if it is to take part and cannot."""
+        if self.options.cache == "off":
+            return None
+        effects = self.cell.effects
+        used = _OPAQUE.intersection(effects.builtin_reads).difference(self.namespace)
+        opaque = [f"{name}()" for name in sorted(used)] or [*effects.opaque, *self._opaque()]
+        if opaque:
+            return refusal_of(opaque[0])
+        if (drawn_on := self._drawing_on()) is not None:
+            return f"it draws on `{drawn_on}`, which has no content to compare"
+        return None
+
+    def _drawing_on(self) -> str | None:
         """Return the first input that is part of a matplotlib figure, or None.
 
         Such objects all refer to each other, are changed by nearly every call, and have no content to compare; a cell
@@ -83,7 +99,7 @@ class CellKeyer:
         found = (name for name in self.input_names() if _is_artist(self.namespace.get(name)))
         return next(found, None)
 
-    def opaque(self) -> list[str]:
+    def _opaque(self) -> list[str]:
         """Say in words what it, or functions of the notebook that it may call, use to reach any name at all."""
         return [] if self.options.inputs is not None else self.reach.opaque(self.input_names())
 

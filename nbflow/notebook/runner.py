@@ -18,13 +18,12 @@ from typing import Any
 from nbflow._util import format_duration
 from nbflow.cache.explain import Reasons
 from nbflow.cache.key import CacheKey
-from nbflow.cache.owners import OPAQUE
 from nbflow.cache.trace import FILE
 from nbflow.core.policy import Policy
 from nbflow.core.spec import TaskKind, TaskSpec
 from nbflow.notebook import output
 from nbflow.notebook.cellkey import CellKeyer, ForcedKeyer
-from nbflow.notebook.cells import Cell, CellOptions, Part, refusal_of
+from nbflow.notebook.cells import Cell, CellOptions, Part
 from nbflow.notebook.chance import Draws, random_states, set_random_states
 from nbflow.notebook.conditions import PRESENT, UNKNOWN, condition_of, hold
 from nbflow.notebook.early import load_first
@@ -47,7 +46,6 @@ _NO_INPUT = (
     "input() in a cached cell would not be asked again on the next run. "
     "Put the question into a cell of its own, or use %%task --no-cache."
 )
-_OPAQUE = OPAQUE | {"locals"}  # builtins that reach any name of a cell
 
 
 class CellRun:
@@ -100,7 +98,7 @@ class CellRun:
         self.record: Record | None = None
         self.restored = False
         self.overtaken: frozenset[str] = frozenset()
-        self.refused = self._find_refusal()
+        self.refused = self.keyer.refusal()
         self.unsteady: str | None = None
         self._force = options.force
         self._before: dict[str, Any] = {}
@@ -113,18 +111,6 @@ class CellRun:
         """Return the namespace that the body runs in."""
         namespace: dict[str, Any] = self.shell.user_ns
         return namespace
-
-    def _find_refusal(self) -> str | None:
-        """Say why this run takes no part in caching, if it is to take part and does not."""
-        if self.options.cache == "off":
-            return None
-        used = _OPAQUE.intersection(self.cell.effects.builtin_reads).difference(self.namespace)
-        opaque = [f"{name}()" for name in sorted(used)] or [*self.cell.effects.opaque, *self.keyer.opaque()]
-        if opaque:
-            return refusal_of(opaque[0])
-        if (drawn_on := self.keyer.drawing_on()) is not None:
-            return f"it draws on `{drawn_on}`, which has no content to compare"
-        return None
 
     # -- running
 

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from nbflow.cache.mentions import names_in, texts_run
+from nbflow.cache.mentions import is_shell, names_in, texts_run
 
-__all__ = ["MUTATORS", "Body", "FunctionWalk", "Names", "Walk", "type_parameters"]
+__all__ = ["MEASURING", "MUTATORS", "Body", "FunctionWalk", "Names", "Walk", "type_parameters"]
 
 MUTATORS = frozenset(
     "__delitem__ __setattr__ __setitem__ add append appendleft clear difference_update discard extend extendleft fill "
@@ -25,6 +25,8 @@ MUTATORS = frozenset(
 )
 """Methods that by custom change their object; `set_…` and a trailing underscore count as well."""
 
+MEASURING = frozenset({"lprun", "memit", "mprun", "prun", "timeit"})
+"""Magics that measure what code takes."""
 _OF_THE_SHELL = frozenset(
     "del_var drop_by_id ev ex push reset run_cell run_cell_async run_code safe_execfile user_global_ns user_ns".split()
 )
@@ -90,7 +92,7 @@ class Walk(ast.NodeVisitor):
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self.generic_visit(node)
-        if node.attr == "__globals__" or (node.attr in _OF_THE_SHELL and _is_shell(node.value)):
+        if node.attr == "__globals__" or (node.attr in _OF_THE_SHELL and is_shell(node.value)):
             self.read(f"`{ast.unparse(node)}`")
         if not isinstance(node.ctx, ast.Load):
             self._mutate_root(node.value)
@@ -119,9 +121,16 @@ class Walk(ast.NodeVisitor):
                     self.mention(name)
         if isinstance(node.func, ast.Attribute):
             method = node.func.attr
+            if method == "run_line_magic" and is_shell(node.func.value):
+                self._line_magic(node)
             in_place = any(k.arg == "inplace" and getattr(k.value, "value", None) is True for k in node.keywords)
             if in_place or method in MUTATORS or method.startswith("set_") or _ends_in_place(method):
                 self._mutate_root(node.func.value)
+
+    def _line_magic(self, node: ast.Call) -> None:
+        name = node.args[0] if node.args else None
+        if isinstance(name, ast.Constant) and name.value in MEASURING:
+            self.read(f"`%{name.value}`")
 
     def _mutate_root(self, node: ast.expr) -> None:
         while isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred)):
@@ -353,10 +362,6 @@ def _annotations(node: _Function) -> Iterator[ast.expr]:
 def type_parameters(node: ast.AST) -> set[str]:
     """Return the names of the type parameters (Python 3.12) of a function, class or alias."""
     return {parameter.name for parameter in getattr(node, "type_params", ())}
-
-
-def _is_shell(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "get_ipython"
 
 
 def _ends_in_place(method: str) -> bool:

@@ -189,3 +189,25 @@ def test_bars_of_tqdm_do_not_count(shared: Any) -> None:
     hit = again(shared, "%%task\ntotal = sum(tqdm(range(4), desc='adding'))\nprint(total)")
     assert hit.badges
     assert hit.stdout == "6\n"
+
+
+@pytest.mark.parametrize("command", ["!echo {part}", "!echo $part", "%sx echo {part}", "!echo {str(part)}"])
+def test_names_in_commands_of_functions_are_inputs(shared: Any, command: str) -> None:
+    """A command inside a function looks up its names when it is called, in a cell as in a cached function."""
+    function = f"def said(end):\n    found = {command} {{end}}\n    return list(found)\n"
+    cell = f"%%task\n{function}print(said('.'))"
+    shared.ok("part = 1\nend = 0")
+    assert again(shared, cell).badges
+    shared.ok("end = 1")  # the function has its own
+    assert shared.ok(cell).badges
+    shared.ok(f"import nbflow\n@nbflow.task(cache=True)\n{function}first = said('!')\npart = 2\nlast = said('!')")
+    assert shared.value("(first, last)") == (["1 !"], ["2 !"])
+    changed = shared.ok(cell)
+    assert not changed.badges
+    assert changed.stdout == "['2 .']\n"
+
+
+def test_a_function_that_measures_is_not_cached(shared: Any) -> None:
+    """`%timeit` inside a function tells another figure each time as well."""
+    cell = "%%task\ndef tried():\n    %timeit -n1 -r1 sum([1])\ntried()"
+    assert f"not cached: it measures with `%timeit`, {MEASURED}" in again(shared, cell).stderr
