@@ -253,12 +253,7 @@ def _own_buffers(packed: Packed) -> Packed:
     def copied(stream: tuple[bytes, list[Any]]) -> tuple[bytes, list[Any]]:
         return stream[0], [bytearray(buffer.raw()) for buffer in stream[1]]
 
-    return Packed(
-        packed.ways,
-        [copied(each) for each in packed.carriers],
-        copied(packed.main),
-        [(number, copied(each)) for number, each in packed.wholes],
-    )
+    return Packed(packed.ways, [copied(each) for each in packed.carriers], copied(packed.main))
 
 
 def reached(names: Iterable[str], namespace: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

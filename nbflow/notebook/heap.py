@@ -11,24 +11,29 @@ The rules:
   no identity here.
 * What cannot be looked into (frames, objects of compiled types) is one object as a whole; whether it has changed is
   known from its digest.
+* Objects of libraries count as a whole in the key. Those that are nothing but their attributes are opened before the
+  body runs: what is inside has ways then, so that a model and its optimizer go on sharing their parameters.
 * Arrays that share memory stay so: a view is described by its place in the array that owns the memory.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import partial
 from importlib import import_module
 from itertools import islice
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from xxhash import xxh3_128_digest
 
 from nbflow._util import package_of
+from nbflow.cache.classes import has_only_attributes
+from nbflow.cache.digest import is_data
 from nbflow.cache.places import is_local
 from nbflow.notebook.memory import covers, is_array, owner_of
 
@@ -36,6 +41,7 @@ __all__ = [
     "ATOMS",
     "Heap",
     "Way",
+    "arrays_within",
     "attribute_of",
     "cell_of",
     "content_of",
@@ -60,6 +66,10 @@ _ABSTRACT = frozenset({"abc", "collections.abc", "typing"})
 _NOT_OWN = _ABSTRACT | {"builtins"}
 _SPECIAL = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__setattr__", "__delattr__")
 _plain_kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+_opened_kinds: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+_CLOSED = frozenset({"logging", "matplotlib", "nbflow", "numpy", "pandas", "polars", "pyarrow", "threading"})
+_HOLDERS = frozenset({"argparse.Namespace", "types.SimpleNamespace"})
+_Waiting: TypeAlias = "deque[tuple[Any, Way]]"
 _HASHED = 1024**2  # bytes up to which an array is looked into; whether a larger one has changed, its digest tells
 
 
@@ -73,20 +83,24 @@ class Heap:
         ways: How each object is reached first, by id.
         shared: Which of the encounters led to an object that was met before, in order; equal for equal structures.
         whole: Ids of the objects that cannot be looked into.
+        inner: Those of them that were found inside of objects of libraries, see `open`.
         modules: The modules that objects lead to, by name.
         complete: False if there were more than `limit` objects, so that not all of them were looked at.
     """
 
     limit = 1_000_000
+    limit_inside = 100_000
 
     def __init__(self, roots: Mapping[str, Any]) -> None:
         self.ways: dict[int, Way] = {}  # its keys stay valid: `objects` keeps what they belong to alive
         self.objects: dict[int, Any] = {}
         self.whole: set[int] = set()
+        self.inner: set[int] = set()
         self.shared: list[tuple[int, int]] = []
         self.modules: dict[str, ModuleType] = {}
         self.complete = True
         self._before: dict[int, Any] = {}
+        self._opened: set[int] = set()
         self._numbers: dict[int, int] = {}
         self._owners: dict[int, int] = {}
         self._met = 0
@@ -95,7 +109,7 @@ class Heap:
     def add(self, roots: Mapping[str, Any]) -> Iterator[Any]:
         """Add what further names lead to, and return the objects that were not known before."""
         known = len(self.objects)
-        waiting: deque[tuple[Any, Way]] = deque()
+        waiting: _Waiting = deque()
         for name, value in roots.items():
             if type(value) not in ATOMS:
                 self._meet(value, (name,), waiting)
@@ -108,7 +122,36 @@ class Heap:
                     self.modules[inner.__name__] = inner
         return islice(self.objects.values(), known, None)
 
-    def _meet(self, value: Any, way: Way, waiting: deque[tuple[Any, Way]]) -> None:
+    def open(self, keys: Iterable[int]) -> None:
+        """Look into objects that count as a whole, where they are nothing but their attributes.
+
+        Args:
+            keys: Ids of objects in `whole` that have content.
+        """
+        waiting: _Waiting = deque()
+        most = min(self.limit, len(self.objects) + self.limit_inside)
+        for key in keys:
+            self._open(self.objects[key], self.ways[key], waiting)
+        while waiting:
+            value, way = waiting.popleft()
+            for inner, step in _inside(value):
+                known = id(inner) in self.objects
+                if known or type(inner) in ATOMS or not _is_own(inner) or len(self.objects) >= most:
+                    continue
+                self._meet(inner, (*way, step), waiting)
+                if id(inner) in self.whole:
+                    self.inner.add(id(inner))
+                    self._open(inner, (*way, step), waiting)
+
+    def _open(self, value: Any, way: Way, waiting: _Waiting) -> None:
+        if _is_opened(type(value)) and not is_data(value):
+            self.whole.discard(id(value))
+            self.inner.discard(id(value))
+            self._opened.add(id(value))
+            self._before[id(value)] = None, _attributes(value)
+            waiting.append((value, way))
+
+    def _meet(self, value: Any, way: Way, waiting: _Waiting) -> None:
         self._met += 1
         if isinstance(value, Enum):  # a member has nothing of its own
             value, way = type(value), (*way, ("a", "__class__"))
@@ -142,24 +185,31 @@ class Heap:
         return [
             value
             for key, value in self.objects.items()
-            if key in self._before and not _same(self._before[key], content_of(value))
+            if key in self._before
+            and not _same(self._before[key], (None, _attributes(value)) if key in self._opened else content_of(value))
         ]
+
+    def is_opened(self, value: Any) -> bool:
+        """Whether an object of the heap is one of a library that was opened: only its own pickling knows its state."""
+        return id(value) in self._opened
 
     def identities(self) -> set[int]:
         """Return the ids of all objects, and of those that own the memory of arrays."""
         return {*self.objects, *self._owners}
 
-    def forget(self, value: Any) -> None:
-        """Take an object out that cannot be changed in place; what holds it has to be given its later self."""
-        del self.ways[id(value)]
-        self.whole.discard(id(value))
-        for key, known in self.objects.items():
-            if any(inner is value for inner, _ in _inside(known)):
+    def forget(self, values: Collection[Any]) -> None:
+        """Take objects out that cannot be changed in place; what holds them has to be given their later selves."""
+        gone = set(map(id, values))
+        for key in gone:
+            del self.ways[key]
+        self.whole -= gone
+        for key, known in self.objects.items() if gone else ():
+            if any(id(inner) in gone for inner, _ in _inside(known)):
                 self._before[key] = None  # equal to no content
 
     def whole_within(self, name: str) -> list[Any]:
-        """Return the objects that cannot be looked into and are reached from `name` first."""
-        return [self.objects[key] for key in self.whole if self.ways[key][0] == name]
+        """Return the objects that cannot be looked into and are reached from `name` first, without what is inside."""
+        return [self.objects[key] for key in self.whole - self.inner if self.ways[key][0] == name]
 
     def array_below(self, value: Any) -> Any:
         """Return the known array that has the memory of the array `value`, or None."""
@@ -171,6 +221,26 @@ class Heap:
             return None
         arrays = (known for known in self.objects.values() if is_array(known) and owner_of(known) is owner)
         return next((known for known in arrays if known is owner or covers(known, value)), None)
+
+
+def arrays_within(values: Iterable[Any], known: Container[int], limit: int = Heap.limit) -> Iterator[Any]:
+    """Yield the arrays that values are or hold, each once.
+
+    Args:
+        values: Where to look, in data of any depth.
+        known: Ids of objects that are not looked into.
+        limit: How many objects are looked at.
+    """
+    waiting, seen = list(values), set[int]()
+    while waiting and len(seen) < limit:
+        value = waiting.pop()
+        if type(value) in ATOMS or id(value) in seen or id(value) in known or isinstance(value, (FunctionType, type)):
+            continue
+        seen.add(id(value))
+        if is_array(value):
+            yield value
+        else:
+            waiting.extend(inner for inner, _ in _inside(value) if type(inner) not in ATOMS)
 
 
 def content_of(value: Any) -> Any:
@@ -388,16 +458,40 @@ def _is_plain_kind(kind: Any) -> bool:
     """Whether all that instances hold is in their attributes: their classes are Python code of the notebook's own."""
     known = _plain_kinds.get(kind)
     if known is None:
-        modules = {str(each.__module__) for each in kind.__mro__[:-1]} - _ABSTRACT - {"__main__"}
-        own: Any = object
-        known = _plain_kinds[kind] = kind.__module__ not in _NOT_OWN and (
-            not modules
-            or (
-                all(map(is_local, modules))
-                and all(getattr(kind, name, None) is getattr(own, name, None) for name in _SPECIAL)
-            )
+        known = _plain_kinds[kind] = f"{kind.__module__}.{kind.__qualname__}" in _HOLDERS or _is_own_kind(kind)
+    return known
+
+
+def _is_own_kind(kind: Any) -> bool:
+    modules = {str(each.__module__) for each in kind.__mro__[:-1]} - _ABSTRACT - {"__main__"}
+    own: Any = object
+    return kind.__module__ not in _NOT_OWN and (
+        not modules
+        or (
+            all(map(is_local, modules))
+            and all(getattr(kind, name, None) is getattr(own, name, None) for name in _SPECIAL)
+        )
+    )
+
+
+def _is_opened(kind: Any) -> bool:
+    """Whether instances of a class of a library, or of one that derives from such, are nothing but attributes."""
+    known = _opened_kinds.get(kind)
+    if known is None:
+        home = package_of(kind)
+        known = _opened_kinds[kind] = (
+            has_only_attributes(kind)
+            and kind.__dictoffset__ != 0
+            and home not in _CLOSED
+            and home not in sys.stdlib_module_names
+            and _CLOSED.isdisjoint(package_of(base) for base in kind.__mro__)
         )
     return known
+
+
+def _is_own(value: Any) -> bool:
+    """Whether an object inside one of a library is a part of it, as functions of libraries are not."""
+    return not isinstance(value, FunctionType) or is_local(value.__module__ or "")
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:

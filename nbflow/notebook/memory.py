@@ -59,10 +59,10 @@ def carrier_of(arrays: list[Any]) -> Any:
     return next((each for each in found if all(covers(each, other) for other in arrays)), None)
 
 
-def groups_in_memory(values: Iterable[Any]) -> dict[int, list[Any]]:
-    """Return the arrays among `values` that share memory with others of them, by the id of the owner."""
+def groups_in_memory(arrays: Iterable[Any]) -> list[list[Any]]:
+    """Return those of different arrays that share memory, by the owner of that."""
     found: dict[int, list[Any]] = {}
-    for value in values:
-        if is_array(value) and not value.dtype.hasobject:
-            found.setdefault(id(owner_of(value)), []).append(value)
-    return {owner: arrays for owner, arrays in found.items() if len({id(each) for each in arrays}) > 1}
+    for array in arrays:
+        if not array.dtype.hasobject:
+            found.setdefault(id(owner_of(array)), []).append(array)
+    return [group for group in found.values() if len(group) > 1]

@@ -7,9 +7,10 @@ array that has the memory. Nothing else differs from ordinary pickling, with lar
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from functools import partial
 from importlib import import_module
@@ -22,17 +23,23 @@ from types import (
     MethodType,
     ModuleType,
 )
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbflow._util import OPEN_FILE, WINDOWS, why_no_copy
 from nbflow.notebook.chance import place_of
-from nbflow.notebook.heap import ATOMS, Heap
+from nbflow.notebook.heap import ATOMS, Heap, arrays_within
 from nbflow.notebook.memory import carrier_of, groups_in_memory, is_array, make_view, view_of
 
-__all__ = ["References", "dump", "load", "made_anew"]
+__all__ = ["Apart", "References", "dump", "load", "made_anew"]
 
 Stream = tuple[bytes, list[Any]]
 """A pickle and its buffers."""
+
+
+class Apart(NamedTuple):
+    """Stands for an object that is to be stored although it could be referred to; what is inside of it still is."""
+
+    value: Any
 
 
 class References:
@@ -40,22 +47,22 @@ class References:
 
     Args:
         heap: The objects that were there before the cell ran.
-        values: The values to store; of arrays among them that share memory, one will carry it for the others.
+        values: What is to be stored; of arrays in it that share memory, one will carry it for the others.
 
     Attributes:
         ways: Objects of the heap that were referred to: way and name of the type.
         carriers: The arrays that carry memory for others.
     """
 
-    def __init__(self, heap: Heap, values: Mapping[str, Any]) -> None:
+    def __init__(self, heap: Heap, values: Iterable[Any]) -> None:
         self.heap = heap
         self.ways: list[tuple[Any, str]] = []
         self.carriers: list[Any] = []
         self._numbers: dict[int, int] = {}
         self._carried: dict[int, int] = {}
         self._alive: list[Any] = []
-        for arrays in groups_in_memory(values.values()).values():
-            carrier = None if any(self._below(each) for each in arrays) else carrier_of(arrays)
+        for arrays in groups_in_memory(arrays_within(values, heap.ways)):
+            carrier = None if any(self._below(each) is not None for each in arrays) else carrier_of(arrays)
             if carrier is not None:
                 self._carried |= {id(each): len(self.carriers) for each in (*arrays, carrier)}
                 self.carriers.append(carrier)
@@ -130,6 +137,20 @@ def _attribute(module: str, name: str) -> Any:
 
 def _own_attribute(owner: type, name: str) -> Any:
     return vars(owner)[name]
+
+
+def _call(function: Any, *args: Any) -> Any:
+    return function(*args)
+
+
+def _taken_apart(value: Any) -> tuple[Any, ...]:
+    """Return how pickle would store an object, in a form that it also takes for another that stands for it."""
+    reduce = copyreg.dispatch_table.get(type(value))
+    found: Any = reduce(value) if reduce is not None else value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    if isinstance(found, str):
+        raise pickle.PicklingError(f"{found} is one of a kind")
+    made, args, *rest = found
+    return (_call, (made, *args), *rest)
 
 
 def _make_function(code: Any, name: str, defaults: Any, cells: tuple[CellType, ...]) -> FunctionType:
@@ -232,7 +253,6 @@ def dump(
     references: References,
     *,
     anew: Mapping[int, str],
-    apart: Any = None,
 ) -> Stream:
     """Pickle a value with its buffers apart; by cloudpickle, which takes a moment to load, only where needed.
 
@@ -242,16 +262,11 @@ def dump(
         own: Names that the record itself will bind, so that they cannot be referred to.
         references: What need not be stored.
         anew: What definitions will make anew before this is loaded, see `made_anew`.
-        apart: An object that is to be stored although it could be referred to.
 
     Raises:
         Exception: It cannot be pickled; whatever pickle says.
     """
-
-    def refer(obj: Any) -> Any:
-        return None if obj is apart else references.of(obj)
-
-    reference = refer if references.needed else None
+    reference = references.of if references.needed else None
 
     def reduce(obj: Any) -> Any:
         return _reduce(obj, namespace, own, anew)
@@ -278,6 +293,9 @@ def _dump_with(
 
     class Pickler(base):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is Apart:
+                found = self.reducer_override(obj.value)
+                return _taken_apart(obj.value) if found is NotImplemented else found
             found = reduce(obj)
             if found is not NotImplemented:
                 return found

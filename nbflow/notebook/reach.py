@@ -232,10 +232,23 @@ class Reach:
 
     # -- what is there
 
-    def look_at_wholes(self, names: Collection[str]) -> None:
-        """Take the digests of those objects that cannot be looked into and that are not under one of these names."""
+    def look_at_wholes(self, names: Collection[str], *, solid: bool) -> None:
+        """Take the digests of those objects that cannot be looked into and that are not under one of these names.
+
+        Args:
+            names: Names of whose values the digests are known.
+            solid: Whether all of these have content.
+        """
         heap = self.heap
-        self._wholes = {key: digest_or_none(heap.objects[key]) for key in heap.whole if heap.ways[key][0] not in names}
+        wholes = [(key, value) for key, value in heap.objects.items() if key in heap.whole]
+        digests = {key: digest_or_none(value) for key, value in wholes if heap.ways[key][0] not in names}
+        heap.open(
+            key
+            for key, value in wholes
+            if (digests[key] if key in digests else solid or digest_or_none(value)) not in (None, False)
+        )
+        self._wholes = {key: digest for key, digest in digests.items() if key in heap.whole}
+        self._wholes |= {key: digest_or_none(heap.objects[key]) for key in heap.inner}
 
     def stirred(self) -> list[Any]:
         """Return the objects whose digests were taken and are no longer the same."""

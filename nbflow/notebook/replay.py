@@ -23,7 +23,7 @@ from nbflow._util import refusal
 from nbflow.cache.classes import has_only_attributes
 from nbflow.notebook.heap import Heap, attribute_of, content_of, follow, owner_at, refill, set_attribute
 from nbflow.notebook.memory import is_array
-from nbflow.notebook.pickling import References, Stream, dump, load
+from nbflow.notebook.pickling import Apart, References, Stream, dump, load
 from nbflow.notebook.recorder import Item
 
 __all__ = ["LiveOutputs", "Packed", "Record", "Unstorable"]
@@ -110,8 +110,7 @@ class Record:
         carriers: list[Any] = []
         for stream in self.packed.carriers:
             carriers.append(load(stream, namespace, known, carriers))
-        outputs, updates, self.value = load(self.packed.main, namespace, known, carriers)
-        wholes = [(number, load(stream, namespace, known, carriers)) for number, stream in self.packed.wholes]
+        outputs, updates, wholes, self.value = load(self.packed.main, namespace, known, carriers)
         for number, content in updates:
             self._undo.append(partial(refill, known[number], content_of(known[number])))
             refill(known[number], content)
@@ -153,12 +152,11 @@ def _loaded(fields: tuple[Any, ...], packed: tuple[Any, ...]) -> Record:
 
 
 class Packed(NamedTuple):
-    """The values of a record: `main` has outputs, updates and the last value; `wholes` objects to change as a whole."""
+    """The values of a record: `main` has outputs, contents of objects, later selves of others, and the last value."""
 
     ways: list[tuple[Any, str]]
     carriers: list[Stream]
     main: Stream
-    wholes: list[tuple[int, Stream]]
 
 
 @dataclass(slots=True)
@@ -185,28 +183,30 @@ class LiveOutputs:
         Raises:
             Unstorable: Names the output that cannot be pickled.
         """
-        wholes = [each for each in self.stirred if can_change_in_place(each)]
-        for each in self.stirred:
-            if not can_change_in_place(each):
-                name, *steps = self.heap.ways[id(each)]
-                if not steps:
-                    self.values.setdefault(name, each)
-                self.heap.forget(each)
+        for each in (fixed := [each for each in self.stirred if not can_change_in_place(each)]):
+            name, *steps = self.heap.ways[id(each)]
+            if not steps:
+                self.values.setdefault(name, each)
+        self.heap.forget(fixed)
         own = frozenset(self.values)
-        references = References(self.heap, self.values)
+        changed: list[Any] = []
+        wholes = [each for each in self.stirred if can_change_in_place(each)]
+        for each in self.heap.changed():
+            (wholes if is_array(each) or self.heap.is_opened(each) else changed).append(each)
+        contents = list(map(content_of, changed))
+        inside = [getattr(each, "__dict__", None) for each in wholes]
+        references = References(self.heap, (self.values, contents, inside, last))
 
-        def pickled(value: Any, apart: Any = None) -> Stream:
-            return dump(value, self.namespace, own, references, anew=self.anew, apart=apart)
+        def pickled(value: Any) -> Stream:
+            return dump(value, self.namespace, own, references, anew=self.anew)
 
-        changed = self.heap.changed()
-        arrays = [each for each in changed if is_array(each)]
-        updates = [(references.number(each), content_of(each)) for each in changed if not is_array(each)]
+        updates = [(references.number(each), content) for each, content in zip(changed, contents, strict=True)]
+        apart = [(references.number(each), Apart(each)) for each in wholes]
         try:
-            main = pickled((self.values, updates, last))
-            whole = [(references.number(each), pickled(each, each)) for each in (*arrays, *wholes)]
-            return Packed(references.ways, [pickled(each, each) for each in references.carriers], main, whole)
+            main = pickled((self.values, updates, apart, last))
+            return Packed(references.ways, [pickled(Apart(each)) for each in references.carriers], main)
         except Exception as error:
-            raise Unstorable(self._culprit(last, updates, pickled, error)) from None
+            raise Unstorable(self._culprit(last, [*updates, *apart], pickled, error)) from None
 
     def _culprit(self, last: Any, updates: Any, pickled: Callable[[Any], Any], error: Exception) -> str:
         outputs = ((f"output `{name}`", value) for name, value in self.values.items())

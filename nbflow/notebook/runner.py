@@ -239,7 +239,8 @@ class CellRun:
             stack.callback(self._forget_marks)
             if self.caching:
                 self._doubt()
-                self.keyer.reach.look_at_wholes(self._input_digests())
+                key = self.keyer.last
+                self.keyer.reach.look_at_wholes(self._input_digests(), solid=key is not None and not key.notes)
                 self._draws = Draws(self.cell.shown, self._fresh, known=not self.seeded)
                 if self.options.inputs is None:  # else it is said what counts
                     stack.enter_context(following(self.call, str(self.session.home), *self._cache_folders()))

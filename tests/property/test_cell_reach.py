@@ -32,6 +32,57 @@ METHOD = "class C:\n    def put(self, v):\n        a.append(v)\n        return l
 PUT = "def f(v=None):\n    a.append(v)\n    return len(a)\n"
 
 PROGRAMS = {
+    "a model and its optimizer": [
+        "from learn import Model, Optimizer\nmodel = Model()",
+        "optimizer = Optimizer(model.parameters())",
+        "optimizer.step()\nlast = model.weight.value",
+        "optimizer.step()",
+        "model.fit(7)",
+        "optimizer.step()\nprint(model.weight.value)",
+    ],
+    "a model and its optimizer from one cell": [
+        "from learn import Model, Optimizer\nmodel = Model()\noptimizer = Optimizer(model.parameters())",
+        "for _ in range(3): optimizer.step()",
+        "print(model.weight.value)\nparts = [model.layers, optimizer.weights]",
+        "optimizer.step()",
+    ],
+    "an estimator in a pipeline": [
+        "from learn import Model, Pipeline\nmodel = Model()",
+        "pipe = Pipeline([('a', model)])",
+        "pipe.fit(3)",
+        "print(model.weight.value, pipe.steps[0][1] is model)",
+        "model.fit(4)",
+        "print(pipe.steps[0][1].weight.value)",
+    ],
+    "a class of the notebook that derives from one of a library": [
+        "import learn\nclass Deep(learn.Model):\n    def grow(self):\n        self.more = learn.Weight(2)",
+        "model = Deep()\nmodel.grow()",
+        "optimizer = learn.Optimizer([model.more, model.weight])",
+        "optimizer.step()",
+        "model.more = learn.Weight(9)\noptimizer.step()",
+        "print(model.more.value, model.weight.value)",
+    ],
+    "objects that hold what others hold": [
+        "import argparse, types\nitems = [1]\none = types.SimpleNamespace(items=items)",
+        "two = argparse.Namespace(items=one.items)",
+        "two.items.append(2)\none.more = two",
+        "two.last = 3\ndel one.items",
+        "print(items, one.more.last)",
+    ],
+    "arrays in containers that share memory": [
+        "a = np.arange(6.0)\nparts = np.array_split(a, 2)\nheld = {'v': a[1:]}",
+        "parts[0] -= 5",
+        "rows = [row for row in a.reshape(2, 3)]\npair = (rows[0][1:], rows[0][:2])",
+        "rows[0][:] = 1\nrows.append(rows[1][1:])",
+        "pair[0][0] = 8\nrows[-1][0] = 4",
+        "print(a, parts, held, pair)",
+    ],
+    "two views of an array": [
+        "a = np.arange(10.0)",
+        "p = a[2:5]\nq = a[3:6]",
+        "p[1] = 7",
+        "print(a, q)",
+    ],
     "classes of lists and dicts": [
         "class L(list):\n    pass\nl = L([1])\nl.k = 1",
         "q = [l]\nl.append(2)",

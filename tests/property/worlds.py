@@ -2,7 +2,8 @@
 
 A schedule says which cells are executed, one after the other, and where the kernel is restarted. `check` runs it in
 both worlds, and what is printed, what the last line is worth, how cells fail, and all that they leave behind, aliases
-included, must be the same after every single step. Both have a local module, `kit`, that each loads for itself.
+included, must be the same after every single step. Both have a local module, `kit`, that each loads for itself, and
+share a library, `learn`.
 """
 
 from __future__ import annotations
@@ -117,6 +118,54 @@ def through(v=None):
     return kit.bump()
 """
 MODULES = {"kit": KIT, "loud": LOUD}
+LEARN = """
+import threading
+
+
+class Weight:
+    def __init__(self, value):
+        self.value = value
+        self.lock = threading.Lock()
+
+    def __getstate__(self):
+        return {"value": self.value}
+
+    def __setstate__(self, state):
+        self.__init__(**state)
+
+
+class Model:
+    def __init__(self):
+        self.weight = Weight(1)
+        self.layers = {"all": [self.weight]}
+
+    def parameters(self):
+        return [self.weight]
+
+    def fit(self, value=5):
+        self.weight.value = value
+        self.fitted = True
+        return self
+
+
+class Optimizer:
+    def __init__(self, weights):
+        self.weights = list(weights)
+
+    def step(self):
+        for weight in self.weights:
+            weight.value += 1
+
+
+class Pipeline:
+    def __init__(self, steps):
+        self.steps = steps
+
+    def fit(self, value=5):
+        for _, step in self.steps:
+            step.fit(value)
+        return self
+"""
 
 
 def generators_of_a_kernel() -> dict[str, Any]:
@@ -318,7 +367,7 @@ def state_of(world: Plain | Tasks) -> dict[str, Any]:
 USERS = {
     *NAMES,
     *"C D collections contextlib copy deco f functools g h itertools kit make math memo n np os pd put".split(),
-    *"random set_seed".split(),
+    *"held items model one optimizer pair parts pipe random rows set_seed two".split(),
 }
 
 
@@ -329,7 +378,10 @@ def home_of_programs(home: Path) -> Iterator[Path]:
     for name, text in MODULES.items():
         (home / f"{name}.py").write_text(text)
         os.utime(home / f"{name}.py", (1e9, 1e9))
-    sys.path.insert(0, str(home))
+    packages = home / "site-packages"  # what is there is not edited: a library
+    packages.mkdir()
+    (packages / "learn.py").write_text(LEARN)
+    sys.path[:0] = [str(home), str(packages)]
     importlib.import_module("pandas")
     gc.freeze()  # a shell looks for garbage when it ends: among what the programs made is enough
     try:
@@ -337,6 +389,8 @@ def home_of_programs(home: Path) -> Iterator[Path]:
     finally:
         gc.unfreeze()
         sys.path.remove(str(home))
+        sys.path.remove(str(packages))
+        sys.modules.pop("learn", None)
         sys.modules["__main__"] = main  # each shell has put its own there
         set_global_settings(None)
 
