@@ -12,6 +12,8 @@ from itertools import islice
 from types import FunctionType, ModuleType
 from typing import Any
 
+from IPython.core.interactiveshell import InteractiveShell
+
 from nbflow.cache.digest import task_function
 from nbflow.cache.fingerprint import Snapshot, imports
 from nbflow.cache.key import CacheKey, Fingerprint, KeyBuilder
@@ -101,7 +103,11 @@ class CellKeyer:
 
     def _opaque(self) -> list[str]:
         """Say in words what it, or functions of the notebook that it may call, use to reach any name at all."""
-        return [] if self.options.inputs is not None else self.reach.opaque(self.input_names())
+        if self.options.inputs is not None:
+            return []
+        names = self.input_names()
+        shells = [f"`{name}`" for name in names if isinstance(self.namespace.get(name), InteractiveShell)]
+        return shells or self.reach.opaque(names)
 
     def unsteady(self) -> str | None:
         """Return the first input that is another one each time it is looked at (a generator), or None."""
@@ -119,7 +125,8 @@ class CellKeyer:
         self.call = current.frame()
         options = self.options
         builder = KeyBuilder(self.name)
-        builder.add_digest("code", self.name, self.cell.digest, where=self.cell.label)
+        code = KeyPart("code", self.name, self.cell.digest, "", self.cell.label)
+        builder.add_code(Fingerprint(self.cell.digest, (code,)))  # names depend on the order in which cells ran
         seen: set[tuple[str, str]] = set()
         _add_parts(builder, _imports_of(self.cell.imports), ("", ""), seen)
         self.reach = reach = self._new_reach()

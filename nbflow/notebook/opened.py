@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from nbflow.cache.filestate import expand, state_of
 from nbflow.cache.keyring import ring_folder
 from nbflow.cache.trust import key_file
+from nbflow.notebook.newcomers import Newcomers
 from nbflow.runtime.current import current_call
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class _Watch:
     def __init__(self, call: Call, own: tuple[str, ...]) -> None:
         self.call = call
         self.own = own
+        self.newcomers = Newcomers()
         self.began_ns = call.session.clock.wall() * 1e9
         self.written: set[str] = set()
         self.read: dict[str, str] = {}  # absolute path: as it was written
@@ -77,7 +79,7 @@ _hooked = False
 
 @contextmanager
 def following(call: Call, *own: str) -> Iterator[None]:
-    """Note the files that are read by `call` and by what it calls, in any thread that knows of it.
+    """Note the files that are read by `call` and by what it calls, in any thread that knows of it or that it starts.
 
     Args:
         call: The call of a cell that runs now.
@@ -108,13 +110,21 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
         call = current_call()
         while call is not None and call.id not in _watches:
             call = call.parent
-        if call is not None:
+        watches = [_watches[call.id]] if call is not None else _watches_of_newcomers()
+        for watch in watches:
             writes = any(letter in mode for letter in "wax+") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
-            _watches[call.id].opened(os.fsdecode(path), writes)
+            watch.opened(os.fsdecode(path), writes)
     except Exception:  # whatever it was: opening the file must not fail by it
         pass
     finally:
         _here.busy = False
+
+
+def _watches_of_newcomers() -> list[_Watch]:
+    """Return those that may have started this thread, which works for no call."""
+    if current_call() is not None:
+        return []
+    return [watch for watch in list(_watches.values()) if watch.newcomers.here()]
 
 
 @lru_cache(maxsize=4096)

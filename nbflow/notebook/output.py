@@ -3,7 +3,8 @@
 `sys.stdout` and `sys.stderr` are replaced once by a tap that passes everything on, live, and tells the *sink* of the
 current context about it; the shell's display publisher is tapped in the same way. The sink is a context variable, so
 two cells that run at the same time do not take each other's output, and the prints of a task on a thread land in the
-cell that started it.
+cell that started it. Threads that a cell starts without nbflow have no context; while it is the only cell that is
+recorded, they count as its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from nbflow.notebook.address import address_here
+from nbflow.notebook.newcomers import Newcomers
 from nbflow.runtime.current import Call, frame
 
 __all__ = [
@@ -57,6 +59,18 @@ class Sink(Protocol):
 
 
 _sink: ContextVar[Sink | None] = ContextVar("nbflow_sink", default=None)
+_recorded: dict[int, tuple[Sink, Newcomers]] = {}
+"""The sinks that record now, inside no other, by their ids."""
+
+
+def _sink_here() -> Sink | None:
+    """Return the sink of this context, or of the cell that has started this thread."""
+    sink = _sink.get()
+    if sink is not None or len(_recorded) != 1:
+        return sink
+    for only, newcomers in list(_recorded.values()):
+        return only if newcomers.here() else None
+    return None
 
 
 class Mute:
@@ -110,7 +124,7 @@ class StreamTap:
             number = found.id if found.map is None else found.map.id
             if number in _lines or len(_lines) < _MOST_LINES:
                 _lines[number] = text
-        sink = _sink.get()
+        sink = _sink_here()
         if sink is None or sink.stream(self._name, text):
             return self._stream.write(text)
         return len(text)
@@ -158,7 +172,7 @@ class DisplayTap:
         **options: Any,
     ) -> None:
         """Tell the sink, then show as the publisher does, unless the sink keeps it."""
-        sink = _sink.get()
+        sink = _sink_here()
         if sink is None or sink.display(data, metadata or {}, transient or {}, update):
             address = address_here()
             if address is not None:
@@ -168,7 +182,7 @@ class DisplayTap:
 
     def clear_output(self, wait: bool = False) -> None:
         """Tell the sink, then clear as the publisher does."""
-        sink = _sink.get()
+        sink = _sink_here()
         if sink is not None:
             sink.clear(wait)
         self._clear(wait)
@@ -225,6 +239,9 @@ def recording(sink: Sink, shell: Any) -> Iterator[None]:
                 setattr(sys, name, tap)
                 stack.callback(_put_back, name, tap)
         outer = _sink.get()
+        if outer is None:
+            _recorded[id(sink)] = sink, Newcomers()
+            stack.callback(_recorded.pop, id(sink), None)
         token = _sink.set(sink if outer is None else _Both(sink, outer))
         try:
             yield

@@ -100,3 +100,57 @@ def test_state_of_classes_after_a_restart(kernel: Any) -> None:
         kernel.ok("c.hit()")
         assert kernel.value("Counter.n, c.seen, Counter.seen is c.seen") == (3, [1, 2, 3], True)
         kernel.restart()
+
+
+def test_threads_that_a_cell_starts_itself_belong_to_it(kernel: Any) -> None:
+    """What they print and show is replayed, and the files that they open are followed."""
+    data = kernel.folder / "data.txt"
+    data.write_text("one")
+    kernel.ok(
+        "from concurrent.futures import ThreadPoolExecutor\ndef read(path):\n    print('reading', path)\n"
+        "    display(path)\n    return open(path).read()\n"
+        "def load(paths):\n    with ThreadPoolExecutor(2) as pool:\n        return list(pool.map(read, paths))"
+    )
+    cell = "%%task pooled\ntexts = load(['data.txt'])"
+    assert kernel.ok(cell).stdout == "reading data.txt\n"
+    again = kernel.ok(cell)
+    assert again.badges
+    assert again.stdout == "reading data.txt\n"
+    assert any("data.txt" in str(each) for each in again.displays)
+    data.write_text("two!")
+    assert not kernel.ok(cell).badges
+    assert kernel.value("texts") == ["two!"]
+
+
+def test_threads_of_earlier_cells_do_not(kernel: Any) -> None:
+    """What a thread puts out that was there before the cell is not kept with the cell."""
+    kernel.ok(
+        "import threading\nturn = threading.Event()\ndef late():\n    turn.wait(60)\n    print('from outside')\n"
+        "thread = threading.Thread(target=late, daemon=True)\nthread.start()"
+    )
+    cell = "%%task\nturn.set()\nthread.join(60)\nprint('from the cell')"
+    assert "from the cell\n" in kernel.ok(cell).stdout
+    again = kernel.ok(cell)
+    assert "from outside" not in again.stdout
+    assert "from the cell\n" in again.stdout
+
+
+def test_names_given_by_order_do_not_count(kernel: Any) -> None:
+    """A cell that is put above others makes none of them run again, though it takes a name of theirs."""
+    first, second = "\ncount = [1]", "\ncount = [*count, 2]"
+    assert ran(kernel, first)
+    assert ran(kernel, second)
+    kernel.restart()
+    assert ran(kernel, "\ncount = [0]")
+    assert not ran(kernel, first)
+    assert not ran(kernel, second)
+    assert kernel.value("count") == [1, 2]
+
+
+def test_the_shell_is_no_input(shared: Any) -> None:
+    """Whoever holds the shell reaches any name, so that the cell runs each time, at once."""
+    shared.ok("shell = get_ipython()\nhidden = 1")
+    assert ran(shared, "\nseen = shell.user_ns['hidden']")
+    shared.ok("hidden = 2")
+    assert ran(shared, "\nseen = shell.user_ns['hidden']")
+    assert shared.value("seen") == 2

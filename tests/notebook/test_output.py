@@ -91,16 +91,21 @@ def test_overlapping_recordings_do_not_take_each_others_output(shell: Shell) -> 
     assert texts(two) == ["bbb"]
 
 
-def test_threads_belong_to_the_context_they_carry(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
-    """A thread with a copy of the context is recorded, one without is not; both are passed on."""
+def test_threads_belong_to_whom_they_were_started_for(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a copy of the context, or begun meanwhile without, they are recorded; one from before is only passed on."""
     recorder = Recorder()
+    turn = threading.Event()
+    before = threading.Thread(target=lambda: (turn.wait(60), print("z", end="")))
+    before.start()
     with recording(recorder, shell):
         for run in (copy_context().run, lambda work: work()):
             thread = threading.Thread(target=run, args=(lambda: print("x", end=""),))
             thread.start()
             thread.join()
-    assert texts(recorder) == ["x"]
-    assert capsys.readouterr().out == "xx"
+        turn.set()
+        before.join()
+    assert texts(recorder) == ["xx"]
+    assert capsys.readouterr().out == "xxz"
 
 
 def test_displays_are_told_and_may_be_held_back(shell: Shell) -> None:
