@@ -103,7 +103,7 @@ class Graph:
         self.attribute_state: dict[tuple[str, str], Any] = {}  # modules, classes and functions by (name, attribute)
         self.closure_state: dict[str, Any] = {}  # cells of closures, in words
         self.loads: dict[str, None] = {}  # local modules that bodies import
-        self.remembering: dict[str, Any] = {}  # functions behind an `lru_cache`
+        self.remembering: dict[str, Any] = {}  # functions with an `lru_cache`
         self.opaque: dict[str, None] = {}  # in words, what notebook code uses that reaches names it does not tell
         self.omitted: dict[int, set[str]] = {}
         self.changed: set[int] = set()  # what the code changes in some way

@@ -308,7 +308,7 @@ def object_node(graph: Graph, value: Any, label: str, kind: str) -> None:
         graph.watch(value, "__wrapped__")
         pieces.append(text_bytes(graph.label(wrapped)))
     if type(value).__name__ == "_lru_cache_wrapper":
-        graph.remembering[label] = wrapped
+        graph.remembering[label] = value
     else:
         graph.labels.pop(id(value), None)  # its content is the content of this node
         pieces.append(_lenient_strict(graph, label, value))

@@ -64,7 +64,7 @@ class Reach:
         self._read: dict[str, None] = {}  # names that code reads, also of modules: the key has their content already
         self._followed: dict[int, Snapshot] = {}  # by id of the code
         self._wholes: dict[int, str | None] = {}  # digests of objects that cannot be looked into, by id
-        self._remembering: dict[str, Any] = {}  # functions behind an `lru_cache`
+        self._remembering: dict[str, Any] = {}  # functions with an `lru_cache`, by name
         self._loads: dict[str, None] = {}  # local modules that bodies import
         self._looked_into: set[str] = set()  # those of them whose code was noted
         self._opaque: dict[str, None] = {}  # in words, what code uses that reaches any name at all
@@ -172,6 +172,11 @@ class Reach:
                 if not name.startswith("__") and not is_code(value):
                     note_owned(self._attributes, module, name)
 
+    def remembering(self) -> Iterator[tuple[Any, str]]:
+        """Yield functions with an `lru_cache`, each with the digest of its code and of what that reads."""
+        for function in self._remembering.values():
+            yield function, _snapshot_of(function.__wrapped__).fingerprint.digest
+
     def heap_of(self, roots: dict[str, Any]) -> Heap:
         """Return the heap of all that these names and values lead to, through code that they lead to as well."""
         self.heap = heap = Heap({})
@@ -225,7 +230,7 @@ class Reach:
                 kinds[id(kind)] = kind
                 inner = value.func if kind is partial else getattr(value, "__wrapped__", None)
                 if kind.__name__ == "_lru_cache_wrapper":
-                    self._remembering[value.__name__] = inner
+                    self._remembering[value.__name__] = value
             if isinstance(inner, (FunctionType, type)) and _is_followed(inner):
                 yield inner
         yield from (kind for kind in kinds.values() if _is_followed(kind))
@@ -329,7 +334,7 @@ class Reach:
             if digest_or_none(value) is not None:
                 found[path] = value
         for name, function in self._remembering.items():
-            inner = _snapshot_of(function)
+            inner = _snapshot_of(function.__wrapped__)
             if inner.changed_names or inner.attribute_state or inner.closure_state:
                 raise LookupError(f"it calls `{name}`, whose `lru_cache` decides whether it changes something")
         return found | self._state_of_new(names)

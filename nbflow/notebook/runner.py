@@ -33,6 +33,7 @@ from nbflow.notebook.opened import following
 from nbflow.notebook.pickling import made_anew
 from nbflow.notebook.reach import digest_or_none
 from nbflow.notebook.recorder import Recorder, Silent, badge, replay
+from nbflow.notebook.remembered import Remembered
 from nbflow.notebook.replay import LiveOutputs, Record, Unstorable
 from nbflow.runtime import current
 from nbflow.runtime.drivers import drive_async, drive_sync
@@ -105,6 +106,7 @@ class CellRun:
         self._doubted: dict[str, str] = {}
         self._draws: Draws | None = None
         self._idle_loops: frozenset[int] = frozenset()
+        self._remembered = Remembered(())
         self._early = Silent()
 
     def _own_namespace(self) -> dict[str, Any]:
@@ -241,6 +243,7 @@ class CellRun:
                 self._doubt()
                 key = self.keyer.last
                 self.keyer.reach.look_at_wholes(self._input_digests(), solid=key is not None and not key.notes)
+                self._remembered = Remembered(self.keyer.reach.remembering())
                 self._draws = Draws(self.cell.shown, self._fresh, known=not self.seeded)
                 if self.options.inputs is None:  # else it is said what counts
                     stack.enter_context(following(self.call, str(self.session.home), *self._cache_folders()))
@@ -272,7 +275,8 @@ class CellRun:
             output.flush_figures()
 
     def _made(self, recorder: Recorder, value: Any) -> Record:
-        record = Record(value=value, held=recorder.held, refused=recorder.refused)
+        refused = self._remembered.end(self.call) or recorder.refused
+        record = Record(value=value, held=recorder.held, refused=refused)
         if not self.caching:
             return record
         record.items = recorder.items()

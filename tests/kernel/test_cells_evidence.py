@@ -154,3 +154,27 @@ def test_the_shell_is_no_input(shared: Any) -> None:
     shared.ok("hidden = 2")
     assert ran(shared, "\nseen = shell.user_ns['hidden']")
     assert shared.value("seen") == 2
+
+
+def test_what_an_lru_cache_remembers(kernel: Any) -> None:
+    """Who gets an answer from it depends on the files that others had it read, and not on what has changed since."""
+    data = kernel.folder / "data.txt"
+    data.write_text("one")
+    defined = "import functools\n@functools.lru_cache\ndef load():\n    return open('data.txt').read() + str(part)"
+    cells = ["first = load()", "second = load() + '!'"]
+    kernel.ok(f"{defined}\npart = 1")
+    assert all(ran(kernel, f"\n{cell}") for cell in cells)
+    assert not any(ran(kernel, f"\n{cell}") for cell in cells)
+    kernel.ok("part = 2")
+    assert "after `load.cache_clear()` it looks again" in kernel.ok(f"%%task\n{cells[1]}").stderr
+    assert kernel.value("second") == "one1!"
+    kernel.restart()
+    data.write_text("two two")
+    kernel.ok(f"{defined}\npart = 2")
+    assert all(ran(kernel, f"\n{cell}") for cell in reversed(cells))
+    assert kernel.value("(first, second)") == ("two two2", "two two2!")
+    kernel.restart()
+    data.write_text("one")
+    kernel.ok(f"{defined}\npart = 1")
+    assert not any(ran(kernel, f"\n{cell}") for cell in cells)
+    assert kernel.value("(first, second)") == ("one1", "one1!")
