@@ -34,6 +34,7 @@ from nbflow.notebook.definitions import (
 )
 from nbflow.notebook.expansion import expander
 from nbflow.notebook.names import BRANCH, Effects, find_effects
+from nbflow.notebook.opened import NamedFile, named_files
 
 __all__ = ["Cell", "CellOptions", "Part", "compile_body", "read_cell"]
 
@@ -95,6 +96,7 @@ class Cell:
         imported: The names that its own imports bind, each with module and name there, see `bindings`.
         attributes_set: Names, with the attributes that it sets of what they stand for.
         first_imports: The modules that it imports before anything else, with what it takes from them.
+        files: What it hands to calls that read files, see `named_files`.
         configured: Modules that other statements than these store into, which no record can bring back.
         seeds: Whether its text seems to seed a random generator.
         flags: Compiler flags of its code.
@@ -118,6 +120,7 @@ class Cell:
     imported: tuple[tuple[str, tuple[str, str]], ...] = ()
     attributes_set: frozenset[tuple[str, str]] = frozenset()
     first_imports: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    files: tuple[NamedFile, ...] = ()
     _definition_codes: tuple[list[CodeType], list[CodeType]] | None = field(default=None)
 
     @property
@@ -222,6 +225,7 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         imported=tuple(bindings(tree)),
         attributes_set=attributes_set(tree),
         first_imports=tuple(first_imports(tree)),
+        files=named_files(tree),
     )
 
 

@@ -1,23 +1,26 @@
 """Files that a cell opens by their plain name: noticed while it runs, and followed as a `File` is.
 
 Python tells of every file that it opens (PEP 578), so nothing is patched: one hook, set when the first cell runs that
-is to be cached, looks on while such a cell runs. Only what looks like data of the user counts: files of Python and its
-packages, of the system, of nbflow, hidden and temporary ones, and what the cell itself writes or has written are left
-out.
+is to be cached, looks on while such a cell runs. Libraries that open files by themselves (polars, HDF5) are known by
+what the cell hands to them: `pl.read_csv("data.csv")`, `os.path.exists(place)`. Only what looks like data of the user
+counts: files of Python and its packages, of the system, of nbflow, hidden and temporary ones, and what the cell itself
+writes or has written are left out.
 """
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import stat
 import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbflow.cache.filestate import expand, state_of
 from nbflow.cache.keyring import ring_folder
@@ -28,10 +31,56 @@ from nbflow.runtime.current import current_call
 if TYPE_CHECKING:
     from nbflow.runtime.current import Call
 
-__all__ = ["following"]
+__all__ = ["NamedFile", "following", "named_files"]
 
+_LONG = 4096  # characters that no path has
 _CODE = (".py", ".pyc", ".pyi", ".pyd", ".so", ".dll", ".dylib", ".pth", ".ipynb")
 _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/bin", "/opt", "/System", "/Library")
+
+
+_READS = re.compile(r"(read|scan|open|load)(_\w*)?|imread|loadtxt|genfromtxt|fromfile|Path|File|Dataset")
+_ASKS = re.compile(r"l?exists|is_?file|is_?dir|get[acm]time|getsize|l?stat")
+_WRITES = re.compile(r"[rb]*[wax+][wax+b]*")
+
+
+class NamedFile(NamedTuple):
+    """What a call that reads files is given first: a text, or a name of the notebook.
+
+    Attributes:
+        text: The text or the name.
+        is_name: Which of them it is.
+        asks: Whether the call only asks about the file, so that it matters too if there is none.
+    """
+
+    text: str
+    is_name: bool
+    asks: bool
+
+
+def named_files(tree: ast.AST) -> tuple[NamedFile, ...]:
+    """Return what calls in a syntax tree are given first whose names say that they read files, or ask about them."""
+    found: dict[NamedFile, None] = {}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        func = node.func
+        called = func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
+        asks = _ASKS.fullmatch(called) is not None
+        if not (asks or _READS.fullmatch(called)) or any(map(_is_mode_of_writing, node.args[1:])):
+            continue
+        first = node.args[0] if node.args else func.value if asks and isinstance(func, ast.Attribute) else None
+        if isinstance(first, ast.Call) and len(first.args) == 1:  # Path("data.csv").exists()
+            first = first.args[0]
+        if isinstance(first, ast.Name):
+            found[NamedFile(first.id, True, asks)] = None
+        elif isinstance(first, ast.Constant) and isinstance(first.value, str):
+            found[NamedFile(first.value, False, asks)] = None
+    return tuple(found)
+
+
+def _is_mode_of_writing(argument: ast.expr) -> bool:
+    value = argument.value if isinstance(argument, ast.Constant) else None
+    return isinstance(value, str) and _WRITES.fullmatch(value) is not None
 
 
 class _Watch:
@@ -65,6 +114,14 @@ class _Watch:
             return True
         return stat.S_ISREG(status.st_mode) and status.st_mtime_ns < self.began_ns
 
+    def named(self, files: Iterable[NamedFile], namespace: Mapping[str, Any]) -> None:
+        """Follow the files among those that the cell may read, as far as its inputs say which these are."""
+        for text, is_name, asks in files:
+            value = namespace.get(text) if is_name else text
+            if isinstance(value, (str, os.PathLike)) and 0 < len(path := os.fsdecode(value)) < _LONG:
+                if asks or os.path.isfile(expand(path)):
+                    self.opened(path, writes=False)
+
     def end(self) -> None:
         """Leave out what the cell has both read and written: what it was made from is gone."""
         for place in self.written & self.read.keys():
@@ -78,12 +135,16 @@ _hooked = False
 
 
 @contextmanager
-def following(call: Call, *own: str) -> Iterator[None]:
+def following(
+    call: Call, own: Iterable[str], files: Iterable[NamedFile], namespace: Mapping[str, Any]
+) -> Iterator[None]:
     """Note the files that are read by `call` and by what it calls, in any thread that knows of it or that it starts.
 
     Args:
         call: The call of a cell that runs now.
         own: Folders whose files are nobody's data: the caches.
+        files: Those that it may read by other means than Python's, see `named_files`.
+        namespace: The notebook's.
     """
     global _hooked
     if not _hooked:
@@ -91,7 +152,10 @@ def following(call: Call, *own: str) -> Iterator[None]:
         sys.addaudithook(_hook)
     folders = tuple(os.path.join(os.path.abspath(folder), "") for folder in own)
     keys = (os.path.abspath(key_file()), os.path.join(os.path.abspath(ring_folder()), ""))
-    watch = _watches[call.id] = _Watch(call, folders + keys)
+    watch = _Watch(call, folders + keys)
+    with suppress(OSError, ValueError):  # what is wrong with them, the body will find out
+        watch.named(files, namespace or {})
+    _watches[call.id] = watch
     try:
         yield
     finally:
@@ -112,7 +176,7 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
             call = call.parent
         watches = [_watches[call.id]] if call is not None else _watches_of_newcomers()
         for watch in watches:
-            writes = any(letter in mode for letter in "wax+") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
+            writes = any(letter in mode for letter in "wax") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
             watch.opened(os.fsdecode(path), writes)
     except Exception:  # whatever it was: opening the file must not fail by it
         pass

@@ -246,7 +246,8 @@ class CellRun:
                 self._remembered = Remembered(self.keyer.reach.remembering())
                 self._draws = Draws(self.cell.shown, self._fresh, known=not self.seeded)
                 if self.options.inputs is None:  # else it is said what counts
-                    stack.enter_context(following(self.call, str(self.session.home), *self._cache_folders()))
+                    own = (str(self.session.home), *self._cache_folders())
+                    stack.enter_context(following(self.call, own, self.cell.files, namespace))
                 stack.enter_context(output.refusing_input(_NO_INPUT))
                 stack.enter_context(output.recording(recorder, self.shell))
             early, self._early = self._early, Silent()

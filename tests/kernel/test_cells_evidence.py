@@ -178,3 +178,40 @@ def test_what_an_lru_cache_remembers(kernel: Any) -> None:
     kernel.ok(f"{defined}\npart = 1")
     assert not any(ran(kernel, f"\n{cell}") for cell in cells)
     assert kernel.value("(first, second)") == ("one1", "one1!")
+
+
+def test_files_that_libraries_open_by_themselves(kernel: Any) -> None:
+    """What a cell hands to a reader counts, whoever opens it; what it asks for counts also where there is none."""
+    data, flag = kernel.folder / "data.csv", kernel.folder / "flag"
+    data.write_text("a\n1\n")
+    kernel.ok(
+        "import polars as pl, os, numpy as np\nfrom pathlib import Path\nplace = Path('data.csv')\n"
+        "def quietly(path, count): return np.memmap(path, mode='r+')[count]"
+    )
+    cells = [
+        "\nread = pl.read_csv('data.csv')['a'].to_list()",
+        "\nscanned = pl.scan_csv(place).collect()['a'].to_list()",
+        "\nmapped = int(quietly('data.csv', 2))",
+    ]
+    asked = [
+        "\nthere = os.path.exists('flag')",
+        "\nis_there = Path('flag').exists()",
+        "\nsize = os.path.getsize(place)",
+    ]
+    assert all(ran(kernel, cell) for cell in [*cells, *asked])
+    assert not any(ran(kernel, cell) for cell in [*cells, *asked])
+    data.write_text("a\n222\n")
+    flag.touch()
+    assert all(ran(kernel, cell) for cell in [*cells, *asked])
+    assert kernel.value("(read, scanned, mapped, there, is_there, size)") == ([222], [222], ord("2"), True, True, 6)
+    assert not any(ran(kernel, cell) for cell in [*cells, *asked])
+
+
+def test_what_a_cell_makes_if_there_is_none(kernel: Any) -> None:
+    """A file that the cell asks for and writes itself is none of its inputs."""
+    cell = (
+        "\nimport os\nif not os.path.exists('made.txt'):\n    with open('made.txt', 'w') as file:\n"
+        "        file.write('x')\ntext = open('made.txt').read()"
+    )
+    assert ran(kernel, cell)
+    assert not ran(kernel, cell)
