@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from nbflow.engine import Runtime, get_default_runtime, set_default_runtime
     from nbflow.exploring import explore
     from nbflow.files import File
-    from nbflow.handles import TaskHandle, submit
+    from nbflow.handles import TaskHandle
     from nbflow.status import panel, why
+    from nbflow.submitting import submit
     from nbflow.tracking import progress
     from nbflow.workflows import workflow
 
@@ -66,7 +67,7 @@ _LAZY = {
     "progress": "nbflow.tracking",
     "save_dataset": "nbflow.compose",
     "set_default_runtime": "nbflow.engine",
-    "submit": "nbflow.handles",
+    "submit": "nbflow.submitting",
     "why": "nbflow.status",
     "workflow": "nbflow.workflows",
 }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from nbflow._steady import SteadyEvent
 from nbflow._util import one_line
 from nbflow.errors import TaskCancelledError
 from nbflow.handles import TaskHandle
@@ -185,7 +186,7 @@ class Tally:
             for books in (self._live, self._ending):
                 for number, entry in books.items():
                     if number not in left_out:
-                        entry.over = entry.over or threading.Event()
+                        entry.over = entry.over or SteadyEvent()
                         return entry, entry.over
         return None
 

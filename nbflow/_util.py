@@ -23,6 +23,7 @@ __all__ = [
     "PACKAGE_ROOT",
     "STARTED",
     "WINDOWS",
+    "add_note",
     "format_duration",
     "lazy",
     "one_line",
@@ -50,6 +51,14 @@ class _LazyModule:
         value = getattr(sys.modules[self._name], name)
         self.__dict__[name] = value
         return value
+
+
+def add_note(error: BaseException, text: str) -> None:
+    """Add a note to an error, unless it is one that takes none, such as a frozen dataclass."""
+    try:
+        error.add_note(text)
+    except Exception:  # it goes on as it is
+        return
 
 
 def package_of(kind: type) -> str:

@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from nbflow._clock import SYSTEM_CLOCK
+from nbflow._inside import stand_in
 from nbflow.errors import DefinitionError, TaskTimeoutError
 from nbflow.handles import TaskHandle
 from nbflow.runtime.stopping import wake_s
@@ -94,6 +95,8 @@ class as_completed(Generic[T]):  # noqa: N801 - a function to its users, as in c
             waiting = next((handle for handle in self._handles if not handle.done()), self._handles[0])
             try:
                 with waiting._lent():
+                    if waiting._must_help():
+                        await asyncio.to_thread(stand_in(waiting._help))
                     async with asyncio.timeout_at(deadline):
                         found = await ended.get()
             except TimeoutError:

@@ -21,10 +21,11 @@ from nbflow._pools import Pools
 from nbflow._tally import Entry, Tally
 from nbflow._util import one_line, report
 from nbflow.errors import BackendError, DefinitionError, TaskError, TaskTimeoutError
-from nbflow.handles import TaskHandle, launch, prepare
+from nbflow.handles import TaskHandle
 from nbflow.runtime import current
 from nbflow.runtime.stopping import WAKE_S
 from nbflow.sessions import session_or_default
+from nbflow.submitting import launch, prepare
 from nbflow.tasks import Task, as_task
 
 __all__ = ["Runtime", "get_default_runtime", "peek_default_runtime", "set_default_runtime"]

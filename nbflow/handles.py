@@ -1,4 +1,4 @@
-"""`submit` and its handle: start a call now, wait for it later.
+"""The handle of a call that was submitted: wait for it later, or cancel it.
 
 A handle can be waited for from synchronous code (`get`), awaited, cancelled, asked, and given to another `submit` as
 an argument, which then starts when all its handles are done. Whoever waits inside a pool runs waiting work itself, so
@@ -8,32 +8,24 @@ waiting never deadlocks.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nbflow._clock import SYSTEM_CLOCK
 from nbflow._inside import stand_in
-from nbflow._turns import Turns
-from nbflow._util import lazy, one_line, report
+from nbflow._util import one_line, report
 from nbflow.backends.base import Work
-from nbflow.backends.remote import inside_worker
 from nbflow.core.attempts import ending
-from nbflow.errors import DefinitionError, TaskCancelledError, TaskTimeoutError
-from nbflow.runtime import current, drivers, lanes, loop
-from nbflow.runtime.current import Call
-from nbflow.runtime.emit import emit, queued
+from nbflow.errors import TaskCancelledError, TaskTimeoutError
+from nbflow.runtime.emit import emit
 from nbflow.runtime.stopping import GRACE_S, wake_s
-from nbflow.sessions import SessionContext, session_or_default
-from nbflow.tasks import Task, as_task
 
 if TYPE_CHECKING:
-    from nbflow.runtime import remote
-else:
-    remote = lazy("nbflow.runtime.remote")  # only calls that leave this process need it
+    from nbflow.runtime.current import Call
 
-__all__ = ["TaskHandle", "submit"]
+__all__ = ["TaskHandle"]
 
 T = TypeVar("T")
 
@@ -208,12 +200,25 @@ class TaskHandle(Generic[T]):
         Returns:
             Whether a call was run.
         """
-        if self._backend is None or not self._backend.inside():
+        if not self._is_ours():
             return False
         helped = False
-        for needed in self._needs:
-            helped = needed._help() or helped
-        return (self._ready and self._work.run()) or helped
+        seen: set[TaskHandle[Any]] = {self}
+        waiting = [(self, iter(self._needs))]  # not by calls of itself, as chains may be long
+        while waiting:
+            handle, needs = waiting[-1]
+            inner = next((each for each in needs if each not in seen and not each._over and each._is_ours()), None)
+            if inner is not None:
+                seen.add(inner)
+                waiting.append((inner, iter(inner._needs)))
+                continue
+            waiting.pop()
+            helped = (handle._ready and handle._work.run()) or helped
+        return helped
+
+    def _is_ours(self) -> bool:
+        """Whether this thread is a worker of the pool that the call is for."""
+        return self._backend is not None and bool(self._backend.inside())
 
     def _must_help(self) -> bool:
         """Whether the pool that this thread is a worker of cannot replace it while it awaits."""
@@ -260,8 +265,14 @@ class TaskHandle(Generic[T]):
             callbacks, self._callbacks = self._callbacks, []
         for woken in waiters:
             woken.release()
+        stop: BaseException | None = None
         for callback in callbacks:
-            self._tell(callback)
+            try:
+                self._tell(callback)
+            except BaseException as found:  # a stop of this thread: all are told before it goes on
+                stop = found
+        if stop is not None:
+            raise stop
 
     def _tell(self, callback: Callable[[TaskHandle[T]], object]) -> None:
         try:
@@ -339,153 +350,5 @@ class TaskHandle(Generic[T]):
         return TaskCancelledError(f"Task {self.name!r} was cancelled ({reason}).", task=self.name, reason=reason)
 
 
-@overload
-def submit(
-    task: Callable[..., AsyncIterator[T]] | Callable[..., Iterator[T]], /, *args: Any, **kwargs: Any
-) -> TaskHandle[list[T]]: ...
-@overload
-def submit(task: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> TaskHandle[T]: ...
-@overload
-def submit(task: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskHandle[T]: ...
-def submit(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
-    """Start a call on a backend and return its handle at once.
-
-    The backend is the task's own, else the session's; where that is inline, threads are used, since a call that runs
-    before `submit` returns could not be waited for later; so they are in a worker of another process. Handles among the
-    arguments, also inside lists, tuples and dicts, are replaced by their results, and the call starts when all of them
-    are done.
-
-    Args:
-        task: A task, or a function that is made one.
-        *args: Positional arguments.
-        **kwargs: Keyword arguments.
-
-    Returns:
-        The handle.
-
-    Raises:
-        DefinitionError: `task` is a stream, or cannot be called.
-        BackendError: There is no such backend, or it cannot honour an option of the task.
-    """
-    wanted = as_task(task)
-    if wanted.is_generator:
-        raise DefinitionError(f"submit({wanted.name!r}): a stream hands out items; iterate over it, or map it.")
-    session = session_or_default()
-    backends = session.backends
-    name = backends.resolve(wanted.spec.backend if wanted.spec.backend is not None else session.backend)
-    if name == "inline" or (name != "thread" and inside_worker() is not None and not backends.abilities(name).local):
-        name = "thread"
-    backend = backends.get(name)
-    return launch(prepare(wanted, session, backend), wanted, args, kwargs)
-
-
-def prepare(wanted: Task[..., Any], session: SessionContext, backend: Any, label: str | None = None) -> TaskHandle[Any]:
-    """Return the handle of a call that does not run yet; `label` is the call's name instead of the task's."""
-    call = Call(wanted.spec, session, current.current_call(), cast("Any", None), {})  # arguments may still be handles
-    call._pool = backend.name
-    call._name = label
-    able = backend.abilities
-    if able.dry or not able.local or wanted.spec.policy.timeout_s is not None:
-        call.remote = remote.route_for(wanted.spec, session, backend, call.parent)
-    handle: TaskHandle[Any] = TaskHandle(label or wanted.name, call.id)
-    handle._call, handle._backend = call, backend if call.remote is None else remote.crew(backend)
-    return handle
-
-
-def launch(
-    handle: TaskHandle[Any], wanted: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> TaskHandle[Any]:
-    """Queue the call of a handle from `prepare`, or let it wait for the handles among its arguments."""
-    call, backend = cast("Call", handle._call), handle._backend
-    call.session.submitted(handle)
-    nested = any(isinstance(value, _MAY_HOLD) for value in (*args, *kwargs.values()))
-    queued(call, tuple(found.task_id for found in _handles((args, kwargs))) if nested else ())
-
-    def run() -> Any:
-        __tracebackhide__ = True
-        if call.remote is not None:
-            return _drive_away(call)
-        if wanted.is_async:
-            return loop.run(drivers.drive_async(call), bridge="thread")
-        timely = call.progress is None or call.session.clock is SYSTEM_CLOCK  # what a plain call goes by
-        if wanted.spec.plain and timely and call.session.hooks is None:
-            samplers = call.session.fanout.samplers()
-            if samplers is not None:
-                return lanes.drive_plain(call, samplers)
-        return drivers.drive_sync(call)
-
-    def start() -> None:
-        if handle._settled:  # cancelled while it waited
-            return
-        try:
-            call.kwargs, call.args = (_resolve(kwargs), _resolve(args)) if nested else (kwargs, args)
-            handle._work.load(run)
-            handle._ready = True
-            backend.take(handle._work)
-        except Exception as error:
-            _failing(handle._fail, error)  # and with it those that need it, however many there are in a row
-        except BaseException:  # an interrupt in the middle: perhaps it is queued, perhaps not
-            handle.cancel("interrupt")
-            raise
-
-    waiting = [found for found in _handles((args, kwargs)) if not found.done()] if nested else []
-    if not waiting:
-        start()
-        return handle
-    handle._want(tuple(waiting))
-    left = [len(waiting)]
-    lock = threading.Lock()
-    context = copy_context()  # so that it starts in the cell that submitted it, not in that of whoever ends last
-
-    def one_done(_: Any) -> None:
-        with lock:
-            left[0] -= 1
-            if left[0]:
-                return
-        context.run(start)
-
-    for found in waiting:
-        found.add_done_callback(one_done)
-    return handle
-
-
 def _nothing() -> None:
     """Stand in for work that is not known yet."""
-
-
-def _drive_away(call: Call) -> Any:
-    """Run a call whose attempts are made elsewhere, or not at all."""
-    __tracebackhide__ = True
-    try:
-        return drivers.drive_sync(call)
-    except TaskCancelledError as error:
-        if remote.is_dry_run(error):
-            return None
-        raise
-
-
-def _handles(value: Any) -> Iterator[TaskHandle[Any]]:
-    if isinstance(value, TaskHandle):
-        yield value
-    elif type(value) in (list, tuple):
-        for item in value:
-            yield from _handles(item)
-    elif type(value) is dict:
-        for item in value.values():
-            yield from _handles(item)
-
-
-_failing = Turns()
-_MAY_HOLD = (TaskHandle, list, tuple, dict)
-
-
-def _resolve(value: Any) -> Any:
-    if isinstance(value, TaskHandle):
-        return value.get()
-    if type(value) is list:
-        return [_resolve(item) for item in value]
-    if type(value) is tuple:
-        return tuple(_resolve(item) for item in value)
-    if type(value) is dict:
-        return {key: _resolve(item) for key, item in value.items()}
-    return value

@@ -16,11 +16,12 @@ from typing import Any
 
 from nbflow.core.spec import TaskSpec
 from nbflow.errors import DefinitionError
-from nbflow.handles import TaskHandle, launch, prepare
+from nbflow.handles import TaskHandle
 from nbflow.runtime import loop
 from nbflow.runtime.current import Call
 from nbflow.sessions import live as open_session
 from nbflow.sessions import session_or_default
+from nbflow.submitting import launch, prepare
 from nbflow.tasks import AsyncTask, SyncTask
 
 __all__ = ["Retries"]

@@ -89,22 +89,24 @@ def session_or_default() -> SessionContext:
     found = current_session()
     if found is not None:
         return found
+    older = None
     with _default_lock:
         if _default is None or _default.closed or _default.settings is not get_global_settings():
-            if _default is not None:
-                _default.close()
-            _default = SessionContext()
+            older, _default = _default, SessionContext()
             _watch(_default, None)
-        return _default
+        found = _default
+    if older is not None:  # not under the lock: what waits there is cancelled, and its callbacks may need a session
+        older.close()
+    return found
 
 
 def close_default_session() -> None:
     """Close the default session, if one was needed; the next call that needs one makes a new one."""
     global _default
     with _default_lock:
-        if _default is not None:
-            _default.close()
-            _default = None
+        older, _default = _default, None
+    if older is not None:
+        older.close()
 
 
 @contextmanager

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, ClassVar, final
 
+from nbflow._steady import SteadyCondition
 from nbflow.errors import BackendError
 from nbflow.settings import Settings, get_global_settings
 
@@ -172,17 +172,6 @@ class Backend(abc.ABC):
     def inside(self) -> bool:
         """Whether the current thread is one of this backend's workers."""
         return False
-
-
-class SteadyCondition(threading.Condition):
-    """A condition that an interrupt cannot leave locked.
-
-    `with` calls the lock's own methods, in which no interrupt strikes, instead of those in Python that call them: else
-    the thread that settles a job would wait for ever for a lock that an interrupted `result()` has left behind.
-    """
-
-    __enter__: Any = property(attrgetter("_lock.__enter__"))
-    __exit__: Any = property(attrgetter("_lock.__exit__"))
 
 
 class Work(abc.ABC):

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, final
 
-from nbflow.backends.base import Abilities, Backend, SteadyCondition
+from nbflow._steady import SteadyCondition
+from nbflow.backends.base import Abilities, Backend
 
 __all__ = ["RemoteBackend", "RemoteJob", "Shared", "enter_worker", "inside_worker", "owns_process", "tell", "working"]
 

@@ -94,7 +94,10 @@ class ThreadBackend(Backend):
                 if self._sleep(woken):
                     continue
                 return
-            job.run()
+            try:
+                job.run()
+            except BaseException:  # what was to stop the job struck behind it; nobody else waits for that
+                pass
             del job  # an idle worker must not keep a result alive
             if len(self._threads) > self._limit or me not in self._threads:
                 with self._lock:

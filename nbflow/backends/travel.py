@@ -18,6 +18,7 @@ from functools import partial
 from types import FunctionType, MethodType, TracebackType
 from typing import Any
 
+from nbflow._util import add_note
 from nbflow.errors import TransferError
 
 __all__ = ["Failure", "flatten", "refusal", "restore", "text_of"]
@@ -295,7 +296,7 @@ class Failure:
                     f"An error of {worker} cannot be rebuilt here: {text_of(found)}.", path="", reason=text_of(found)
                 )
             if frames:
-                error.add_note(f"In worker {worker}:\n{_as_text(frames)}")
+                add_note(error, f"In worker {worker}:\n{_as_text(frames)}")
             errors.append(error)
         for (_, caused, _), error, above in zip(self.links, errors, errors[1:], strict=False):
             if caused:

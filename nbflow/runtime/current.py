@@ -11,10 +11,10 @@ import os
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from itertools import count, islice
-from threading import Event as Flag
 from threading import Lock
 
 from nbflow._clock import Clock
+from nbflow._steady import SteadyEvent as Flag
 from nbflow._typing import TYPE_CHECKING, Any, Protocol
 from nbflow.core.spec import TaskMetadata, TaskSpec
 from nbflow.settings import Settings

@@ -20,9 +20,11 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
+from nbflow._inside import stand_in
+from nbflow._steady import SteadyEvent
 from nbflow._util import report
 from nbflow.runtime.current import is_worker
-from nbflow.runtime.stopping import WAKE_S
+from nbflow.runtime.stopping import wake_s
 
 __all__ = ["bridged", "heartbeat", "run", "running_loop", "start_beat"]
 
@@ -204,7 +206,7 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     __tracebackhide__ = True
     import asyncio
 
-    over, interrupted = threading.Event(), threading.Event()
+    over, interrupted = SteadyEvent(), threading.Event()
     out: list[Any] = []
     started: list[Any] = []
 
@@ -223,10 +225,10 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
         finally:
             over.set()
 
-    thread = threading.Thread(target=copy_context().run, args=(work,), name="nbflow-loop", daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(stand_in(work),), name="nbflow-loop", daemon=True)
     try:
         thread.start()
-        while not over.wait(WAKE_S):
+        while not over.wait(wake_s(None)):
             pass
     except BaseException:
         interrupted.set()

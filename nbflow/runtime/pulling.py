@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from nbflow._steady import SteadyEvent, SteadySemaphore
 from nbflow.errors import TaskCancelledError
 from nbflow.runtime.current import Call
 from nbflow.runtime.emit import emit, emit_session
@@ -86,7 +87,7 @@ class _Puller:
         self._fixed = chunksize is not None
         self._chunk = chunksize or 1
         self.region = Region()
-        self.over = threading.Event()
+        self.over = SteadyEvent()
         self.slot: list[Any] = [None, 0.0, ""]
         self.left = False
         self._taken = range(0)
@@ -222,7 +223,7 @@ def _pull_together(
     workers = room()
     ranges = _Ranges(state.total, workers)
     pullers = [_Puller(state, run_item, ranges, chunksize) for _ in range(workers)]
-    changed = threading.Event()
+    changed = SteadyEvent()
     futures: dict[_Puller, Any] = {}
     drops: dict[int, float] = {}
     helping = backend.inside()
@@ -343,8 +344,8 @@ def _submit_each(state: MapState, backend: Any, run_item: Callable[[int], Any], 
                 raise Stopped
             return run_item(index)
 
-    room = threading.Semaphore(concurrency or state.total)
-    changed = threading.Event()
+    room = SteadySemaphore(concurrency or state.total)
+    changed = SteadyEvent()
     pending: dict[int, Any] = {}
     regions: dict[int, Region] = {}
     workers: dict[int, str] = {}

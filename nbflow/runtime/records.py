@@ -74,12 +74,19 @@ class Records(deque[Call]):
             self._folded = self._batches = 0
 
     def __iter__(self) -> Iterator[Call]:
-        self._unfold()
-        return super().__iter__()
+        return iter(self._all())
 
     def __reversed__(self) -> Iterator[Call]:
-        self._unfold()
-        return super().__reversed__()
+        return reversed(self._all())
+
+    def _all(self) -> list[Call]:
+        """Return all that there are now; calls that end meanwhile may be among them or not."""
+        while True:
+            self._unfold()
+            try:
+                return list(super().__iter__())
+            except RuntimeError:  # one has ended between two steps of this
+                continue
 
     def __len__(self) -> int:
         self._unfold()

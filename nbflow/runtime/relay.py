@@ -11,15 +11,13 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any
 
 from nbflow.backends.remote import owns_process, tell
 from nbflow.runtime.current import Call, current_call
 
-__all__ = ["Relay", "Spoken", "relay_of_context", "relaying", "take_over_process"]
+__all__ = ["Relay", "Spoken", "relay_of_context", "take_over_process"]
 
 BATCH_S = 0.05
 """How long to wait for more before something is sent, since the last time."""
@@ -35,7 +33,7 @@ Spoken = tuple[str, str, int | None, str, int | None]
 
 
 class Relay:
-    """The way out of one job; safe from any thread.
+    """The way out of one job, for as long as a `with` block runs it; safe from any thread.
 
     Args:
         label: The coordinator's cell, for the events of calls that are made here.
@@ -51,6 +49,20 @@ class Relay:
         self._sent_at = self._open_at = float("-inf")  # the clock may have begun at zero just now
         self._timer: threading.Timer | None = None
         self._sending = self._closed = False
+
+    def __enter__(self) -> Relay:
+        global _latest
+        self._token = _active.set(self)
+        if owns_process():
+            _latest = self
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        global _latest
+        if _latest is self:
+            _latest = None
+        _active.reset(self._token)
+        self.close()
 
     def add(self, entry: Any) -> None:
         """Send an event or a log record, soon."""
@@ -166,23 +178,6 @@ _taken_over = False
 def relay_of_context() -> Relay | None:
     """Return the relay of the job that this code belongs to; None if it belongs to none."""
     return _active.get() or _latest
-
-
-@contextmanager
-def relaying(label: str | None) -> Iterator[Relay]:
-    """Make a relay for the job that the block runs."""
-    global _latest
-    relay = Relay(label)
-    token = _active.set(relay)
-    if owns_process():
-        _latest = relay
-    try:
-        yield relay
-    finally:
-        if _latest is relay:
-            _latest = None
-        _active.reset(token)
-        relay.close()
 
 
 # --- streams and logging of a worker process ----------------------------------------------------------------------

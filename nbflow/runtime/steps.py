@@ -11,7 +11,7 @@ import os
 from collections.abc import Generator
 
 from nbflow._typing import TYPE_CHECKING, Any
-from nbflow._util import lazy, one_line, refusal
+from nbflow._util import add_note, lazy, one_line, refusal
 from nbflow.core.attempts import Emit, Hit, Lookup, Outcome, Publish, Raised, Returned, Save, attempts, ending
 from nbflow.core.reads import Reads
 from nbflow.core.spec import render_template
@@ -445,5 +445,5 @@ def for_user(call: Call, error: BaseException) -> BaseException:
             return wrapped
         if not any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ())):
             where = call.session.label()
-            error.add_note(f"{_NOTE}in task {call.name!r}{detail}" + (f", {where}" if where else ""))
+            add_note(error, f"{_NOTE}in task {call.name!r}{detail}" + (f", {where}" if where else ""))
     return error

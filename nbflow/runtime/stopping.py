@@ -23,6 +23,7 @@ from types import FrameType
 
 from nbflow._clock import SYSTEM_CLOCK
 from nbflow._inside import stand_in
+from nbflow._steady import SteadyEvent
 from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy
 
@@ -41,8 +42,12 @@ WAKE_S = 0.2
 
 
 def wake_s(deadline: float | None) -> float:
-    """Return how long to wait for a lock now: until the deadline (by the system's clock), but no longer than that."""
-    return WAKE_S if deadline is None else max(0.0, min(WAKE_S, deadline - SYSTEM_CLOCK.monotonic()))
+    """Return how long to wait for a lock now: until the deadline (by the system's clock), but not for too long.
+
+    Other threads than the main one notice a stop only between two waits, and are to do so before they are left behind.
+    """
+    most = WAKE_S if threading.get_ident() == threading.main_thread().ident else GRACE_S / 2
+    return most if deadline is None else max(0.0, min(most, deadline - SYSTEM_CLOCK.monotonic()))
 
 
 class Stopped(BaseException):
@@ -178,8 +183,10 @@ class Region:
                 # replace it by NULL leaves the interpreter looking for it for ever, and hangs it where it is traced.
                 for _ in range(_CHECKS):
                     pass
-        except self._error:
+        except BaseException as error:
             self._ident = None
+            if not (self._fired and isinstance(error, self._error)):  # it was meant for a region around this one
+                raise
         if self._fired:
             _over()
 
@@ -334,7 +341,7 @@ class Detached:
 
     def __init__(self, func: Callable[[], Any]) -> None:
         self.abandoned = False
-        self.over = threading.Event()
+        self.over = SteadyEvent()
         self.region = Region()
         self.value: Any = None
         self.error: BaseException | None = None

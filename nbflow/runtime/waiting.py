@@ -7,9 +7,9 @@ pool, since the call that is waited for may need one to save its result.
 
 from __future__ import annotations
 
-import threading
 import time
 
+from nbflow._steady import SteadyEvent
 from nbflow._typing import Any
 from nbflow.cache.flight import PATIENCE_S, Flight, is_pooled
 from nbflow.runtime.current import Call, is_worker
@@ -35,7 +35,7 @@ class Pause:
 
 def wait(what: Flight | Pause, call: Call) -> bool:
     """Block until a flight is over, or a pause; return False where `call` should not, or no longer, wait for it."""
-    woken = threading.Event()
+    woken = SteadyEvent()
     if isinstance(what, Pause):
         call.stop = woken.set
         try:

@@ -30,7 +30,7 @@ from nbflow.core.spec import TaskKind, TaskSpec, compile_binder
 from nbflow.runtime import current, loop
 from nbflow.runtime.current import Call, enter, frame
 from nbflow.runtime.current import restore as leave
-from nbflow.runtime.relay import relay_of_context, relaying, take_over_process
+from nbflow.runtime.relay import Relay, relay_of_context, take_over_process
 from nbflow.runtime.watch import Lookout, Progress, RangeAnswer, watch
 
 __all__ = ["BEGUN", "Answer", "Common", "Packed", "Plan", "pack", "run_call", "run_range", "unpack"]
@@ -327,7 +327,7 @@ def run_call(
     """
     __tracebackhide__ = True
     job = _job(packed)
-    with relaying(job.plan.label) as relay, watch(Lookout(relay.add, job.heard_session)):
+    with Relay(job.plan.label) as relay, watch(Lookout(relay.add, job.heard_session)):
         call = job.call(id, index, args, kwargs)
         if track:
             call.reads = {}
@@ -362,7 +362,7 @@ def run_range(
     if common:
         items = [tuple(common[arg.number] if type(arg) is Common else arg for arg in item) for item in items]
     progress = Progress()
-    with relaying(job.plan.label) as relay, watch(Lookout(relay.now, job.heard_session, progress)):
+    with Relay(job.plan.label) as relay, watch(Lookout(relay.now, job.heard_session, progress)):
         _run_items(job, progress, first, ids, items, budget_s, kwargs)
     return progress.rest()
 

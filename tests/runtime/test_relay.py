@@ -11,7 +11,7 @@ import pytest
 
 from nbflow.backends.remote import working
 from nbflow.runtime import relay
-from nbflow.runtime.relay import Relay, relay_of_context, relaying
+from nbflow.runtime.relay import Relay, relay_of_context
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def told() -> Iterator[list[Any]]:
 
 def test_the_first_word_is_sent_at_once(told: list[Any]) -> None:
     """A line is told when it is written; what follows quickly goes together, with the end of the job at the latest."""
-    with relaying(None) as out:
+    with Relay(None) as out:
         out.write("stdout", "one\n")
         assert told == [[("stdout", "one\n", None, "", None)]]
         out.write("stdout", "two\n")
@@ -43,7 +43,7 @@ def test_what_waits_is_sent_in_time(told: list[Any], monkeypatch: pytest.MonkeyP
     heard = threading.Event()
     send = relay.tell
     monkeypatch.setattr(relay, "tell", lambda batch: (send(batch), heard.set()))
-    with relaying(None) as out:
+    with Relay(None) as out:
         out.write("stdout", "no end")
         assert heard.wait(10)
         assert told == [[("stdout", "no end", None, "", None)]]
@@ -60,7 +60,7 @@ def test_a_line_stays_in_one_piece(told: list[Any], monkeypatch: pytest.MonkeyPa
         out._timer.join()
         out._late()
 
-    with relaying(None) as out:
+    with Relay(None) as out:
         out.write("stdout", "one\n")
         out.write("stdout", "two\nthr")
         ring()
@@ -76,7 +76,7 @@ def test_a_line_that_is_flushed_goes_as_it_is(told: list[Any], monkeypatch: pyte
     monkeypatch.setattr(relay, "BATCH_S", 1e9)  # longer than this machine is up
     monkeypatch.setattr(relay, "LINE_S", 1e9)
     stream = relay._Stream(None, "stdout")
-    with relaying(None) as out:
+    with Relay(None) as out:
         out.write("stdout", "one\n")
         print("...", end="", flush=True, file=stream)
         assert out._timer is not None
@@ -89,7 +89,7 @@ def test_a_line_that_is_flushed_goes_as_it_is(told: list[Any], monkeypatch: pyte
 def test_what_is_told_after_the_end_does_not_wait(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that a job has left behind is heard at once, as nothing comes any more that would send its words."""
     monkeypatch.setattr(relay, "BATCH_S", 1e9)  # longer than this machine is up
-    with relaying(None) as out:
+    with Relay(None) as out:
         out.write("stdout", "one\n")
     out.write("stdout", "two\n")
     out.write("stdout", "three")
@@ -98,7 +98,7 @@ def test_what_is_told_after_the_end_does_not_wait(told: list[Any], monkeypatch: 
 
 def test_a_flood_is_cut(told: list[Any]) -> None:
     """Of too much text at a time the rest is left out, and how much is said."""
-    with relaying(None) as out:
+    with Relay(None) as out:
         out.write("stdout", "begin\n")
         for _ in range(10):
             out.write("stdout", "x" * (relay.BATCH_CHARS // 4 - 1) + "\n")
@@ -110,7 +110,7 @@ def test_a_flood_is_cut(told: list[Any]) -> None:
 def test_each_context_has_its_own(told: list[Any]) -> None:
     """A thread that was not started by the job has no relay; nothing is left when the job is over."""
     seen: list[Any] = []
-    with relaying("cell 3") as out:
+    with Relay("cell 3") as out:
         assert relay_of_context() is out
         thread = threading.Thread(target=lambda: seen.append(relay_of_context()))
         thread.start()
@@ -132,7 +132,7 @@ def test_streams_and_records(told: list[Any]) -> None:
     record = logging.makeLogRecord(
         {"name": "x", "levelno": 30, "levelname": "WARNING", "msg": "%d items", "args": (3,)}
     )
-    with relaying(None):
+    with Relay(None):
         print("inside", file=stream)
         relay._Records().emit(record)
     entries = [entry for batch in told for entry in batch]

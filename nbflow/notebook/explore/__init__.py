@@ -16,7 +16,7 @@ from nbflow._clock import SYSTEM_CLOCK, Clock
 from nbflow._util import format_duration, one_line, report
 from nbflow.core.events import ProgressMade
 from nbflow.errors import DefinitionError, TaskCancelledError
-from nbflow.handles import TaskHandle, submit
+from nbflow.handles import TaskHandle
 from nbflow.hooks import Fanout
 from nbflow.notebook import output
 from nbflow.notebook.explore.controls import Control, Position, read_ranges
@@ -28,6 +28,7 @@ from nbflow.notebook.explore.view import View
 from nbflow.notebook.recorder import Silent
 from nbflow.runtime import current
 from nbflow.sessions import SessionContext, session_or_default
+from nbflow.submitting import submit
 
 __all__ = ["Explorer", "make_explorer"]
 
