@@ -8,7 +8,7 @@ waiting never deadlocks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -204,6 +204,7 @@ class TaskHandle(Generic[T]):
             return False
         helped = False
         seen: set[TaskHandle[Any]] = {self}
+        waiting: list[tuple[TaskHandle[Any], Iterator[TaskHandle[Any]]]]
         waiting = [(self, iter(self._needs))]  # not by calls of itself, as chains may be long
         while waiting:
             handle, needs = waiting[-1]
