@@ -165,7 +165,7 @@ def _run_notebook(arguments: argparse.Namespace) -> int:
     }
     finish(facts, board.ordered(), took, code, quiet=arguments.quiet, as_json=arguments.json)
     if outcome.message:
-        again = "; finished tasks are cached: the same command goes on from there" if board.rows else ""
+        again = "; what was cached is not computed again: the same command goes on from there" if board.rows else ""
         say(f"nbflow: {outcome.message}{again}")
     if not arguments.quiet and not arguments.json:
         say(f"wrote {paths.output}{f' and {page}' if page is not None else ''}")

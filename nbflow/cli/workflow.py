@@ -110,6 +110,9 @@ def load(target: str) -> Workflow[Any, Any]:
         CliError: There is no such module, attribute or workflow; the message lists the ones there are.
     """
     place, colon, name = target.rpartition(":")
+    if not colon and target.endswith(".py"):
+        known = ", ".join(find(import_target(target))) or "none"
+        raise usage(f"{target}: name a workflow of it, as in {target}:NAME; it has: {known}")
     if not colon:
         place, _, name = target.rpartition(".")
     if not place or not name:
@@ -168,7 +171,7 @@ def run_workflow(arguments: argparse.Namespace) -> int:
     if page is not None and not arguments.quiet and not arguments.json:
         say(f"wrote {page}")
     if ended.problem:
-        again = "; finished tasks are cached: the same command goes on from there" if board.rows else ""
+        again = "; what was cached is not computed again: the same command goes on from there" if board.rows else ""
         raise CliError(ended.problem + again, ended.code)
     return ended.code
 

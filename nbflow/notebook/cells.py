@@ -11,12 +11,15 @@ import __future__
 
 import ast
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from inspect import CO_COROUTINE
 from types import CodeType
 from typing import Any, NamedTuple
 
+from IPython.core.error import UsageError
+
+from nbflow._util import perhaps
 from nbflow.cache.source import Imports, module_facts
 from nbflow.notebook.chance import SEEDS, Seeding, find_seeding
 from nbflow.notebook.definitions import (
@@ -36,9 +39,10 @@ from nbflow.notebook.expansion import expander
 from nbflow.notebook.names import BRANCH, Effects, find_effects
 from nbflow.notebook.opened import NamedFile, named_files
 
-__all__ = ["Cell", "CellOptions", "Part", "compile_body", "read_cell"]
+__all__ = ["Cell", "CellOptions", "Part", "check_names", "compile_body", "read_cell"]
 
 _LONG_NAME = 30
+_ANY_NAME = frozenset({"eval", "exec", "globals", "locals", "vars"})  # may bind what the text does not name
 LOOP_MARK = "__nbflow_loop_{}__"
 _FUTURE = 0
 for _feature in __future__.all_feature_names:
@@ -227,6 +231,28 @@ def read_cell(shell: Any, body: str, source: str, *, number: int, raw: str | Non
         first_imports=tuple(first_imports(tree)),
         files=named_files(tree),
     )
+
+
+def check_names(cell: Cell, options: CellOptions, namespace: Mapping[str, Any]) -> None:
+    """Refuse names among the options that neither the notebook nor the cell has.
+
+    Raises:
+        UsageError: There is one, and what was probably meant.
+    """
+    effects = cell.effects
+    own = {*effects.inputs, *effects.outputs, *effects.mentions, *effects.builtin_reads}
+    given = {
+        "--inputs": options.inputs,
+        "--outputs": None if effects.opaque or not _ANY_NAME.isdisjoint(effects.builtin_reads) else options.outputs,
+        "--depends": options.depends,
+        "--ignore": sorted(options.ignore),
+    }
+    for option, names in given.items():
+        for name in names or ():
+            if name not in own and name not in namespace:
+                raise UsageError(
+                    f"{option} {name}: neither the notebook nor the cell has such a name{perhaps(name, own)}"
+                )
 
 
 def compile_body(shell: Any, body: str) -> tuple[str, bool | None]:

@@ -43,6 +43,7 @@ __all__ = [
     "Way",
     "arrays_within",
     "attribute_of",
+    "can_be_opened",
     "cell_of",
     "content_of",
     "follow",
@@ -144,7 +145,7 @@ class Heap:
                     self._open(inner, (*way, step), waiting)
 
     def _open(self, value: Any, way: Way, waiting: _Waiting) -> None:
-        if _is_opened(type(value)) and not is_data(value):
+        if can_be_opened(value):
             self.whole.discard(id(value))
             self.inner.discard(id(value))
             self._opened.add(id(value))
@@ -221,6 +222,11 @@ class Heap:
             return None
         arrays = (known for known in self.objects.values() if is_array(known) and owner_of(known) is owner)
         return next((known for known in arrays if known is owner or covers(known, value)), None)
+
+
+def can_be_opened(value: Any) -> bool:
+    """Whether `Heap.open` looks into an object: it is of a library, no data, and nothing but its attributes."""
+    return _is_opened(type(value)) and not is_data(value)
 
 
 def arrays_within(values: Iterable[Any], known: Container[int], limit: int = Heap.limit) -> Iterator[Any]:

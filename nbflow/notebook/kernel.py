@@ -28,7 +28,7 @@ from nbflow.history import Collector, History
 from nbflow.notebook import hints, report
 from nbflow.notebook.background import Background, cancel_all, label_here, names_read
 from nbflow.notebook.cellkey import CellKeyer
-from nbflow.notebook.cells import Cell, CellOptions, compile_body, read_cell
+from nbflow.notebook.cells import Cell, CellOptions, check_names, compile_body, read_cell
 from nbflow.notebook.chance import SEEDS
 from nbflow.notebook.changes import Changes
 from nbflow.notebook.edits import Edits
@@ -281,6 +281,7 @@ class ShellState:
 
     def _new_run(self, cell: Cell, options: CellOptions) -> CellRun | None:
         """Return a run of the cell; None where it has been started in the background."""
+        check_names(cell, options, self.shell.user_ns)
         name = name_for(cell, options, self._cell_id, self.graph.nodes)
         if options.background:
             return self.background.start(cell, name, options)

@@ -238,7 +238,10 @@ def _parse(magic: Any, line: str) -> Any:
 def _names(option: str, text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
-    names = tuple(name.strip() for name in text.strip("'\"").split(",") if name.strip())
+    bare = text.strip("'\"").strip()
+    if bare.startswith(",") or bare.endswith(","):
+        raise UsageError(f"{option} {text}: a name is missing; write names with commas and without blanks, as in a,b.")
+    names = tuple(name.strip() for name in bare.split(",") if name.strip())
     for name in names:
         if not name.isidentifier():
             raise UsageError(

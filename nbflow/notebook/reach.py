@@ -25,7 +25,7 @@ from nbflow.cache.owners import is_local_owner, note_owned, owner_name, owner_of
 from nbflow.cache.places import is_local
 from nbflow.cache.source import facts_of
 from nbflow.notebook.cells import Cell
-from nbflow.notebook.heap import ATOMS, Heap, attribute_of, named, owner_at
+from nbflow.notebook.heap import ATOMS, Heap, attribute_of, can_be_opened, named, owner_at
 
 __all__ = ["SHELL_NAMES", "Reach", "digest_or_none", "has_code"]
 
@@ -250,7 +250,7 @@ class Reach:
         heap.open(
             key
             for key, value in wholes
-            if (digests[key] if key in digests else solid or digest_or_none(value)) not in (None, False)
+            if can_be_opened(value) and (digests[key] if key in digests else solid or digest_or_none(value))
         )
         self._wholes = {key: digest for key, digest in digests.items() if key in heap.whole}
         self._wholes |= {key: digest_or_none(heap.objects[key]) for key in heap.inner}

@@ -190,7 +190,7 @@ print(map_tasks(step, range(5), backend='inline'))
     table, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "3 ran, 2 cancelled" in table
-    assert "interrupted in cell 2; finished tasks are cached: the same command goes on from there" in errors
+    assert "interrupted in cell 2; what was cached is not computed again: the same command goes on from there" in errors
     bodies(tmp_path)
     (tmp_path / "go").touch()
     assert tasks(cli("run", "book.ipynb", "--json"))["step"]["cached"] == 3

@@ -381,3 +381,22 @@ def test_wrong_config_says_so(shared: Any, line: str, message: str) -> None:
     before = shared.ok("%config NbflowMagics").stdout
     assert message in shared.run(line).stderr
     assert shared.ok("%config NbflowMagics").stdout == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--inputs data, scale", "--inputs data,: a name is missing; write names with commas and without blanks"),
+        ("--inputs dta", "--inputs dta: neither the notebook nor the cell has such a name; did you mean data?"),
+        ("--outputs m", "--outputs m: neither the notebook nor the cell has such a name"),
+        ("--ignore sacle", "--ignore sacle: neither the notebook nor the cell has such a name; did you mean scale?"),
+        ("--depends nix", "--depends nix: neither the notebook nor the cell has such a name"),
+    ],
+)
+def test_names_that_are_not_there(shared: Any, options: str, message: str) -> None:
+    """A typo, or a blank behind a comma, is an error that says what to write, and nothing runs."""
+    shared.ok("data, scale = [1, 2, 3], 2")
+    result = shared.run(f"%%task {options}\nsummed = sum(data) * scale")
+    assert result.stderr.startswith("UsageError: ")
+    assert message in result.stderr
+    assert shared.value("'summed' in globals()") is False
