@@ -23,7 +23,6 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import partial
-from importlib import import_module
 from itertools import islice
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
@@ -36,31 +35,21 @@ from nbflow.cache.classes import has_only_attributes
 from nbflow.cache.digest import is_data
 from nbflow.cache.places import is_local
 from nbflow.notebook.memory import covers, is_array, owner_of
+from nbflow.notebook.ways import Way, plain_function
 
 __all__ = [
     "ATOMS",
     "Heap",
-    "Way",
     "arrays_within",
-    "attribute_of",
     "can_be_opened",
-    "cell_of",
     "content_of",
-    "follow",
-    "named",
-    "owner_at",
     "refill",
-    "set_attribute",
 ]
-
-Way = tuple[Any, ...]
-"""A name, see `named`; then steps: ("i", position), ("k", key), ("a", attribute), ("c", closure), ("d", default)."""
 
 ATOMS = frozenset(
     {int, float, complex, bool, str, bytes, type(None), range, type(Ellipsis), type(NotImplemented), slice, frozenset}
     | {ModuleType, BuiltinFunctionType, CodeType}
 )
-_MISSING = object()
 _KEYS = frozenset({int, float, bool, str, bytes, type(None)})
 _KEY_MODULES = frozenset({"datetime", "decimal", "fractions", "numpy", "pandas", "pathlib", "uuid"})
 _ABSTRACT = frozenset({"abc", "collections.abc", "typing"})
@@ -325,87 +314,6 @@ def refill(value: Any, content: Any) -> None:
     _set_attributes(value, attributes)
 
 
-def follow(way: Way, namespace: Mapping[str, Any]) -> Any:
-    """Return the object at the end of a way.
-
-    Raises:
-        LookupError, AttributeError, TypeError: There is no such way any more.
-    """
-    value = named(way[0], namespace)
-    for kind, step in way[1:]:
-        if kind in ("i", "k"):
-            value = value[step]
-        elif kind == "a":
-            own = {} if isinstance(value, partial) else getattr(value, "__dict__", {})  # to ask a partial changes it
-            value = _plain_function(own[step] if step in own else getattr(value, step))
-        elif kind == "c":
-            value = value.__closure__[step].cell_contents
-        else:
-            value = value.__defaults__[step] if isinstance(step, int) else value.__kwdefaults__[step]
-    return value
-
-
-def named(name: str, namespace: Mapping[str, Any]) -> Any:
-    """Return what a name of the notebook stands for, or the attribute of an owner, see `owner_at`.
-
-    Raises:
-        LookupError, AttributeError, TypeError: There is none.
-    """
-    owner, _, attribute = name.rpartition(".")
-    if not owner:
-        return namespace[name]
-    value = attribute_of(owner_at(owner, namespace), attribute, _MISSING)
-    if value is _MISSING:
-        raise LookupError(name)
-    return value
-
-
-def owner_at(name: str, namespace: Mapping[str, Any]) -> Any:
-    """Return the module (`module a.b`), class or function (`Class`, `Class.method`, `a.b:Class`) of a name.
-
-    A step in angles leads to what a function has captured: `f.<g>`.
-
-    Raises:
-        LookupError, AttributeError, TypeError, ImportError: There is none.
-    """
-    kind, _, module = name.rpartition(" ")
-    if kind:  # loaded now, if what was to load it did not run
-        return import_module(module)
-    module, _, path = name.rpartition(":")
-    first, *rest = path.split(".")
-    found = _plain_function(vars(import_module(module))[first] if module else namespace[first])
-    for step in rest:
-        found = cell_of(found, step).cell_contents if step[0] == "<" else _plain_function(vars(found)[step])
-    return found
-
-
-def attribute_of(owner: Any, attribute: str, default: Any) -> Any:
-    """Return an attribute that an owner has itself, or the defaults of a function, or what it has captured."""
-    if attribute in ("__defaults__", "__kwdefaults__"):
-        return getattr(owner, attribute)
-    if attribute[0] == "<":
-        return getattr(cell_of(owner, attribute), "cell_contents", default)
-    return vars(owner).get(attribute, default)
-
-
-def set_attribute(owner: Any, attribute: str, value: Any) -> None:
-    """Set what `attribute_of` returns."""
-    if attribute[0] == "<":
-        cell_of(owner, attribute).cell_contents = value
-    else:
-        setattr(owner, attribute, value)
-
-
-def cell_of(function: Any, step: str) -> Any:
-    """Return the cell of what a function has captured under a name, given in angles.
-
-    Raises:
-        LookupError, AttributeError, TypeError: There is none.
-    """
-    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    return cells[step[1:-1]]
-
-
 def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
     """Return what an object holds that has an identity of its own, with the steps that lead there."""
     if isinstance(value, FunctionType):
@@ -420,7 +328,7 @@ def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
         return
     if isinstance(value, type):
         own = ((name, each) for name, each in vars(value).items() if not name.startswith("__"))
-        yield from ((_plain_function(each), ("a", name)) for name, each in own)
+        yield from ((plain_function(each), ("a", name)) for name, each in own)
         return
     if isinstance(value, MethodType):
         yield value.__self__, ("a", "__self__")
@@ -444,10 +352,6 @@ def _is_key(value: Any) -> bool:
     if kind in (tuple, frozenset):
         return all(map(_is_key, value))
     return kind in _KEYS or (package_of(kind) in _KEY_MODULES and kind.__hash__ is not object.__hash__)
-
-
-def _plain_function(value: Any) -> Any:
-    return value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
 
 
 def _function_content(value: FunctionType) -> tuple[Any, ...]:

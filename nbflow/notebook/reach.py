@@ -25,7 +25,8 @@ from nbflow.cache.owners import is_local_owner, note_owned, owner_name, owner_of
 from nbflow.cache.places import is_local
 from nbflow.cache.source import facts_of
 from nbflow.notebook.cells import Cell
-from nbflow.notebook.heap import ATOMS, Heap, attribute_of, can_be_opened, named, owner_at
+from nbflow.notebook.heap import ATOMS, Heap, can_be_opened
+from nbflow.notebook.ways import attribute_of, named, owner_at
 
 __all__ = ["SHELL_NAMES", "Reach", "digest_or_none", "has_code"]
 

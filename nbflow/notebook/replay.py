@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 from nbflow._util import refusal
 from nbflow.cache.classes import has_only_attributes
-from nbflow.notebook.heap import Heap, attribute_of, content_of, follow, owner_at, refill, set_attribute
+from nbflow.notebook.heap import Heap, content_of, refill
 from nbflow.notebook.memory import is_array
 from nbflow.notebook.pickling import Apart, References, Stream, dump, load
 from nbflow.notebook.recorder import Item
+from nbflow.notebook.ways import attribute_of, follow, owner_at, set_attribute
 
 __all__ = ["LiveOutputs", "Packed", "Record", "Unstorable"]
 
