@@ -133,6 +133,9 @@ class _BoundKeyer:
     ) -> Any:
         return self._keyer.key(inputs, (self._instance, *args), kwargs or {}, *more, **how)
 
+    def late_key(self, inputs: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._keyer.late_key(inputs, (self._instance, *args), kwargs)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._keyer, name)
 

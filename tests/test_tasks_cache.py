@@ -63,6 +63,21 @@ def test_quiet_hits_are_recorded() -> None:
     assert _RUNS["func"] == 1
 
 
+@pytest.mark.parametrize("readonly", [False, True])
+def test_quick_first_hits_have_their_whole_key(readonly: bool, tmp_path: Path) -> None:
+    """What a later session finds on disk leaves the record that it left where somebody listened, key and all."""
+    found: list[list[Any]] = []
+    for quiet in (True, True, False):
+        item = make(readonly=readonly)
+        with session(cache_store=tmp_path / "cache", observers=[] if quiet else [EventRecorder()]) as context:
+            assert [item(n)[0] for n in range(6)] == list(range(6))
+            found.append([(record.cached, record.key, record.state) for record in context.records])
+    assert _RUNS["func"] == 6
+    assert found[1] == found[2]
+    assert [len({part.kind for part in key.parts} & {"code", "argument"}) for _, key, _ in found[1]] == [2] * 6
+    assert [key.digest.endswith(":readonly") for _, key, _ in found[1]] == [readonly] * 6
+
+
 @pytest.mark.parametrize(("one", "other"), [(1, True), (1, 1.0), ("1", 1), ([1], (1,)), ({1}, [1]), (None, 0)])
 def test_arguments_are_typed(one: Any, other: Any) -> None:
     """Values that are equal but of different types are different inputs."""

@@ -120,14 +120,14 @@ def pack(value: Any, *, in_band: int = _IN_BAND) -> Packed:
     return Packed(head, tuple(buffers))
 
 
-def unpack(head: bytes | memoryview, buffers: Iterable[Any]) -> Any:
+def unpack(head: bytes | memoryview, buffers: Sequence[Any]) -> Any:
     """Build the value anew; buffers that can be written give arrays that can be written.
 
     Raises:
         Unloadable: It cannot be built.
     """
     try:
-        return pickle.loads(head, buffers=buffers)
+        return pickle.loads(head, buffers=buffers) if buffers else pickle.loads(head)
     except Exception as error:
         raise Unloadable(f"{type(error).__name__}: {error}") from error
 

@@ -127,8 +127,9 @@ class DiskTier:
                 if not self._usable() or (signer := load_signer()) is None:
                     return None
                 self._signer = signer
-            sealed = self._shared.seals.get(key)
-            if sealed is None and (sealed := self._find(key)) is None:
+            shared = self._shared
+            sealed = shared.seals.get(key) or shared.ahead.take(key) or self._find(key)
+            if sealed is None:
                 return None
             record = unseal(signer, key, sealed)
             limit = ttl if ttl is not None else record.ttl if record.ttl is not None else default_ttl
@@ -147,18 +148,15 @@ class DiskTier:
         return None
 
     def _find(self, key: str) -> bytes | None:
-        """Return the seal of an entry of the index."""
-        known, ahead = self._shared.known, self._shared.ahead
-        sealed = ahead.take(key)
-        if sealed is not None:
-            return sealed
+        """Return the seal of an entry of the index, unless it was read ahead."""
+        known = self._shared.known
         if known.lacks(key):
             return None
         found = self._index.find(key)
         if found is None:
             known.missed(self._index)
             return None
-        ahead.went_to(self._index, found[1])
+        self._shared.ahead.went_to(self._index, found[1])
         return found[0]
 
     def too_old(self, key: str) -> float | None:

@@ -70,7 +70,7 @@ class Snapshot:
         self.remembering = graph.remembering
         self.opaque = graph.opaque
         self.solid = graph.solid
-        self.memo: dict[Any, str] = {}
+        self.memo: dict[Any, dict[Any, str]] = {}
         self._names = tuple(graph.names)
         self._attributes = tuple(graph.attributes)
         self._files = tuple(graph.files)

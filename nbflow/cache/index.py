@@ -149,9 +149,10 @@ class Index(Database):
 
     def note_use(self, key: str, when: float, times: int = 1) -> None:
         """Remember that `key` was used, to be written later."""
-        known = self._uses.get(key)
-        self._uses[key] = (times if known is None else known[0] + times, when)
-        if len(self._uses) >= _BATCH and not self.readonly:
+        uses = self._uses
+        known = uses.get(key)
+        uses[key] = (times if known is None else known[0] + times, when)
+        if len(uses) >= _BATCH and not self.readonly:
             with self._lock, self.change() as connection:
                 self._write_uses(connection)
 
@@ -475,4 +476,5 @@ def _about(connection: sqlite3.Connection, total: int, excess: int) -> tuple[flo
 
 def number_of(key: str) -> int:
     """Return the number by which an entry is found; its seal names the whole key."""
-    return int(xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"))) >> 1
+    number: int = xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"))
+    return number >> 1

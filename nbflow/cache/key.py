@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterable, Mapping
 
 from xxhash import xxh3_128_hexdigest
 
-from nbflow._typing import TYPE_CHECKING, Any, CacheHash
+from nbflow._typing import TYPE_CHECKING, Any, CacheHash, NamedTuple
 from nbflow._util import lazy, one_line
 from nbflow.cache import state
 from nbflow.cache.digest import LEAVES, register
 from nbflow.cache.fingerprint import Snapshot, content_bytes, digest, fingerprint, snapshot
 from nbflow.cache.parts import (
+    KEY_FORMAT,
     CacheKey,
     Fingerprint,
     KeyPart,
     Undigestable,
     combine,
     part_bytes,
+    part_head,
     short_text,
 )
 from nbflow.cache.places import set_where
@@ -39,6 +41,7 @@ __all__ = [
     "FunctionKeyer",
     "KeyBuilder",
     "KeyPart",
+    "LateKey",
     "Undigestable",
     "content_key",
     "digest",
@@ -51,7 +54,8 @@ _new = tuple.__new__  # of a named tuple in a third of the time
 _PLAIN = frozenset({int, str, bool, type(None), bytes})  # equal values of one of these types are the same value
 _NUMBERS = _PLAIN | {float}
 _OF_CALL = frozenset({"argument", "version"})  # kinds of parts that are not of the code
-_MEMO = 4096  # calls that are recognised at once
+_MEMO = 4096  # calls with arguments of the same types that are recognised at once
+_KINDS = 64  # combinations of types for which calls are recognised
 _LONG = 1024  # characters of an argument up to which its call is remembered
 
 
@@ -121,6 +125,34 @@ def _for_session(value: Any) -> bytes:
         return b"session" + identity.identity_token(value)
 
 
+class LateKey(NamedTuple):
+    """The key of a call of which the digest is known, and the parts are made when somebody asks for them.
+
+    Attributes:
+        digest: As in the key.
+        keyer: Who made it.
+        code: What the code was.
+        inputs: The arguments by parameter name; none of them can change.
+    """
+
+    digest: str
+    keyer: FunctionKeyer
+    code: Snapshot
+    inputs: Mapping[str, Any]
+
+    def __call__(self) -> CacheKey:
+        """Return the key."""
+        return self.keyer.made_of(self.code, self.inputs)
+
+
+class _Form(NamedTuple):
+    """What the keys of a task have in common: all their bytes but for the digests of arguments."""
+
+    code: Snapshot
+    begin: bytes
+    rest: tuple[tuple[str, bytes], ...]  # the parameters that count, each with the bytes behind its digest
+
+
 class FunctionKeyer:
     """Makes the keys of one task's calls; safe from any thread.
 
@@ -134,7 +166,18 @@ class FunctionKeyer:
         bind: Takes a call's arguments and returns them by parameter name with defaults filled in.
     """
 
-    __slots__ = ("_asked", "_bind", "_custom", "_depends", "_func", "_ignore", "_name", "_snapshot", "_version")
+    __slots__ = (
+        "_asked",
+        "_bind",
+        "_custom",
+        "_depends",
+        "_form",
+        "_func",
+        "_ignore",
+        "_name",
+        "_snapshot",
+        "_version",
+    )
 
     def __init__(
         self,
@@ -156,6 +199,7 @@ class FunctionKeyer:
         self._bind = bind
         self._snapshot: Snapshot | None = None
         self._asked: Snapshot | None = None
+        self._form: _Form | None = None
 
     @property
     def declared(self) -> tuple[Any, ...]:
@@ -225,11 +269,12 @@ class FunctionKeyer:
         known = self._snapshot
         if known is None or not known.cheap or not known.holds():
             return None
-        kinds = tuple(map(type, args))
-        if not kwargs and _PLAIN.issuperset(kinds):
-            return known.memo.get((kinds, args), "")
-        call = _typed_call(kinds, args, kwargs)
-        return known.memo.get(call, "") if call is not None else ""
+        kinds: Any = tuple(map(type, args))
+        call: Any = args
+        if kwargs or not _PLAIN.issuperset(kinds):
+            kinds, call = None, _typed_call(kinds, args, kwargs)
+        seen = known.memo.get(kinds)
+        return "" if seen is None else seen.get(call, "")
 
     def key(
         self,
@@ -266,6 +311,13 @@ class FunctionKeyer:
                 code = self._recalled(code, store)
         except Exception as error:
             return self._failed(f"the key could not be made ({one_line(error)})")
+        key = self.made_of(code, inputs)
+        if key.scope == "disk":
+            self._remember(code, args, kwargs, key.digest)
+        return key
+
+    def made_of(self, code: Snapshot, inputs: Mapping[str, Any]) -> CacheKey:
+        """Return the key of what the code is, or was, and of arguments by parameter name; never raises."""
         builder = KeyBuilder(self._name)
         builder.add_code(code.fingerprint, code.chunk)
         for name, value in inputs.items():
@@ -273,10 +325,48 @@ class FunctionKeyer:
                 builder.add("argument", name, value)
         if self._version is not None:
             builder.add("version", "version", self._version)
-        key = builder.build()
-        if key.scope == "disk":
-            self._remember(code, args, kwargs, key.digest)
-        return key
+        return builder.build()
+
+    def late_key(self, inputs: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LateKey | None:
+        """Return the key that `key` would, for a third of the time; None where only `key` can tell.
+
+        `quick` has just found the code to be what it was.
+
+        Args:
+            inputs: Arguments by parameter name, defaults filled in; all of types in `LEAVES` that cannot change.
+            args: Positional arguments as given, to recognise the call next time.
+            kwargs: Keyword arguments as given.
+        """
+        code, form = self._snapshot, self._form
+        if code is None or code is not self._asked:  # not the code that a store was asked about
+            return None
+        if form is None or form.code is not code:
+            form = self._form = self._form_of(code, inputs)
+            if form is None:
+                return None
+        data = form.begin
+        for name, after in form.rest:
+            value = inputs[name]
+            data += xxh3_128_hexdigest(LEAVES[type(value)](value)).encode() + after
+        digest = xxh3_128_hexdigest(data)
+        self._remember(code, args, kwargs, digest)
+        return _new(LateKey, (digest, self, code, inputs))
+
+    def _form_of(self, code: Snapshot, inputs: Mapping[str, Any]) -> _Form | None:
+        """Return what disk keys of this code have in common, in the order in which `combine` takes the parts."""
+        common = self.made_of(code, {})
+        if self._custom is not None or common.scope != "disk":
+            return None
+        chunks = [(code.chunk, "")]
+        chunks += [(part_bytes(*part[:3]), "") for part in common.parts[len(code.fingerprint.parts) :]]
+        chunks += [(part_head("argument", name), name) for name in inputs if name not in self._ignore]
+        pieces = [("", KEY_FORMAT)]
+        for chunk, name in sorted(chunks):
+            last, before = pieces.pop()
+            pieces.append((last, before + chunk))
+            if name:
+                pieces.append((name, b""))
+        return _Form(code, pieces[0][1], tuple(pieces[1:]))
 
     def _code(self, store: Any = None) -> Snapshot:
         known = self._snapshot
@@ -295,17 +385,23 @@ class FunctionKeyer:
         return code
 
     def _remember(self, code: Snapshot, args: tuple[Any, ...], kwargs: Mapping[str, Any], digest: str) -> None:
-        kinds = tuple(map(type, args))
-        plain = not kwargs and _PLAIN.issuperset(kinds)
-        call = (kinds, args) if plain else _typed_call(kinds, args, kwargs)
-        if call is None:
-            return
-        for value in args if plain else (*args, *kwargs.values()):
+        kinds: Any = tuple(map(type, args))
+        call: Any = args
+        if kwargs or not _PLAIN.issuperset(kinds):
+            kinds, call = None, _typed_call(kinds, args, kwargs)
+            if call is None:
+                return
+        for value in (*args, *kwargs.values()) if kwargs else args:
             if isinstance(value, (str, bytes)) and len(value) > _LONG:
                 return
-        if len(code.memo) >= _MEMO:
-            code.memo.clear()
-        code.memo[call] = digest
+        seen = code.memo.get(kinds)
+        if seen is None:
+            if len(code.memo) >= _KINDS:
+                code.memo.clear()
+            seen = code.memo.setdefault(kinds, {})
+        elif len(seen) >= _MEMO:
+            seen.clear()
+        seen[call] = digest
 
     def _custom_key(self, custom: CacheHash, inputs: Mapping[str, Any]) -> CacheKey:
         try:

@@ -6,10 +6,10 @@ built anew for each hit, so that callers never share what one of them may change
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from sys import getsizeof
 
 from nbflow._typing import Any, NamedTuple
 from nbflow.cache.blob import Packed, Unloadable, unpack
@@ -24,6 +24,7 @@ _IMMUTABLE_NAMES = frozenset(
     "fractions.Fraction uuid.UUID pathlib.PosixPath pathlib.WindowsPath pathlib.PurePosixPath pathlib.PureWindowsPath "
     "pathlib._local.PosixPath pathlib._local.WindowsPath re.Pattern zoneinfo.ZoneInfo nbflow.core.reads.Reads".split()
 )
+_NESTED = frozenset({tuple, frozenset})
 _OVERHEAD = 200  # bytes that holding a result takes, about
 UNKNOWN = b"?"
 """Stands for the content of a read-only result that cannot be digested."""
@@ -141,7 +142,7 @@ class _Held:
         self.session = False  # nowhere else
         self.fresh = 0  # hits since it came here
         if packed is None:
-            self.size = _OVERHEAD + (_size_of(found.value) if found else 0)
+            self.size = _OVERHEAD + (_size_of(found[0]) if found is not None else 0)
         else:  # of a read-only result the buffers are mapped, or part of a seal that is short
             self.size = _OVERHEAD + (len(packed.head) if content else packed.size)
 
@@ -163,7 +164,7 @@ def is_immutable(value: Any) -> bool:
     kind = type(value)
     if kind in _IMMUTABLE:
         return True
-    if kind in (tuple, frozenset):
+    if kind in _NESTED:
         return len(value) <= _MEMBERS and all(map(is_immutable, value))
     if kind.__module__ == "builtins":
         return False
@@ -171,8 +172,8 @@ def is_immutable(value: Any) -> bool:
 
 
 def _size_of(value: Any) -> int:
-    own = sys.getsizeof(value)
-    return own + sum(map(_size_of, value)) if type(value) in (tuple, frozenset) else own
+    own = getsizeof(value)
+    return own + sum(map(_size_of, value)) if type(value) in _NESTED else own
 
 
 class MemoryTier:

@@ -31,6 +31,7 @@ __all__ = [
     "framed",
     "hashed",
     "part_bytes",
+    "part_head",
     "short_text",
     "text_bytes",
 ]
@@ -137,13 +138,14 @@ def text_bytes(value: str) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _part_head(kind: str, name: str, length: int) -> bytes:
+def part_head(kind: str, name: str, length: int = 32) -> bytes:
+    """Return the bytes with which those of a part begin; no head begins with another one."""
     return framed(f"{kind}\0{name}".encode("utf-8", "surrogatepass")) + b"%d:" % length
 
 
 def part_bytes(kind: str, name: str, digest: str) -> bytes:
     """Return the bytes by which a part enters a key; text and place are for people and do not count."""
-    return _part_head(kind, name, len(digest)) + digest.encode()
+    return part_head(kind, name, len(digest)) + digest.encode()
 
 
 def combine(chunks: Iterable[bytes]) -> str:

@@ -126,7 +126,7 @@ class Call:
         cached: Whether the result came from the cache; `saved_s` are the seconds its computation had cost.
         started, ended: Clock times in seconds (monotonic).
         attempts: How many attempts were made.
-        key: The cache key, where one was made.
+        key_later: Makes the cache key of a call that was found at once, where nobody has asked for `key` yet.
         why_missed: Says why the cache missed, where nobody has asked for `reason` yet.
         notes: Further remarks for people, such as why a result could not be stored.
         remarks: Those that say nothing of storing, such as that an argument was changed in place.
@@ -137,6 +137,7 @@ class Call:
 
     __slots__ = (
         "_cancel_reason",
+        "_key",
         "_name",
         "_pool",
         "_reason",
@@ -149,7 +150,7 @@ class Call:
         "flag",
         "id",
         "index",
-        "key",
+        "key_later",
         "kwargs",
         "map",
         "notes",
@@ -173,7 +174,7 @@ class Call:
     attempts: int
     ended: float | None
     flag: Flag | None
-    key: Any
+    key_later: Callable[[], Any] | None
     notes: tuple[str, ...]
     progress: tuple[float, float | None, float] | None
     reads: dict[str, Any] | None
@@ -185,6 +186,7 @@ class Call:
     why_missed: Callable[[], str | None] | None
     worker: str | None
     _cancel_reason: str | None
+    _key: Any
     _name: str | None
     _pool: str | None
     _reason: str | None
@@ -214,10 +216,10 @@ class Call:
         self.saved_s = 0.0
         self.attempts = 0
         self.error: BaseException | None = None
-        self.started = self.ended = self.key = self.why_missed = self.worker = None
+        self.started = self.ended = self.key_later = self.why_missed = self.worker = None
         self.alarm = self.flag = self.progress = self.reads = self.remote = self.stop = None
         self.notes = self.remarks = ()
-        self._cancel_reason = self._name = self._pool = self._reason = None
+        self._cancel_reason = self._key = self._name = self._pool = self._reason = None
 
     @staticmethod
     def item(
@@ -258,6 +260,18 @@ class Call:
         if self.args is not None:  # else it is not known yet
             self._name = name
         return name
+
+    @property
+    def key(self) -> Any:
+        """The cache key, where one was made; its parts are written down when somebody asks."""
+        make = self.key_later
+        if make is not None:
+            self._key, self.key_later = make(), None
+        return self._key
+
+    @key.setter
+    def key(self, key: Any) -> None:
+        self._key, self.key_later = key, None
 
     @property
     def reason(self) -> str | None:

@@ -183,17 +183,15 @@ def run_hit(
 def _run_first(call: Call, store: Any, unchanged: bool) -> Any:
     """Run a call that is not recognised at once: make its key and look, and compute where there is nothing."""
     __tracebackhide__ = True
-    looked = None
-    outer = frame()
+    looked, now = None, call.session.clock.monotonic
     try:
-        enter(call)
         inputs = call.spec.bind(*call.args, **call.kwargs)
         if store is not None and looking.UNCHANGING.issuperset(map(type, inputs.values())):
-            call.started = call.session.clock.monotonic()
-            looked = looking.look(call, store, looking.make_key(call, store, inputs, unchanged=unchanged))
+            call.started = now()
+            looked = looking.first_look(call, store, inputs, unchanged=unchanged)
             if (found := looked.found) is not None:
                 looking.watch(call, found.value)
-                _found(call, found.saved_s, call.session.clock.monotonic())
+                _found(call, found.saved_s, now())
                 return found.value
     except Exception:  # arguments that do not fit, or a store that fails: all is done again, and told
         call = Call(call.spec, call.session, call.parent, call.args, call.kwargs, call.index, call.map)
@@ -203,8 +201,6 @@ def _run_first(call: Call, store: Any, unchanged: bool) -> Any:
         if final is error:
             raise
         raise final from final.__cause__
-    finally:
-        enter(outer)
     return keeping.run_kept(call, store, looked)
 
 

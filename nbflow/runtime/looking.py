@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from nbflow._typing import TYPE_CHECKING, Any, NamedTuple
 from nbflow._util import lazy
+from nbflow.core.reads import Reads
+from nbflow.runtime.current import enter, frame
 
 if TYPE_CHECKING:
     from nbflow.cache import guard, trace
@@ -16,18 +18,20 @@ else:
     guard = lazy("nbflow.cache.guard")
     trace = lazy("nbflow.cache.trace")  # whoever caches nothing needs no cache
 
-__all__ = ["FORCED", "UNCHANGING", "Look", "look", "make_key", "watch"]
+__all__ = ["FORCED", "UNCHANGING", "Look", "first_look", "look", "make_key", "watch"]
 
 FORCED = "recomputing was forced"
 UNCHANGING = frozenset({int, float, complex, bool, str, bytes, type(None)})
 """Types of values that are none for the mutation guard."""
+
+_new = tuple.__new__  # of a named tuple in a third of the time
 
 
 class Look(NamedTuple):
     """What a first look came to.
 
     Attributes:
-        key: What was looked for.
+        key: What was looked for; None of a hit whose key is not made yet.
         found: The hit, or None.
         before: The moment before the look, see `Flights.moment`; None where nobody knows it.
     """
@@ -55,6 +59,36 @@ def make_key(call: Call, store: Any, inputs: dict[str, Any], *, unchanged: bool 
     call.key = key
     call.notes += key.notes
     return key
+
+
+def first_look(call: Call, store: Any, inputs: dict[str, Any], *, unchanged: bool) -> Look:
+    """Make the key of a call with plain arguments and look for its result, writing down no more than a hit needs.
+
+    Args:
+        call: The call.
+        store: Where to look.
+        inputs: The call's arguments by name; all of types in `UNCHANGING`.
+        unchanged: Whether the task's code has just been found to be what it was.
+    """
+    spec = call.spec
+    flights = getattr(store, "flights", None)
+    if unchanged and flights is not None and spec.cache != "session":
+        settings = call.session.settings
+        late = None if spec.key_suffix(settings.cache_readonly) else spec.keyer.late_key(inputs, call.args, call.kwargs)
+        if late is not None:
+            before = flights.moment()
+            found = store.fetch(late.digest, ttl=settings.cache_ttl if spec.cache_ttl is None else spec.cache_ttl)
+            if found is None:
+                return Look(make_key(call, store, inputs, unchanged=True), None, before)
+            if type(found.value) is not Reads:
+                call.key_later = late
+                return _new(Look, (None, found, before))
+    outer = frame()
+    try:
+        enter(call)
+        return look(call, store, make_key(call, store, inputs, unchanged=unchanged))
+    finally:
+        enter(outer)
 
 
 def look(call: Call, store: Any, key: Any) -> Look:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import keyword
 import linecache
 import sys
 import textwrap
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nbflow.cache import CacheKey, FunctionKeyer, KeyBuilder, content_key, digest, fingerprint, set_where
+from nbflow.cache import CacheKey, CacheStore, FunctionKeyer, KeyBuilder, content_key, digest, fingerprint, set_where
 from nbflow.core.spec import compile_binder
 
 
@@ -519,6 +522,50 @@ def test_types_of_arguments_count_in_quick_too() -> None:
     assert keep.quick((7,), {}) == ""
     assert keep.key(None, ((1, 2),)).digest != keep.key(None, (1, 2)).digest
     assert keep.key(None, (1,), {"a": 1}).digest != keep.key(None, (1,), {"b": 1}).digest
+
+
+PLAIN_VALUES = st.one_of(
+    *(st.integers(), st.floats(), st.booleans(), st.text(max_size=300), st.binary(max_size=300), st.none()),
+    st.complex_numbers(),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_late_keys_are_the_keys_of_their_calls(data: st.DataObject) -> None:
+    """Whatever names, values, version and what is left out: the digest is that of `key`, and so are the parts."""
+    names = data.draw(st.lists(st.from_regex(r"[a-zé_][a-z0-9_]{0,9}", fullmatch=True), max_size=4, unique=True))
+    names = [name for name in names if name.isidentifier() and not keyword.iskeyword(name)]
+    space: dict[str, Any] = {}
+    exec(f"def f({', '.join(names)}): return 1", space)
+    options = {
+        "ignore": data.draw(st.lists(st.sampled_from(names))) if names else (),
+        "version": data.draw(st.one_of(st.none(), st.integers(), st.lists(st.text()))),
+    }
+    keep, other = keyer(space["f"], **options), keyer(space["f"], **options)
+    store = CacheStore()
+    for _ in range(2):
+        args = tuple(data.draw(PLAIN_VALUES) for _ in names)
+        inputs = dict(zip(names, args, strict=True))
+        keep.key(inputs, args, {}, store)
+        late = keep.late_key(inputs, args, {})
+        assert late is not None
+        assert late() == other.key(inputs)
+        assert late.digest == late().digest
+        assert keep.quick(args, {}) in (late.digest, "")
+
+
+def test_keys_that_are_not_of_the_disk_are_never_late() -> None:
+    """A version that has no digest, or a hash of the user's own, leaves it to `key`; so does code not asked about."""
+    store = CacheStore()
+    for options in ({"version": object()}, {"custom": lambda func, inputs: "1"}, {"depends": [(n for n in ())]}):
+        keep = keyer(plain, **options)
+        keep.key({"x": 1}, (1,), {}, store)
+        assert keep.late_key({"x": 1}, (1,), {}) is None
+    keep = keyer(plain)
+    assert keep.late_key({"x": 1}, (1,), {}) is None
+    keep.key({"x": 1}, (1,), {})
+    assert keep.late_key({"x": 1}, (1,), {}) is None
 
 
 def test_ignored_parameters_and_versions() -> None:
