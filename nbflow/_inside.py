@@ -1,7 +1,7 @@
 """Which pools of threads the current thread works for.
 
-A worker that waits for its own pool runs what it waits for itself, so that nesting never deadlocks. A thread that
-stands in for a worker, which waits for it meanwhile, counts as that worker.
+A worker that waits for its own pool gets help, so that nesting never deadlocks. A thread that stands in for a worker,
+which waits for it meanwhile, counts as that worker.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The pools of a `Runtime`: one each for functions, coroutines and blocking calls, or one backend for everything.
 
 A pool is made when its first call is submitted. A worker of any of the three counts as inside all of them, so that
-whoever waits there runs what it waits for itself, in whatever pool that is queued.
+whoever waits there gets help with what it waits for, in whatever pool that is queued.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def _places(running: list[Entry], size: int) -> list[str]:
     tasks = [""] * size
     elsewhere: list[str] = []  # in a thread that took the place of one that was left behind, or that only helps
     for entry in running:
-        found = re.search(r"(\d+)$", (entry.call.worker if entry.call is not None else None) or "")
+        worker = (entry.call.worker if entry.call is not None else None) or ""
+        found = re.fullmatch(r"nbflow-(?!helper-)\D+-(\d+)", worker)
         place = int(found[1]) - 1 if found else size
         if place < size:
             tasks[place] = entry.handle.name  # of those that wait for each other the innermost began last

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -155,17 +155,28 @@ class Tally:
             return list(self._live.values())
 
     def under(self, around: set[int]) -> set[int]:
-        """Return the ids of the live calls that cannot end before this thread goes on.
+        """Return the ids of the live calls that cannot end before this code goes on.
 
-        Those are the calls around this code, and those that this thread runs and that wait while they help others.
+        Those are the calls around it, those that need one of them, and those that wait for one of them.
         """
-        here = threading.current_thread().name
         with self._lock:
-            here_too = {number for number, entry in self._live.items() if entry.call and entry.call.worker == here}
-            return here_too | (around & self._live.keys())
+            live = dict(self._live)
+        found = around & live.keys()
+        needing: dict[int, list[int]] = {}
+        for number, entry in live.items() if found else ():
+            for needed in entry.handle._needs:
+                needing.setdefault(needed.task_id, []).append(number)
+        todo = list(found)
+        while todo:
+            number = todo.pop()
+            waiting = [_live_around(helper.waiter, live) for helper in tuple(live[number].handle._helpers)]
+            more = {*needing.get(number, ()), *(waiter for waiter in waiting if waiter is not None)} - found
+            found |= more
+            todo += more
+        return found
 
     @contextmanager
-    def waiting(self, own: set[int]) -> Iterator[None]:
+    def waiting(self, own: frozenset[int]) -> Iterator[None]:
         """Let the calls `own` count as waiting for all others while the block runs."""
         with self._lock:
             self._waiting.update(own)
@@ -176,8 +187,9 @@ class Tally:
                 self._waiting -= Counter(own)  # drops those that count nothing
 
     def waits_too(self, entry: Entry, own: set[int]) -> bool:
-        """Whether `entry` waits for all others, and so for `own`, which therefore must not wait for it."""
-        return bool(own) and self._waiting[entry.handle.task_id] > 0
+        """Whether `entry` waits for all others or is of `own`, which therefore must not wait for it."""
+        number = entry.handle.task_id
+        return number in own or (bool(own) and self._waiting[number] > 0)
 
     def next(self, own: set[int]) -> tuple[Entry, threading.Event] | None:
         """Return a live call for `own` to wait for, and what will be set when it has been released."""
@@ -243,3 +255,10 @@ class Tally:
             return 0.0
         moved = max(self._moved.get(pool, 0.0), *(entry.moved() for entry in running), waiting[0].submitted)
         return waiting[0].now() - moved
+
+
+def _live_around(call: Call | None, live: Mapping[int, Entry]) -> int | None:
+    """Return the id of the innermost call that is in the books, of this one and those around it."""
+    while call is not None and call.id not in live:
+        call = call.parent
+    return None if call is None else call.id

@@ -1,6 +1,6 @@
 """`as_completed`: handles in the order in which they end.
 
-It works with `for` and `async for`. Whoever iterates inside a pool runs waiting work itself, so that never deadlocks;
+It works with `for` and `async for`. Whoever iterates inside a pool gets help while it waits, so that never deadlocks;
 an interrupt while it waits ends what it waits for.
 """
 
@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from nbflow._clock import SYSTEM_CLOCK
-from nbflow._inside import stand_in
+from nbflow._helping import Helper
 from nbflow.errors import DefinitionError, TaskTimeoutError
 from nbflow.handles import TaskHandle
 from nbflow.runtime.stopping import wake_s
@@ -44,28 +44,25 @@ class as_completed(Generic[T]):  # noqa: N801 - a function to its users, as in c
     def __iter__(self) -> Iterator[TaskHandle[T]]:
         ended: SimpleQueue[TaskHandle[T]] = SimpleQueue()
         deadline = None if self._timeout is None else SYSTEM_CLOCK.monotonic() + self._timeout
-        for handle in dict.fromkeys(self._handles):
-            handle.add_done_callback(ended.put)
-        for left in range(len(set(self._handles)), 0, -1):
-            try:
-                found = self._next(ended, deadline)
-            except KeyboardInterrupt:
-                self._give_up("interrupt")
-                raise
-            if found is None:
-                raise self._too_late(left)
-            yield found
-
-    def _next(self, ended: SimpleQueue[TaskHandle[T]], deadline: float | None) -> TaskHandle[T] | None:
-        """Return the next one to end, or None at the deadline; a worker that waits runs one after the other itself."""
-        while True:
-            while ended.empty() and any(handle._help() for handle in self._handles):
-                pass
-            try:
-                return ended.get(timeout=wake_s(deadline))
-            except Empty:
-                if deadline is not None and SYSTEM_CLOCK.monotonic() >= deadline:
-                    return None
+        handles, tell = dict.fromkeys(self._handles), ended.put
+        helper = Helper(handles)
+        for handle in handles:
+            handle.add_done_callback(tell)
+        try:
+            for left in range(len(handles), 0, -1):
+                helper.begin()
+                found = _next(ended, deadline)
+                helper.pause()
+                if found is None:
+                    raise self._too_late(left)
+                yield found
+        except KeyboardInterrupt:
+            self._give_up("interrupt")
+            raise
+        finally:
+            helper.end()
+            for handle in handles:
+                handle._drop_callback(tell)
 
     def _give_up(self, reason: str) -> None:
         for handle in reversed(self._handles):  # a worker that is freed must not find one that waits
@@ -88,20 +85,35 @@ class as_completed(Generic[T]):  # noqa: N801 - a function to its users, as in c
             if not here.is_closed():  # else nobody waits any more
                 here.call_soon_threadsafe(ended.put_nowait, found)
 
-        for handle in dict.fromkeys(self._handles):
+        handles = dict.fromkeys(self._handles)
+        helper = Helper(handles)
+        for handle in handles:
             handle.add_done_callback(tell)
         deadline = None if self._timeout is None else here.time() + self._timeout
-        for left in range(len(set(self._handles)), 0, -1):
-            waiting = next((handle for handle in self._handles if not handle.done()), self._handles[0])
-            try:
-                with waiting._lent():
-                    if waiting._must_help():
-                        await asyncio.to_thread(stand_in(waiting._help))
+        try:
+            for left in range(len(handles), 0, -1):
+                helper.begin()
+                try:
                     async with asyncio.timeout_at(deadline):
                         found = await ended.get()
-            except TimeoutError:
-                raise self._too_late(left) from None
-            except asyncio.CancelledError:
-                self._give_up("its awaiting task was cancelled")
-                raise
-            yield found
+                except TimeoutError:
+                    raise self._too_late(left) from None
+                except asyncio.CancelledError:
+                    self._give_up("its awaiting task was cancelled")
+                    raise
+                helper.pause()
+                yield found
+        finally:
+            helper.end()
+            for handle in handles:
+                handle._drop_callback(tell)
+
+
+def _next(ended: SimpleQueue[TaskHandle[T]], deadline: float | None) -> TaskHandle[T] | None:
+    """Return the next one to end, or None at the deadline."""
+    while True:
+        try:
+            return ended.get(timeout=wake_s(deadline))
+        except Empty:
+            if deadline is not None and SYSTEM_CLOCK.monotonic() >= deadline:
+                return None

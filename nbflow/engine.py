@@ -1,8 +1,8 @@
 """`Runtime`: pools of its own for functions and coroutines, with progress, timeouts, a watchdog and failure lists.
 
 It is a facade over `submit`: its calls are calls like any other (cached, retried, seen in the panel, cancelled with
-their session), only that they run in the runtime's own pools and that the runtime keeps books on them. Whoever waits
-inside one of its pools runs waiting work itself, so nesting never deadlocks.
+their session), only that they run in the runtime's own pools and that the runtime keeps books on them. What is waited
+for inside one of its pools runs in the place of whoever waits, so nesting never deadlocks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from nbflow._pools import Pools
+from nbflow._shield import shielded
 from nbflow._tally import Entry, Tally
 from nbflow._util import one_line, report
 from nbflow.errors import BackendError, DefinitionError, TaskError, TaskTimeoutError
@@ -222,12 +223,16 @@ class Runtime:
         own: set[int] = set()
         try:
             own = self._tally.under(_calls_around())
-            with self._tally.waiting(own):
+            with self._tally.waiting(frozenset(own)):
                 while (found := self._tally.next(own)) is not None:
                     entry, over = found
-                    entry.handle._help()
-                    while not over.wait(WAKE_S) and not self._tally.waits_too(entry, own):
-                        entry.handle._help()
+                    helper = entry.handle._helper()
+                    try:
+                        while not over.wait(WAKE_S) and not self._tally.waits_too(entry, own):
+                            own |= self._tally.under(own)  # some may have begun to wait for this call meanwhile
+                    finally:
+                        if helper is not None:
+                            helper.end()
         except KeyboardInterrupt:
             self._cancel_all("interrupt", but=own)
             raise
@@ -312,7 +317,7 @@ class Runtime:
             if self._timeout_s is not None and self._tally.busy:
                 self._timer = threading.Timer(self._timeout_s, self._time_out, (self._timeout_s,))
                 self._timer.daemon = True
-                self._timer.start()
+                shielded(self._timer.start)
 
     def _time_out(self, limit_s: float) -> None:
         for entry in self._tally.live():

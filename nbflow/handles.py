@@ -1,26 +1,26 @@
 """The handle of a call that was submitted: wait for it later, or cancel it.
 
 A handle can be waited for from synchronous code (`get`), awaited, cancelled, asked, and given to another `submit` as
-an argument, which then starts when all its handles are done. Whoever waits inside a pool runs waiting work itself, so
-waiting never deadlocks.
+an argument, which then starts when all its handles are done. A worker that waits for its own pool gets help, so waiting
+never deadlocks.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Generator
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nbflow._clock import SYSTEM_CLOCK
-from nbflow._inside import stand_in
+from nbflow._helping import Helper
+from nbflow._shield import shielded
 from nbflow._util import one_line, report
 from nbflow.backends.base import Work
 from nbflow.core.attempts import ending
 from nbflow.errors import TaskCancelledError, TaskTimeoutError
 from nbflow.runtime.emit import emit
-from nbflow.runtime.stopping import GRACE_S, wake_s
+from nbflow.runtime.stopping import GRACE_S, Stopped, wake_s
 
 if TYPE_CHECKING:
     from nbflow.runtime.current import Call
@@ -71,6 +71,8 @@ class TaskHandle(Generic[T]):
         task_id: Unique in this process.
     """
 
+    _helpers: Collection[Helper] = ()  # that run it once it is ready; most have none
+
     def __init__(self, name: str = "", task_id: int = -1) -> None:
         self.name = name
         self.task_id = task_id
@@ -114,8 +116,8 @@ class TaskHandle(Generic[T]):
         """
         __tracebackhide__ = True
         deadline = None if timeout is None else SYSTEM_CLOCK.monotonic() + timeout
+        helper = self._helper()
         try:
-            self._help()
             if not self._over and not self._wait(deadline):
                 raise TaskTimeoutError(
                     f"Task {self.name!r} has not ended within {timeout:g} s; it goes on. Wait longer, or cancel() it.",
@@ -127,6 +129,13 @@ class TaskHandle(Generic[T]):
         except KeyboardInterrupt:
             self._give_up("interrupt")
             raise
+        except Stopped:
+            if (call := self._call) is not None and (reason := call.cancel_reason) is not None:  # inherited
+                self._give_up(reason)
+            raise
+        finally:
+            if helper is not None:
+                helper.end()
 
     result = get
 
@@ -151,11 +160,11 @@ class TaskHandle(Generic[T]):
                 return False
             self._reason = self._reason or reason
             call = self._call
-        if not self._work.cancel() and call is not None:
+        if not shielded(self._work.cancel) and call is not None:
             call.cancel(reason)
             late = threading.Timer(GRACE_S, self._leave_behind)
             late.daemon = True
-            late.start()
+            shielded(late.start)
         return True
 
     def add_done_callback(self, callback: Callable[[TaskHandle[T]], object]) -> None:
@@ -165,6 +174,12 @@ class TaskHandle(Generic[T]):
                 self._callbacks.append(callback)
                 return
         self._tell(callback)
+
+    def _drop_callback(self, callback: Callable[[TaskHandle[T]], object]) -> None:
+        """Call it no more, if the call has not ended."""
+        with self._lock:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio
@@ -178,14 +193,16 @@ class TaskHandle(Generic[T]):
 
         if not self.done():
             self.add_done_callback(ended)
+            helper = self._helper()
             try:
-                with self._lent():
-                    if self._must_help():
-                        yield from asyncio.to_thread(stand_in(self._help)).__await__()
-                    yield from over.wait().__await__()
+                yield from over.wait().__await__()
             except asyncio.CancelledError:
                 self._give_up("its awaiting task was cancelled")
                 raise
+            finally:
+                self._drop_callback(ended)
+                if helper is not None:
+                    helper.end()
         return self._outcome()
 
     def __repr__(self) -> str:
@@ -194,43 +211,17 @@ class TaskHandle(Generic[T]):
 
     # -- for submit -----------------------------------------------------------------------------------------------
 
-    def _help(self) -> bool:
-        """Run the call here, and before it those that it needs, if it waits for a worker and this thread is one.
-
-        Returns:
-            Whether a call was run.
-        """
+    def _helper(self) -> Helper | None:
+        """Return what helps while this thread waits, if it is a worker of the pool that the call is for."""
         if not self._is_ours():
-            return False
-        helped = False
-        seen: set[TaskHandle[Any]] = {self}
-        waiting: list[tuple[TaskHandle[Any], Iterator[TaskHandle[Any]]]]
-        waiting = [(self, iter(self._needs))]  # not by calls of itself, as chains may be long
-        while waiting:
-            handle, needs = waiting[-1]
-            inner = next((each for each in needs if each not in seen and not each._over and each._is_ours()), None)
-            if inner is not None:
-                seen.add(inner)
-                waiting.append((inner, iter(inner._needs)))
-                continue
-            waiting.pop()
-            helped = (handle._ready and handle._work.run()) or helped
-        return helped
+            return None
+        helper = Helper((self,))
+        helper.begin()
+        return helper
 
     def _is_ours(self) -> bool:
-        """Whether this thread is a worker of the pool that the call is for."""
-        return self._backend is not None and bool(self._backend.inside())
-
-    def _must_help(self) -> bool:
-        """Whether the pool that this thread is a worker of cannot replace it while it awaits."""
-        return self._backend is not None and not hasattr(self._backend, "lend") and self._backend.inside()
-
-    def _lent(self) -> AbstractContextManager[Any]:
-        """Let the pool replace this thread while it awaits, if it is a worker; an event loop cannot help."""
-        if self._backend is None or self.done() or not self._backend.inside():
-            return nullcontext()
-        lend: Callable[[], AbstractContextManager[Any]] = getattr(self._backend, "lend", nullcontext)
-        return lend()
+        """Whether the call has not ended, and this thread is a worker of the pool that it is for."""
+        return not self._over and self._backend is not None and bool(self._backend.inside())
 
     def _wait(self, deadline: float | None = None) -> bool:
         """Wait until the call has ended, or for the deadline; whether it has ended."""
@@ -323,6 +314,7 @@ class TaskHandle(Generic[T]):
         self._call = None
         if self._needs:
             self._want(())
+        self.__dict__.pop("_helpers", None)
         self._work.withdraw()
         self._work._handle = None
 
@@ -339,12 +331,12 @@ class TaskHandle(Generic[T]):
         call = self._call
         if call is None or self._settled:
             return
-        if hasattr(self._backend, "detach"):
-            self._backend.detach(call.worker)
         emit(call, "StragglerLeft", {"worker": str(call.worker)})
         if isinstance(self._instead, TaskTimeoutError):
             self._instead.stopped = False  # type: ignore[attr-defined]
         self._fail(self._cancelled_error())
+        if hasattr(self._backend, "detach"):
+            self._backend.detach(call.worker)
 
     def _cancelled_error(self) -> TaskCancelledError:
         reason = self._reason or "cancelled"

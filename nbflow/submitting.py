@@ -121,6 +121,8 @@ def launch(
             handle._work.load(run)
             handle._ready = True
             backend.take(handle._work)
+            for helper in tuple(handle._helpers):
+                helper.look()
         except Exception as error:
             _failing(handle._fail, error)
         except BaseException:  # an interrupt in the middle: perhaps it is queued, perhaps not

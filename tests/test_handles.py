@@ -722,7 +722,7 @@ def test_nested_as_completed() -> None:
 
 @pytest.mark.parametrize("made", [double, double_async])
 def test_nested_await(made: Any) -> None:
-    """Awaiting a handle inside a worker lends the worker's place to what is awaited."""
+    """Awaiting a handle inside a worker lets what is awaited run."""
 
     @task
     async def item() -> list[int]:
@@ -746,7 +746,8 @@ def test_get_inside_a_map() -> None:
         assert map_tasks(item, range(10), backend="thread") == [2 * x for x in range(10)]
 
 
-def test_parents(recorder: EventRecorder) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_parents(threads: int, recorder: EventRecorder) -> None:
     """A call that is submitted inside a task names it as its parent, and inherits its cancellation."""
     begun = threading.Event()
 
@@ -760,7 +761,7 @@ def test_parents(recorder: EventRecorder) -> None:
     def outer() -> None:
         submit(inner).get(_LIMIT_S)
 
-    with session(observers=[recorder], settings=one_thread()):
+    with session(observers=[recorder], settings=load_settings(max_backend_threads=threads)):
         handle = submit(outer)
         assert begun.wait(_LIMIT_S)
         handle.cancel("enough")

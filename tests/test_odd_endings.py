@@ -86,7 +86,7 @@ def test_arguments_stay_the_objects_that_they_are() -> None:
 
 
 def test_a_long_chain_is_waited_for_inside_its_pool() -> None:
-    """Whoever waits runs what it waits for, however many calls need each other."""
+    """Whoever waits gets help, however many calls need each other."""
 
     def chained() -> Any:
         handle = submit(add, 0)
@@ -106,8 +106,9 @@ def test_calls_that_are_needed_twice_are_looked_at_once() -> None:
         handle = submit(lambda: (go.wait(LONG), 1)[1])
         for _ in range(40):
             handle = submit(add, handle, handle)
-        handle._help()
+        helper = handle._helper()
         go.set()
+        assert helper is not None
         return handle.get()
 
     with session(backend="thread", settings=load_settings(max_backend_threads=2)):
@@ -128,7 +129,7 @@ def test_waiting_in_a_coroutine_that_runs_in_a_thread_of_its_own() -> None:
 
 
 def test_as_completed_awaited_inside_an_executor() -> None:
-    """A worker of a pool that lends none runs what it waits for."""
+    """A worker of a pool of others gets help as well."""
 
     async def outer() -> list[Any]:
         return [handle.get() async for handle in as_completed([submit(add, 1), submit(add, 2)])]

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Protocol, final
 
 from nbflow._steady import SteadyCondition
 from nbflow.errors import BackendError
@@ -174,6 +174,16 @@ class Backend(abc.ABC):
         return False
 
 
+class Runnable(Protocol):
+    """What waits for a thread of a pool."""
+
+    def run(self) -> object:
+        """Do what is to be done; called once at most."""
+
+    def cancel(self) -> object:
+        """Take note that it will never be run."""
+
+
 class Work(abc.ABC):
     """A call to be made once, by whoever comes first: a worker, or somebody who waits for it.
 
@@ -183,6 +193,10 @@ class Work(abc.ABC):
     def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._work: Any = (func, args, kwargs)
         self._claim = threading.Lock()
+
+    def waits(self) -> bool:
+        """Whether nobody has begun to make the call, or withdrawn it."""
+        return not self._claim.locked()
 
     def withdraw(self) -> bool:
         """Let nobody make the call; False if somebody does, or has, or it was withdrawn before.

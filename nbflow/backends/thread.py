@@ -11,12 +11,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any, cast
 
 from nbflow._inside import inside, join
-from nbflow.backends.base import Abilities, Backend, BackendContext, Job, SubmitContext, Work
+from nbflow._shield import shielded
+from nbflow.backends.base import Abilities, Backend, BackendContext, Job, Runnable, SubmitContext
 
 __all__ = ["ThreadBackend"]
 
@@ -33,7 +33,7 @@ class ThreadBackend(Backend):
 
     def _start(self, *, context: BackendContext) -> None:
         self._limit = context.settings.max_backend_threads
-        self._jobs: deque[Work] = deque()
+        self._jobs: deque[Runnable] = deque()
         self._idle: list[threading.Lock] = []  # what idle workers wait for
         self._ending = False
         self._lock = threading.Lock()  # guards what follows
@@ -48,12 +48,12 @@ class ThreadBackend(Backend):
         self._put(job)
         return job
 
-    def take(self, job: Work) -> None:
+    def take(self, job: Runnable) -> None:
         """Queue a job that was made elsewhere; it sees the context variables that it was made with."""
         self._check_started()
         self._put(job)
 
-    def _put(self, job: Work) -> None:
+    def _put(self, job: Runnable) -> None:
         self._jobs.append(job)
         if not self._wake() and len(self._threads) < self._limit:
             with self._lock:
@@ -78,7 +78,7 @@ class ThreadBackend(Backend):
         for _ in range(min(most, len(self._jobs), self._limit - len(self._threads))):
             self._number += 1
             thread = threading.Thread(target=self._work, name=f"nbflow-{self.name}-{self._number}", daemon=True)
-            thread.start()
+            shielded(thread.start)
             self._threads[cast("int", thread.ident)] = thread
 
     def _work(self) -> None:
@@ -136,18 +136,6 @@ class ThreadBackend(Backend):
             self._limit = workers
             self._grow(workers)
 
-    @contextmanager
-    def lend(self) -> Iterator[None]:
-        """Let another worker take the place of this one while it awaits, so that awaiting never deadlocks."""
-        with self._lock:
-            self._limit += 1
-            self._grow(1)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._limit -= 1
-
     def _stop(self) -> None:
         self._ending = True
         with self._lock:
@@ -161,7 +149,7 @@ class ThreadBackend(Backend):
             if thread is not threading.current_thread():
                 thread.join(_JOIN_S / len(threads))
 
-    def _left(self) -> Iterator[Work]:
+    def _left(self) -> Iterator[Runnable]:
         """Take the jobs that no worker has taken."""
         while True:
             try:

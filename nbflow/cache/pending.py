@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from nbflow._shield import shielded
 from nbflow.cache.database import watch_forks
 from nbflow.cache.index import Row
 
@@ -91,7 +92,7 @@ class Pending:
         self._works = True
         self._thread = threading.Thread(target=self._run, daemon=True, name="nbflow-cache-writer")
         try:
-            self._thread.start()
+            shielded(self._thread.start)
         except RuntimeError:  # the interpreter is ending: what waits is written at its exit, or by `close`
             self._thread, self._works = None, False
 

@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from nbflow._shield import shielded
+
 __all__ = ["Sender"]
 
 DELAYS_S = (0.25, 1.0, 4.0)
@@ -78,7 +80,7 @@ class Sender:
         self._over.clear()
         self._works = True
         self._thread = threading.Thread(target=self._run, name="nbflow-share", daemon=True)
-        self._thread.start()
+        shielded(self._thread.start)
 
     def _run(self) -> None:
         while True:

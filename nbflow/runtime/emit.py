@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import threading
 
+from nbflow._shield import shielded
 from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy, one_line, report, trim_traceback
 from nbflow.runtime import current
 from nbflow.runtime.current import Call
-from nbflow.runtime.stopping import shielded
 
 if TYPE_CHECKING:
     from nbflow.core import events

@@ -21,6 +21,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
 from nbflow._inside import stand_in
+from nbflow._shield import shielded
 from nbflow._steady import SteadyEvent
 from nbflow._util import report
 from nbflow.runtime.current import is_worker
@@ -227,7 +228,7 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
 
     thread = threading.Thread(target=copy_context().run, args=(stand_in(work),), name="nbflow-loop", daemon=True)
     try:
-        thread.start()
+        shielded(thread.start)
         while not over.wait(wake_s(None)):
             pass
     except BaseException:

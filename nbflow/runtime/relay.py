@@ -14,6 +14,7 @@ import time
 from contextvars import ContextVar, copy_context
 from typing import Any
 
+from nbflow._shield import shielded
 from nbflow.backends.remote import owns_process, tell
 from nbflow.runtime.current import Call, current_call
 
@@ -115,7 +116,7 @@ class Relay:
         elif self._timer is None:
             self._timer = threading.Timer(BATCH_S, self._late)
             self._timer.daemon = True
-            self._timer.start()
+            shielded(self._timer.start)
 
     def _late(self) -> None:
         with self._lock:

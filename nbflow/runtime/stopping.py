@@ -6,7 +6,7 @@ cancellation. What cannot be stopped in time is left behind, *detached*, and rep
 
 * `Stopped` and `DeadlineReached` derive from `BaseException`: a user's `except Exception` must not swallow them.
 * A region is only ever hit between its enter and its exit: both ends take the lock that `stop` holds.
-* Nobody is hit while an event is told: `shielded` puts that off until it has reached everybody.
+* Nobody is hit while an event is told, or a thread is started: `shielded` puts that off until it is done.
 * What Python drops (it struck in `__del__` or in a callback of the garbage collector) is sent again.
 * Signal handlers, timers and hooks are put back as they were found.
 """
@@ -23,6 +23,7 @@ from types import FrameType
 
 from nbflow._clock import SYSTEM_CLOCK
 from nbflow._inside import stand_in
+from nbflow._shield import CHECKS, aim, shielded, shields, struck
 from nbflow._steady import SteadyEvent
 from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 else:
     signal = lazy("signal")  # makes enumerations of all signals, and few programs stop anything
 
-__all__ = ["Alarm", "DeadlineReached", "Region", "Stopped", "call_detached", "can_alarm", "shielded", "wake_s"]
+__all__ = ["Alarm", "DeadlineReached", "Region", "Stopped", "call_detached", "can_alarm", "wake_s"]
 
 GRACE_S = 0.1
 """How long to wait for code to end after it was told to, before it is left behind."""
@@ -67,52 +68,7 @@ def _raise_in(ident: int, error: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error))
 
 
-_CHECKS = 100
-"""Rounds of an empty loop, each of which delivers an exception that is pending."""
-
-_aim = threading.RLock()  # held while somebody is hit, so that no shield goes up meanwhile; a signal's handler may hit
-_shields: dict[int, list[BaseException]] = {}  # by thread: what is to be raised when its shield comes down
-_struck: dict[int, Region] = {}  # by thread: to whose code something may be on its way
 _report: Callable[[Any], Any] = sys.unraisablehook  # the hook that was there before `_dropped`
-
-
-def shielded(act: Callable[..., Any], *args: Any) -> Any:
-    """Return `act(*args)`; whoever wants to stop this thread meanwhile does so at its end.
-
-    An interrupt by the user is not put off, as that would take a signal handler.
-    """
-    ident = threading.get_ident()
-    if ident in _shields:
-        return act(*args)
-    late: list[BaseException] = []
-    try:
-        while not _raise_shield(ident, late):
-            _let_arrive(ident)
-        return act(*args)
-    finally:
-        with _aim:
-            _shields.pop(ident, None)
-        if late:
-            raise late[0]
-
-
-def _raise_shield(ident: int, late: list[BaseException]) -> bool:
-    """Put up the shield of this thread, unless something may be on its way to it."""
-    with _aim:
-        if ident in _struck:
-            _struck.pop(ident)
-            return False
-        _shields[ident] = late
-        return True
-
-
-def _let_arrive(ident: int) -> None:
-    """Give what is on its way to this thread the time to strike here."""
-    if ident == threading.main_thread().ident:
-        time.sleep(0.01)
-    for _ in range(_CHECKS):
-        pass
-
 
 # Where an exception strikes in `__del__`, or in a callback of the garbage collector or of a weak reference, Python
 # drops it. While one is on its way we hear of that, and send it again.
@@ -126,14 +82,14 @@ def _listen() -> None:
 
 def _over() -> None:
     """Forget what was on its way to this thread: it has struck, or will not."""
-    with _aim:
-        _struck.pop(threading.get_ident(), None)
-        if not _struck and sys.unraisablehook is _dropped:
+    with aim:
+        struck.pop(threading.get_ident(), None)
+        if not struck and sys.unraisablehook is _dropped:
             sys.unraisablehook = _report
 
 
 def _dropped(unraisable: Any) -> None:
-    region = _struck.get(threading.get_ident())
+    region = struck.get(threading.get_ident())
     if region is None or not region.sent(unraisable.exc_type):
         _report(unraisable)
     else:
@@ -181,7 +137,7 @@ class Region:
             if self._fired:
                 # Told to stop, but it ended by itself: let the exception come, and go. It cannot be taken back; to
                 # replace it by NULL leaves the interpreter looking for it for ever, and hangs it where it is traced.
-                for _ in range(_CHECKS):
+                for _ in range(CHECKS):
                     pass
         except BaseException as error:
             self._ident = None
@@ -223,18 +179,18 @@ class Region:
             try:
                 if self._main:
                     time.sleep(0.01)
-                for _ in range(_CHECKS):
+                for _ in range(CHECKS):
                     pass
             except (KeyboardInterrupt, self._error):
                 pass
             _over()
 
     def _hit(self, ident: int) -> None:
-        with _aim:
-            if (late := _shields.get(ident)) is not None:
+        with aim:
+            if (late := shields.get(ident)) is not None:
                 late.append(KeyboardInterrupt() if self._main else self._error())
                 return
-            _struck[ident] = self
+            struck[ident] = self
             _listen()
             self._send(ident)
 
@@ -327,7 +283,7 @@ class Alarm:
                 alarm.rang = True
                 reached = DeadlineReached()
                 reached.alarm = alarm
-                if (late := _shields.get(threading.get_ident())) is None:
+                if (late := shields.get(threading.get_ident())) is None:
                     raise reached
                 late.append(reached)
                 break
@@ -387,7 +343,7 @@ def call_detached(
     deadline = time.monotonic() + timeout_s
     stop: type[BaseException] | None = None
     try:
-        job.thread.start()
+        shielded(job.thread.start)
         # Short waits, because an asynchronous exception for this thread is only delivered between them.
         while not job.over.wait(min(0.02, max(deadline - time.monotonic(), 0))):
             if cancelled.is_set():

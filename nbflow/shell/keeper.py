@@ -11,6 +11,8 @@ import atexit
 import subprocess
 import threading
 
+from nbflow._shield import shielded
+
 __all__ = ["forget", "keep"]
 
 _SCRIPT = """
@@ -64,7 +66,7 @@ def forget(group: int) -> None:
             _closing = threading.Timer(_IDLE_S, _close)
             _closing.name = "nbflow-shell-keeper"
             _closing.daemon = True
-            _closing.start()
+            shielded(_closing.start)
 
 
 def _close() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
+from nbflow._shield import shielded
 from nbflow.shell.keeper import forget, keep
 
 __all__ = ["Program", "Running"]
@@ -84,7 +85,7 @@ class Running:
 
     def start(self) -> None:
         """Start the program; returns at once."""
-        threading.Thread(target=self._run, name="nbflow-shell", daemon=True).start()
+        shielded(threading.Thread(target=self._run, name="nbflow-shell", daemon=True).start)
 
     def text(self, stream: str) -> str | None:
         """Return what the program wrote to "stdout" or "stderr"; None where it went to a file."""

@@ -15,6 +15,7 @@ from dataclasses import fields
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
+from nbflow._shield import shielded
 from nbflow._util import one_line, report
 from nbflow.errors import DefinitionError
 
@@ -78,7 +79,7 @@ class EventLog:
         with self._lock:
             if self._writer is None and not self._closed:
                 self._writer = threading.Thread(target=self._write, name="nbflow-event-log", daemon=True)
-                self._writer.start()
+                shielded(self._writer.start)
                 atexit.register(self.close)  # the default session is never closed otherwise
 
     def close(self) -> None:

@@ -209,21 +209,6 @@ def test_detaching_an_unknown_worker_is_harmless(two: ThreadBackend) -> None:
     assert two.submit(lambda: 1).result(_LIMIT_S) == 1
 
 
-def test_lending_replaces_a_waiting_worker(two: ThreadBackend) -> None:
-    """A worker that lends its place lets one more run meanwhile; the pool shrinks again afterwards."""
-    free = threading.Event()
-
-    def lender() -> str:
-        with two.lend():
-            return two.submit(lambda: "stand-in").result(_LIMIT_S)
-
-    blocked = two.submit(free.wait, (_LIMIT_S,))
-    assert two.submit(lender).result(_LIMIT_S) == "stand-in"
-    free.set()
-    blocked.result(_LIMIT_S)
-    assert two.workers() == 2
-
-
 def test_stop_withdraws_what_waits() -> None:
     """Jobs that no worker took up are cancelled; `stop` does not wait for what runs."""
     backend = ThreadBackend()

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from nbflow._shield import shielded
 from nbflow.runtime import stopping
-from nbflow.runtime.stopping import Alarm, DeadlineReached, Region, Stopped, call_detached, can_alarm, shielded
+from nbflow.runtime.stopping import Alarm, DeadlineReached, Region, Stopped, call_detached, can_alarm
 
 _LIMIT_S = 60.0
 

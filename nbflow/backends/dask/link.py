@@ -15,6 +15,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Protocol
 
+from nbflow._shield import shielded
 from nbflow.backends.dask.local import LocalCluster
 from nbflow.errors import BackendError
 
@@ -71,7 +72,7 @@ class Link:
         self.cluster: LocalCluster | None = None
         self.error: BackendError | None = None
         self._thread = threading.Thread(target=self._main, name="nbflow-dask", daemon=True)
-        self._thread.start()
+        shielded(self._thread.start)
 
     # -- connecting -------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from nbflow._shield import shielded
 from nbflow.errors import BackendError
 
 __all__ = ["LocalCluster"]
@@ -152,7 +153,7 @@ class _Process:
                 start_new_session=True,  # an interrupt of the notebook is not meant for it
             )
         self._thread = threading.Thread(target=self._wait, args=(ended,), name=f"nbflow-{name}", daemon=True)
-        self._thread.start()
+        shielded(self._thread.start)
 
     def _wait(self, ended: Callable[[_Process], object]) -> None:
         self._process.wait()

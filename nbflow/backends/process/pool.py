@@ -22,6 +22,7 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
+from nbflow._shield import shielded
 from nbflow.backends.process import wire
 from nbflow.backends.process.buffers import BufferStore, Ref
 from nbflow.backends.process.jobs import SIGKILL, ProcessJob, Worker, how_it_ended
@@ -70,7 +71,7 @@ class Pool:
     def start(self) -> None:
         """See to it that the pool's thread runs; an interrupt may have struck whoever should have started it."""
         if self._thread is None:
-            threading.Thread(target=self._run, name="nbflow-process-pool", daemon=True).start()
+            shielded(threading.Thread(target=self._run, name="nbflow-process-pool", daemon=True).start)
 
     def put(self, body: bytes, refs: list[Ref], listen: Callable[[Any], object] | None, label: str) -> ProcessJob:
         """Take a packed call; the files are let go when it has ended.
