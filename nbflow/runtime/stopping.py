@@ -68,6 +68,7 @@ def _raise_in(ident: int, error: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error))
 
 
+_AGAIN_S = 0.005  # it must come after the callback; an exception in the very hook would be dropped for good
 _report: Callable[[Any], Any] = sys.unraisablehook  # the hook that was there before `_dropped`
 
 # Where an exception strikes in `__del__`, or in a callback of the garbage collector or of a weak reference, Python
@@ -84,20 +85,27 @@ def _over() -> None:
     """Forget what was on its way to this thread: it has struck, or will not."""
     with aim:
         struck.pop(threading.get_ident(), None)
-        if not struck and sys.unraisablehook is _dropped:
+        _unlisten()
+
+
+def _unlisten() -> None:
+    with aim:
+        if not struck and not any(alarm.rang for alarm in Alarm._stack) and sys.unraisablehook is _dropped:
             sys.unraisablehook = _report
 
 
 def _dropped(unraisable: Any) -> None:
     region = struck.get(threading.get_ident())
-    if region is None or not region.sent(unraisable.exc_type):
+    if (alarm := getattr(unraisable.exc_value, "alarm", None)) in Alarm._stack:
+        alarm.ring_again()
+    elif region is None or not region.sent(unraisable.exc_type):
         _report(unraisable)
     else:
         _thread.start_new_thread(_send_again, (region,))
 
 
 def _send_again(region: Region) -> None:
-    time.sleep(0.005)  # it must come after the callback; an exception in this very hook would be dropped for good
+    time.sleep(_AGAIN_S)
     region.again()
 
 
@@ -260,6 +268,8 @@ class Alarm:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
         Alarm._stack.remove(self)
+        if self.rang:
+            _unlisten()
         if Alarm._stack:
             Alarm._arm()
         elif Alarm._before is not None:
@@ -268,6 +278,12 @@ class Alarm:
             signal.signal(signal.SIGALRM, handler if handler is not None else signal.SIG_DFL)
             if remaining:
                 signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - since), 1e-3), interval)
+
+    def ring_again(self) -> None:
+        """Ring once more: what was raised has been dropped."""
+        self.rang = False
+        self.deadline = time.monotonic() + _AGAIN_S
+        Alarm._arm()
 
     @classmethod
     def _arm(cls) -> None:
@@ -284,6 +300,7 @@ class Alarm:
                 reached = DeadlineReached()
                 reached.alarm = alarm
                 if (late := shields.get(threading.get_ident())) is None:
+                    _listen()
                     raise reached
                 late.append(reached)
                 break

@@ -248,6 +248,18 @@ def test_what_python_drops_is_sent_again(times: int, monkeypatch: pytest.MonkeyP
     assert sys.unraisablehook is hook
 
 
+def test_an_alarm_that_python_drops_rings_again() -> None:
+    """A deadline of the main thread that is reached in `__del__` is not lost; the hook is put back."""
+    hook, begun = sys.unraisablehook, [threading.Event() for _ in range(3)]
+    with pytest.raises(DeadlineReached) as found, Alarm(0.01) as alarm:
+        for each in begun:
+            Dropping(each)
+        forever()
+    assert found.value.alarm is alarm
+    assert all(each.is_set() for each in begun)
+    assert sys.unraisablehook is hook
+
+
 def stubborn(begun: threading.Event, free: threading.Event) -> None:
     """Go on whatever is raised in it, until it is free."""
     while not free.is_set():
