@@ -3,7 +3,8 @@
 A file counts as unchanged while device, inode, size and both of its times are the same. The rule of git closes the
 gap that clocks leave: a file that was modified only moments before it was read is read again, since a further change
 within the same tick would leave no mark. Folders count by the names and contents of the files below them. Digests of
-large files are noted in the stores of this process, so that the next one need not read them.
+large files are noted in the stores of this process, so that the next one need not read them. A path that ends with
+`LISTED` stands for the names in a folder alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ from xxhash import xxh3_128, xxh3_128_hexdigest
 from nbflow.cache.notes import open_notes
 from nbflow.cache.parts import Undigestable, hashed
 
-__all__ = ["MISSING", "FileState", "expand", "is_pattern", "members", "state_of"]
+__all__ = ["CODE", "LISTED", "MISSING", "FileState", "expand", "is_pattern", "members", "state_of"]
+
+CODE = (".py", ".pyc", ".pyi", ".pyd", ".so", ".dll", ".dylib", ".pth", ".ipynb")
+"""Endings of names of files that are nobody's data."""
+
+LISTED = "/ (names)"
+"""What stands behind the path of a folder of which only the names matter; an existing path never is one."""
 
 MISSING = "missing"
 """Digest of a file that is not there."""
@@ -75,13 +82,15 @@ def state_of(path: str) -> FileState:
     """Return what is there now; safe from any thread.
 
     Args:
-        path: A file, folder or pattern; relative to the working directory.
+        path: A file, folder or pattern, or a folder followed by `LISTED`; relative to the working directory.
 
     Raises:
         Undigestable: It is a device, socket or pipe, whose content is not its own.
         OSError: It cannot be read.
     """
     place = expand(path)
+    if path.endswith(LISTED) and not os.path.lexists(place):
+        return _names_in(expand(path.removesuffix(LISTED) or "/"))
     several = is_pattern(path) or os.path.isdir(place)
     try:
         if not several:
@@ -102,6 +111,16 @@ def state_of(path: str) -> FileState:
         return FileState(MISSING, MISSING)
     count = f"{len(found)} file{'' if len(found) == 1 else 's'}"
     return FileState(hashed(b"", *pieces).hex(), f"{count}, {_words(total)}")
+
+
+def _names_in(folder: str) -> FileState:
+    """Return the names in a folder, but for hidden ones, and those of code and notebooks."""
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith((".", "__")) and not name.endswith(CODE)]
+    except (FileNotFoundError, NotADirectoryError):
+        return FileState(MISSING, MISSING)
+    pieces = [name.encode("utf-8", "surrogateescape") for name in sorted(names)]
+    return FileState(hashed(b"", *pieces).hex(), f"{len(names)} name{'' if len(names) == 1 else 's'}")
 
 
 def _fixed_part(pattern: str) -> str:

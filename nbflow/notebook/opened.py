@@ -1,10 +1,10 @@
 """Files that a cell opens by their plain name: noticed while it runs, and followed as a `File` is.
 
 Python tells of every file that it opens (PEP 578), so nothing is patched: one hook, set when the first cell runs that
-is to be cached, looks on while such a cell runs. Libraries that open files by themselves (polars, HDF5) are known by
-what the cell hands to them: `pl.read_csv("data.csv")`, `os.path.exists(place)`. Only what looks like data of the user
-counts: files of Python and its packages, of the system, of nbflow, hidden and temporary ones, and what the cell itself
-writes or has written are left out.
+is to be cached, looks on while such a cell runs. It tells of folders that are listed too: of those the names count.
+Libraries that open files by themselves (polars, HDF5) are known by what the cell hands to them:
+`pl.read_csv("data.csv")`, `os.path.exists(place)`. Only what looks like data of the user counts: files of Python and
+its packages, of the system, of nbflow, hidden and temporary ones, and what the cell itself writes are left out.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbflow.cache.filestate import expand, state_of
+from nbflow.cache.filestate import CODE, LISTED, expand, state_of
 from nbflow.cache.keyring import ring_folder
+from nbflow.cache.places import is_local
 from nbflow.cache.trust import key_file
 from nbflow.notebook.newcomers import Newcomers
 from nbflow.runtime.current import current_call
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NamedFile", "following", "named_files"]
 
+_EVENTS = frozenset({"open", "os.listdir", "os.scandir"})
+_LISTERS = frozenset({"fnmatch", "glob", "os", "pathlib"})
 _LONG = 4096  # characters that no path has
-_CODE = (".py", ".pyc", ".pyi", ".pyd", ".so", ".dll", ".dylib", ".pth", ".ipynb")
 _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/bin", "/opt", "/System", "/Library")
 
 
@@ -106,6 +109,13 @@ class _Watch:
             if all(expand(known) != place for known in reads):
                 reads[path] = state_of(path)
 
+    def listed(self, folder: str) -> None:
+        """Take note that the names in a folder were asked for."""
+        reads, name = self.call.reads, folder.rstrip("/") + LISTED
+        place = expand(folder)
+        if reads is not None and name not in reads and not place.startswith(self.own) and _is_data(place, os.getcwd()):
+            reads[name] = state_of(name)
+
     def _was_there(self, place: str) -> bool:
         """Whether it is a file that was like this before the cell ran, and not one that it has had written; or none."""
         try:
@@ -123,10 +133,16 @@ class _Watch:
                     self.opened(path, writes=False)
 
     def end(self) -> None:
-        """Leave out what the cell has both read and written: what it was made from is gone."""
+        """Leave out what the cell has both read and written, or written to a folder that it lists."""
+        reads = self.call.reads
+        if reads is None:
+            return
         for place in self.written & self.read.keys():
-            if self.call.reads is not None:
-                self.call.reads.pop(self.read[place], None)
+            reads.pop(self.read[place], None)
+        folders = {os.path.dirname(place) for place in self.written}
+        for name in [name for name in reads if name.endswith(LISTED)]:
+            if expand(name.removesuffix(LISTED) or "/") in folders:
+                del reads[name]
 
 
 _watches: dict[int, _Watch] = {}  # by id of the call
@@ -164,10 +180,9 @@ def following(
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if event != "open" or not _watches or getattr(_here, "busy", False):
+    if event not in _EVENTS or not _watches or getattr(_here, "busy", False):
         return
-    path, mode, flags = args
-    if not isinstance(path, (str, bytes)):  # a file that is open already
+    if isinstance(args[0], int):  # a file or folder that is open already
         return
     _here.busy = True  # looking at the file opens it
     try:
@@ -175,13 +190,25 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
         while call is not None and call.id not in _watches:
             call = call.parent
         watches = [_watches[call.id]] if call is not None else _watches_of_newcomers()
-        for watch in watches:
+        if event == "open":
+            path, mode, flags = args
             writes = any(letter in mode for letter in "wax") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
-            watch.opened(os.fsdecode(path), writes)
+            for watch in watches:
+                watch.opened(os.fsdecode(path), writes)
+        elif watches and _is_asked_for(sys._getframe(1)):
+            for watch in watches:
+                watch.listed(os.fsdecode(args[0] or "."))
     except Exception:  # whatever it was: opening the file must not fail by it
         pass
     finally:
         _here.busy = False
+
+
+def _is_asked_for(frame: FrameType | None) -> bool:
+    """Whether the user's own code lists a folder, or Python does so for it; imports and libraries list some as well."""
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _LISTERS:
+        frame = frame.f_back
+    return frame is not None and is_local(str(frame.f_globals.get("__name__")), frame.f_code.co_filename)
 
 
 def _watches_of_newcomers() -> list[_Watch]:
@@ -196,7 +223,7 @@ def _is_data(place: str, folder: str) -> bool:
     """Whether a file may be data of the user, who works in `folder`."""
     inside = place.startswith(os.path.join(folder, ""))
     seen = os.path.relpath(place, folder) if inside else place
-    if place.endswith(_CODE) or any(part.startswith(".") for part in seen.split(os.sep)):
+    if place.endswith(CODE) or any(part.startswith(".") for part in seen.split(os.sep)):
         return False
     return inside or not place.startswith(_foreign())
 

@@ -66,6 +66,53 @@ def test_what_is_no_input_is_not_followed(kernel: Any) -> None:
     assert "which it opened" not in said  # nbflow's own
 
 
+@pytest.mark.parametrize(
+    "lists",
+    [
+        "import glob\nfound = sorted(glob.glob('data/*.csv'))",
+        "from pathlib import Path\nfound = sorted(str(path) for path in Path('data').glob('*.csv'))",
+        "import os\nfound = ['data/' + name for name in sorted(os.listdir('data')) if name.endswith('csv')]",
+        "found = helper()",
+    ],
+)
+def test_folders_that_are_listed_are_followed(kernel: Any, lists: str) -> None:
+    """A file more or less makes the cell run again; hidden files, code and what it writes itself do not."""
+    folder = kernel.folder / "data"
+    folder.mkdir()
+    (folder / "one.csv").write_text("1")
+    kernel.ok(
+        "import os\ndef helper():\n    return [os.path.join(a, n) for a, _, names in os.walk('data') for n in names]"
+    )
+    cell = f"total\n{lists}\ntotal = sum(int(open(name).read()) for name in found if name.endswith('csv'))"
+    assert ran(kernel, cell)
+    assert not ran(kernel, cell)
+    for name in (".hidden", "tools.py", "__pycache__"):
+        (folder / name).write_text("")
+    assert not ran(kernel, cell)
+    (folder / "two.csv").write_text("2")
+    assert "1 stale" in (kernel.ok("%flow").result or "")
+    assert "data/ (names)` 1 name → 2 names" in kernel.ok("%flow why total").displays[-1]
+    assert ran(kernel, cell)
+    assert kernel.value("total") == 3
+    (folder / "two.csv").unlink()
+    assert ran(kernel, cell)
+    assert kernel.value("total") == 1
+
+
+def test_folders_that_a_cell_fills_or_others_list_are_not_followed(kernel: Any) -> None:
+    """What a cell writes to a folder that it lists, and what imports look through."""
+    kernel.ok("import os\nos.mkdir('out')")
+    cells = [
+        "filled\nimport os\nopen('out/made.txt', 'w').close()\nfilled = os.listdir('out')",
+        "imported\nimport colorsys, this_is_local\nimported = this_is_local.x",
+    ]
+    (kernel.folder / "this_is_local.py").write_text("x = 1")
+    assert all(ran(kernel, cell) for cell in cells)
+    (kernel.folder / "out" / "more.txt").write_text("")
+    (kernel.folder / "new.csv").write_text("")
+    assert not any(ran(kernel, cell) for cell in cells)
+
+
 COUNTER = """class Counter:
     n = 0
     seen = []
