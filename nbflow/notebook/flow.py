@@ -6,6 +6,8 @@ a text face, so they stay readable in a saved notebook.
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from nbflow.notebook.kernel import ShellState
     from nbflow.runtime.current import Call
 
-__all__ = ["SUBCOMMANDS", "Flow", "Table"]
+__all__ = ["OPTIONS", "SUBCOMMANDS", "Flow", "Table"]
 
 SUBCOMMANDS = (
     "status",
@@ -51,6 +53,13 @@ SUBCOMMANDS = (
     "cancel",
     "export",
 )
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "why": ("--dry",),
+    "run": ("-f", "--force", "-j", "--jobs"),
+    "wait": ("--timeout",),
+    "cancel": ("--all",),
+    "history": ("--limit",),
+}
 _ALONE = ("status", "stale", "graph", "timeline")  # subcommands that take nothing more
 _REMARKS = 3  # of each kind, below the table
 _CODE = frozenset({"code", "closure", "default", "global", "helper", "class", "module"})
@@ -161,7 +170,7 @@ class Flow:
         return None
 
     def _read(self, line: str) -> tuple[str, list[str]]:
-        command, *rest = line.split() or ["status"]
+        command, *rest = _words(line) or ["status"]
         if command not in SUBCOMMANDS:
             meant = perhaps(command, SUBCOMMANDS) or "."
             raise _usage(f"%flow {command}: there is no such subcommand{meant} There are: {', '.join(SUBCOMMANDS)}.")
@@ -169,7 +178,12 @@ class Flow:
             raise _usage(f"%flow {command} takes nothing more, but got {' '.join(rest)!r}.")
         if command == "why" and rest in ([], ["--dry"]):
             raise _usage("%flow why NAME: which cell or task?")
-        return command, [word.strip("'\"") for word in rest]
+        known = OPTIONS.get(command, ())
+        for word in rest:
+            if re.match(r"--?[a-zA-Z]", word) and word not in known and not re.fullmatch(r"-j\d+", word):
+                there = f"{perhaps(word, known) or '.'} There are: {', '.join(known)}." if known else "; it takes none."
+                raise _usage(f"%flow {command} {word}: there is no such option{there}")
+        return command, rest
 
     def names(self) -> list[str]:
         """Names of all cells and tasks that are known."""
@@ -220,7 +234,8 @@ class Flow:
         for name, nodes in list(graph.rivals().items())[:_REMARKS]:
             last = max(nodes, key=lambda each: each.last_run)
             others = " and ".join(f"`{each.name}` ({each.label})" for each in nodes)
-            found.append(f"{others} all write `{name}`: {last.label} ran last and counts")
+            number = "both" if len(nodes) == 2 else "all"
+            found.append(f"{others} {number} write `{name}`: {last.label} ran last and counts")
         return [*found, *self.state.changes.remarks]
 
     def stale(self) -> Table:
@@ -249,7 +264,8 @@ class Flow:
             call = tally.last
             head = f"{name} ({where})" if (where := _place(call)) else name
             if dry:
-                return task_before(head, tally.keyed, self._task_of(call) or call, session_or_default())
+                now = self._task_of(call) or call
+                return task_before(head, tally.keyed, now, session_or_default(), is_last=tally.keyed is call)
             return task_now(head, call, self._task_changes(tally.keyed))
         known = ", ".join(self.names())
         raise DefinitionError(f"nothing called {name!r} has run" + (f"; known: {known}." if known else " yet."))
@@ -282,9 +298,11 @@ class Flow:
         """Say what has changed since that call in the code that a task reaches; arguments do not matter here."""
         if call is None or call.key is None:
             return []
+        before = [part for part in call.key.parts if part.kind in _CODE]
+        if not before:  # made by the user's own hash, which alone knows what counts
+            return []
         now = self._task_of(call)
         function = call.spec.func if now is None else task_function(now)
-        before = [part for part in call.key.parts if part.kind in _CODE]
         return describe_changes(before, [part for part in fingerprint(function).parts if part.kind in _CODE])
 
     def _task_of(self, call: Call) -> Any:
@@ -301,8 +319,6 @@ class Flow:
                 raise _usage(f"%flow history --limit {number}: how many runs of each to show? Give a whole number ≥ 1.")
             limit = int(number)
             del names[place : place + 2]
-        if wrong := [word for word in names if word.startswith("-")]:
-            raise _usage(f"%flow history {wrong[0]}: there is no such option; use --limit N.")
         collector = session_or_default().collector
         if collector is None:
             raise _usage("%flow history: nothing is recorded, as the setting history is off; set NBFLOW_HISTORY=auto.")
@@ -381,6 +397,17 @@ def _usage(message: str) -> Exception:
     from IPython.core.error import UsageError
 
     return UsageError(message)
+
+
+def _words(line: str) -> list[str]:
+    """Return the words of a line; one in quotes may hold blanks, and a backslash is only that."""
+    lexer = shlex.shlex(line, posix=False)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    try:
+        return [word.strip("'\"") for word in lexer]
+    except ValueError:
+        raise _usage(f"%flow {line}: a quotation mark is not closed.") from None
 
 
 def _is_task(value: Any, name: str) -> bool:

@@ -22,7 +22,7 @@ from nbflow._util import perhaps
 from nbflow.errors import NbflowError
 from nbflow.notebook.cells import CellOptions
 from nbflow.notebook.defaults import CellDefaults, Configured, parse_duration
-from nbflow.notebook.flow import SUBCOMMANDS
+from nbflow.notebook.flow import OPTIONS, SUBCOMMANDS
 from nbflow.settings import load_settings
 
 if TYPE_CHECKING:
@@ -285,11 +285,4 @@ def _candidates(state: ShellState, magic: str, before: list[str], token: str) ->
     if words[0] == "auto":
         return ["off", "on"]
     names = state.flow.names() if words[0] in ("why", "run", "clear", "cancel", "history", "wait") else []
-    options = {
-        "run": ["--force", "-j"],
-        "wait": ["--timeout"],
-        "cancel": ["--all"],
-        "why": ["--dry"],
-        "history": ["--limit"],
-    }
-    return [*names, *options.get(words[0], [])]
+    return [*names, *OPTIONS.get(words[0], ())]

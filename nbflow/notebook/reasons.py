@@ -93,7 +93,9 @@ def task_now(head: str, call: Call, changes: list[str]) -> Explanation:
     return Explanation(f"{head} is up to date; its last call ran because", reasons)
 
 
-def task_before(head: str, keyed: Call | None, now: Any, session: SessionContext) -> Explanation:
+def task_before(
+    head: str, keyed: Call | None, now: Any, session: SessionContext, *, is_last: bool = True
+) -> Explanation:
     """Say what the last call of a task function would do if it were made again now.
 
     Args:
@@ -101,6 +103,7 @@ def task_before(head: str, keyed: Call | None, now: Any, session: SessionContext
         keyed: Its last call of which the key is known.
         now: The task as it is defined now.
         session: The session it would run in.
+        is_last: Whether that call is its last one; of repeated hits neither key nor arguments are known.
     """
     spec = now.spec
     if not spec.cache:
@@ -109,7 +112,9 @@ def task_before(head: str, keyed: Call | None, now: Any, session: SessionContext
         return Explanation(f"{head} has made no key in this session yet; ask with nbflow.why({spec.name}, arguments…)")
     key = _same_arguments(spec.keyer.key({}, args=(object(),)), keyed.key)
     found = foresee(session, spec, session.cache_store_for(spec), key)
-    return Explanation(f"with the arguments of its last call, {found.verdict}", found.reasons)
+    given = ", ".join(f"{part.name}={part.text}" for part in keyed.key.parts if part.kind == "argument")
+    which = "its last call" if is_last else f"an earlier call ({given or 'by its own hash'})"
+    return Explanation(f"with the arguments of {which}, {found.verdict}", found.reasons)
 
 
 def _same_arguments(code: CacheKey, last: CacheKey) -> CacheKey:

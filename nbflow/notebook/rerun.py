@@ -99,8 +99,6 @@ def _read(state: ShellState, words: list[str]) -> _Wanted:
             if not (number.isdecimal() and int(number)):
                 raise _usage(f"%flow run -j {number}: how many cells at a time? Give a whole number ≥ 1, as in -j 4.")
             width = int(number)
-        elif word.startswith("-"):
-            raise _usage(f"%flow run {word}: there is no such option; use -j N, -f or --force.")
         else:
             names.append(word)
     nodes = state.graph.nodes
@@ -143,7 +141,7 @@ async def wait(state: ShellState, words: list[str], *, on_loop: bool = False) ->
             job.untold = False
             told.append(f"`{job.name}` ({job.label}) failed with {one_line(job.error)}")
     if told:
-        raise _usage(f"%flow wait: {'; '.join(told)}.")
+        raise _usage(f"%flow wait: {'; '.join(told).rstrip('.')}.")
     ended = [f"{job.name} {job.state} after {format_duration(job.seconds)}" for job in found]
     return f"{', '.join(ended)}." if ended else "Nothing runs in the background."
 
@@ -169,9 +167,6 @@ def _read_wait(words: list[str]) -> tuple[list[str], float | None]:
         if timeout_s is None or not timeout_s > 0:
             raise _usage(f"%flow wait --timeout {number}: use a number of seconds > 0.")
         del names[place : place + 2]
-    wrong = [word for word in names if word.startswith("-")]
-    if wrong:
-        raise _usage(f"%flow wait {wrong[0]}: there is no such option; use --timeout S.")
     return names, timeout_s
 
 

@@ -80,3 +80,14 @@ def test_what_cannot_be_digested_is_said(kernel: Any) -> None:
     assert "kept for this session only: argument `lock` cannot be digested" in kernel.value(
         "str(why(held, threading.Lock()))"
     )
+
+
+def test_a_hash_of_ones_own_alone_counts(kernel: Any) -> None:
+    """A task with `cache_hash` that hits is not stale; and an answer for other arguments than the last says so."""
+    kernel.ok("from nbflow import task\n@task(cache=True, cache_hash=lambda f, i: str(i['x']))\ndef own(x): return x")
+    kernel.ok("own(1), own(1)")
+    assert "own (cell 2) is up to date; its last call came from the cache" in why(kernel, "own")
+    assert "stale" not in (kernel.ok("%flow").result or "").splitlines()[1]
+    kernel.ok("@task(cache=True)\ndef plain(x): return x")
+    kernel.ok("plain(1), plain(2), plain(1)")
+    assert why(kernel, "plain --dry").startswith("with the arguments of an earlier call (x=2), plain is fresh")
