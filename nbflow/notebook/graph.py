@@ -176,13 +176,22 @@ class Graph:
         return found
 
     def rivals(self) -> dict[str, list[CellNode]]:
-        """Return the names that several cells bind, with these cells; the one that was executed last counts."""
+        """Return the names that several cells bind, with these cells; the one that was executed last counts.
+
+        It makes no difference which one that is where all import the same, or where nobody reads what may be unbound
+        afterwards, such as the variable of a loop.
+        """
         found: dict[str, list[CellNode]] = {}
+        origins: dict[str, set[object]] = {}
+        matter: set[str] = set()
         for node in self.nodes.values():
-            for name in node.cell.effects.outputs:
+            effects, imported = node.cell.effects, dict(node.cell.imported)
+            matter |= effects.certain.union(node.reads)
+            for name in effects.outputs:
                 if name not in node.reads:
                     found.setdefault(name, []).append(node)
-        return {name: nodes for name, nodes in found.items() if len(nodes) > 1}
+                    origins.setdefault(name, set()).add(imported.get(name, node.name))
+        return {name: nodes for name, nodes in found.items() if name in matter and len(origins[name]) > 1}
 
     def overtaken(self, node: CellNode) -> list[str]:
         """Return the inputs of `node` that a later cell has changed since: their present values tell nothing."""

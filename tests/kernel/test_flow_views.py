@@ -43,7 +43,7 @@ def test_circles_and_rivals_are_told(kernel: Any) -> None:
     kernel.ok("%%task four\nc = 2")
     status = kernel.ok("%flow").result or ""
     assert "in a circle: one → two → one" in status
-    assert "`three` (cell 5) and `four` (cell 6) all write `c`: cell 6 ran last and counts" in status
+    assert "`three` (cell 5) and `four` (cell 6) both write `c`: cell 6 ran last and counts" in status
     assert "in a circle" in (kernel.ok("%flow graph").result or "")
     kernel.ok("%%task three\nc = 1")
     assert "cell 8 ran last" not in status

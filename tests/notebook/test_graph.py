@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -184,3 +185,22 @@ def test_cells_that_bind_the_same_name_are_rivals() -> None:
     """A name that two cells bind is reported with both; one that a cell only changes is not."""
     graph = graph_of(node("a", "x = 1"), node("b", "x = 2"), node("c", "y = []"), node("d", "y += [1]"))
     assert {name: names(nodes) for name, nodes in graph.rivals().items()} == {"x": "a b"}
+
+
+def test_cells_that_need_the_same_are_no_rivals() -> None:
+    """The same import and the variable of a loop make no difference; another import and a variable that is read do."""
+
+    def told(*nodes: CellNode) -> dict[str, str]:
+        return {name: names(cells) for name, cells in graph_of(*nodes).rivals().items()}
+
+    def importing(name: str, source: str, module: str) -> CellNode:
+        found = node(name, source)
+        return replace(found, cell=replace(found.cell, imported=(("np", (module, "")),)))
+
+    same = [importing(name, "import numpy as np", "numpy") for name in "ab"]
+    assert told(*same) == {}
+    assert told(*same, importing("c", "import jax.numpy as np", "jax.numpy")) == {"np": "a b c"}
+    assert told(*same, node("c", "np = 1")) == {"np": "a b c"}
+    loops = [node("a", "for i in data: print(i)"), node("b", "for i in data: print(i)")]
+    assert told(*loops) == {}
+    assert told(*loops, node("c", "last = i")) == {"i": "a b"}
