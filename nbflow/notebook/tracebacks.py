@@ -1,16 +1,18 @@
 """Tracebacks as people need them: their own lines, and what went wrong.
 
 IPython asks an exception for its own rendering (`_render_traceback_`) before it makes one. An error of a cell's body
-is shown from the body on, as that of a plain cell. An error that nbflow itself raises is shown up to the user's line
-that led to it: what follows are checks of ours, and the message says all that they found.
+is shown from the body on, as that of a plain cell. An error that nbflow itself raises, or hands on from a worker, is
+shown up to the user's line that led to it: what follows is ours, and message and notes say all that happened.
 """
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from nbflow._util import PACKAGE_ROOT
 from nbflow.cache.places import is_installed_file
 from nbflow.errors import NbflowError
 from nbflow.notebook.cells import Cell
@@ -50,6 +52,13 @@ def without_our_end(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
+def _ends_in_ours(trace: TracebackType) -> bool:
+    """Whether an error was raised by nbflow, which found it itself or hands on what a worker raised."""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename.startswith(PACKAGE_ROOT + os.sep)
+
+
 def tidy_error(shell: Any, cell: Cell, name: str, error: BaseException) -> None:
     """Let IPython show an error of a cell's body as that of a plain cell: from the body on, without our note.
 
@@ -69,7 +78,7 @@ def tidy_error(shell: Any, cell: Cell, name: str, error: BaseException) -> None:
         return
 
     def render() -> Any:
-        shown = without_our_end(trace) if isinstance(error, NbflowError) else trace
+        shown = without_our_end(trace) if _ends_in_ours(trace) else trace
         return shell.InteractiveTB.structured_traceback(type(error), error, shown, tb_offset=0)
 
     with suppress(AttributeError, TypeError):  # an exception type that allows no attributes is shown with all frames

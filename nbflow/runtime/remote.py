@@ -212,7 +212,7 @@ class Route:
             return worker.pack(plan, uuid.uuid4().hex)
         except Exception as error:
             parts = [("function", spec.func), ("dataset_store", spec.dataset_store), ("session", plan.reopen)]
-            raise refusal(f"Task {spec.name!r}", parts, error, "to a worker") from error
+            raise refusal(f"Task {spec.name!r}", parts, error, "to a worker") from None
 
     def _share(self, value: Any, what: str) -> Any:
         shared = self.backend.share(value, f"Task {self.spec.name!r}, {what}")

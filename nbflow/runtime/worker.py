@@ -141,7 +141,7 @@ def _pack_result(value: Any) -> Any:
         return pack(value)
     except Exception as error:
         what = f"The result, of type {type(value).__qualname__}"
-        raise refusal(what, [("result", value)], error, "back to the coordinator") from error
+        raise refusal(what, [("result", value)], error, "back to the coordinator") from None
 
 
 # --- where it arrives ---------------------------------------------------------------------------------------------

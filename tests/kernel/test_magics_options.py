@@ -137,6 +137,11 @@ def test_wrong_options_of_task(shared: Any, line: str, message: str) -> None:
         ("%flow why nobody", "nothing called 'nobody' has run"),
         ("%flow run nobody", "no task cell is called 'nobody'"),
         ("%flow run --fast", "there is no such option"),
+        ("%flow run 'no body'", "no task cell is called 'no body'"),
+        ("%flow run 'no body", "a quotation mark is not closed"),
+        ("%flow why nobody --dri", "%flow why --dri: there is no such option; did you mean --dry?"),
+        ("%flow cancel --al", "there is no such option; did you mean --all?"),
+        ("%flow clear --all", "there is no such option; it takes none"),
         ("%flow stale now", "takes nothing more"),
         ("%flow clear nobody", "nothing of that name is cached"),
         ("%session --backend nowhere", "nowhere"),
@@ -165,6 +170,15 @@ def test_errors_of_ours_end_in_the_cell(shared: Any) -> None:
         assert "did you mean cache?" in shown
         assert "tasks.py" not in shown
         assert "Cell In[" in shown
+
+
+def test_errors_of_workers_end_in_the_cell(kernel: Any) -> None:
+    """What a function raised in another process has no frames here; those that hand it on are not shown."""
+    kernel.ok("import nbflow\ndef inverse(x): return 1 / x")
+    shown = kernel.run("%%task\ninverses = nbflow.map_tasks(inverse, [1, 0], backend='process')").traceback
+    assert "ZeroDivisionError: division by zero\nIn worker" in shown
+    assert "maps.py" not in shown
+    assert "Cell In[" in shown
 
 
 def test_an_edited_module_is_told_of_once(shared: Any) -> None:
