@@ -16,7 +16,7 @@ from nbflow._clock import SYSTEM_CLOCK, Clock
 from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy, one_line, report
 from nbflow.core.spec import TaskSpec
-from nbflow.errors import SessionError
+from nbflow.errors import DefinitionError, SessionError
 from nbflow.hooks import Fanout, Observer, Sampler, registered_plugins
 from nbflow.runtime.current import Call, ambient, is_worker
 from nbflow.runtime.emit import emit_session
@@ -94,6 +94,8 @@ class SessionContext:
         self._manager: Any = None
         self._seed = seed
         self._random: Callable[[], float] | None = None
+        if not isinstance(observers, Iterable):
+            raise DefinitionError(f"observers={observers!r} must be a list of functions; write observers=[...].")
         for observer in observers:
             self.fanout.add(observer)
         self.hooks: Hooks | None = self._gather_hooks(plugins)

@@ -8,6 +8,7 @@ dataclasses: `dataclasses.fields`, `replace`, `asdict` and `is_dataclass` know t
 from __future__ import annotations
 
 from nbflow._typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from nbflow._util import perhaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,9 +76,12 @@ class Frozen:
         cls._defaults = {name: vars(cls)[name] for name in cls._names if name in vars(cls)}
 
     def __init__(self, **values: Any) -> None:
-        wrong = values.keys() - self._names or {*self._names} - self._defaults.keys() - values.keys()
-        if wrong:
-            raise TypeError(f"{type(self).__name__} needs {', '.join(self._names)}; look at {', '.join(sorted(wrong))}")
+        if unknown := values.keys() - self._names:
+            meant = perhaps(min(unknown), self._names) or "."
+            known = ", ".join(self._names)
+            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}{meant} It has: {known}.")
+        if missing := {*self._names} - self._defaults.keys() - values.keys():
+            raise TypeError(f"{type(self).__name__} also needs {', '.join(sorted(missing))}.")
         vars(self).update(self._defaults, **values)
         self.__post_init__()
 

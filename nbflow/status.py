@@ -118,7 +118,9 @@ def _last(session: SessionContext, name: str) -> Explanation:
     for call in reversed(session.records):
         if call.spec.name == name or call.name == name:
             return describe(call)
-    raise DefinitionError(f"Nothing named {name!r} ran in this session yet.")
+    known = sorted({call.spec.name for call in session.records})
+    there = f"; known: {', '.join(known)}." if known else "."
+    raise DefinitionError(f"Nothing named {name!r} ran in this session yet{there}")
 
 
 def describe(call: Call) -> Explanation:
@@ -144,8 +146,11 @@ def panel(on: bool = True) -> Retries:
         of those that were, also by a click.
 
     Raises:
+        DefinitionError: `on` is neither True nor False.
         SessionError: There is no notebook here, or `%load_ext nbflow` did not run yet.
     """
+    if not isinstance(on, bool):
+        raise DefinitionError(f"panel({on!r}): write panel() to show it again, or panel(False) to switch it off.")
     if ambient.panel is None:
         raise SessionError("There is no panel here: it belongs to a notebook. Run %load_ext nbflow in one first.")
     retries: Retries = ambient.panel(on)

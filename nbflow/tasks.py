@@ -416,11 +416,16 @@ def task(
 _OPTIONS: dict[str, Any] = dict(cast("Any", task).__kwdefaults__)
 
 
+_MEANT = {"retry": "retries", "ttl": "cache_ttl"}
+"""Names from elsewhere of options that are spelt more like another one, or like none."""
+
+
 def _check_known(options: dict[str, Any]) -> None:
     if unknown := options.keys() - _OPTIONS.keys():
+        first = min(unknown)
+        meant = f"; did you mean {_MEANT[first]}?" if first in _MEANT else perhaps(first, _OPTIONS) or "."
         raise DefinitionError(
-            f"@task has no option {', '.join(sorted(unknown))}{perhaps(min(unknown), _OPTIONS) or '.'} "
-            f"Options: {', '.join(sorted(_OPTIONS))}."
+            f"@task has no option {', '.join(sorted(unknown))}{meant} Options: {', '.join(sorted(_OPTIONS))}."
         )
 
 

@@ -70,9 +70,9 @@ def test_frozen_is_a_dataclass_to_everybody() -> None:
 
 def test_frozen_refuses() -> None:
     """Unknown, missing, bad and changed fields are errors that name them."""
-    with pytest.raises(TypeError, match="look at colour"):
+    with pytest.raises(TypeError, match=r"Place has no colour\. It has: name, size\."):
         Place(name="a", colour=1)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="look at name"):
+    with pytest.raises(TypeError, match=r"Place also needs name\."):
         Place()  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="too small"):
         Place(name="a").replace(size=-1)

@@ -391,6 +391,7 @@ def test_a_failing_body_closes_the_session() -> None:
         ({"backend": 3}, BackendError, "There is no backend 3"),
         ({"settings": {}}, DefinitionError, "settings={} is not a Settings object; use nbflow.settings.load_settings"),
         ({"observers": [3]}, DefinitionError, "observer=3 is not callable"),
+        ({"observers": print}, DefinitionError, "must be a list of functions; write observers=[...]"),
         ({"plugins": [3]}, DefinitionError, "3 is not a plugin"),
     ],
 )

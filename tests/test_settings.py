@@ -208,6 +208,8 @@ def test_frozen() -> None:
         Settings().backend = "thread"  # type: ignore[misc]
     with pytest.raises(SettingsError):
         settings.with_overrides(Settings(), max_records=-1)
+    with pytest.raises(TypeError, match=r"Settings has no cache_tll; did you mean cache_ttl\? It has: backend"):
+        Settings(cache_tll=3)  # type: ignore[call-arg]
     assert settings.with_overrides(Settings(), backend="thread").backend == "thread"
 
 

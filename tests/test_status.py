@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nbflow import session, task, why
+from nbflow import panel, session, task, why
 from nbflow.cache.explain import Explanation
 from nbflow.cache.keyring import make_key
 from nbflow.errors import DefinitionError
@@ -46,6 +46,8 @@ def test_before_and_after() -> None:
         assert why(item, x=1, y=3).reasons == ("argument `y` 2 → 3",)
         assert why(item) == "item ran: never run before."
         item(1)
+        with pytest.raises(DefinitionError, match="Nothing named 'itme' ran in this session yet; known: item"):
+            why("itme")
         assert why("item").startswith("item was taken from the cache: neither code nor inputs changed")
     assert RAN == [1]
 
@@ -108,3 +110,9 @@ def test_mistakes() -> None:
         with pytest.raises(DefinitionError, match="Nothing named 'item' ran"):
             why(item)
         assert isinstance(why(item, 1), Explanation)
+
+
+def test_panel_is_switched_by_true_and_false() -> None:
+    """A word such as "off" counts as true and would show it."""
+    with pytest.raises(DefinitionError, match=r"panel\('off'\): write panel\(\) .* or panel\(False\)"):
+        panel("off")  # type: ignore[arg-type]

@@ -326,6 +326,9 @@ def test_a_task_of_a_task() -> None:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"colour": "red"}, "@task has no option colour. Options: backend, backoff, cache"),
+    ({"retry": 2}, "@task has no option retry; did you mean retries? Options: backend"),
+    ({"ttl": 2}, "@task has no option ttl; did you mean cache_ttl? Options: backend"),
+    ({"cache_tll": 2}, "@task has no option cache_tll; did you mean cache_ttl? Options: backend"),
     ({"name": ""}, "name='' must be a non-empty string."),
     ({"name": 3}, "name=3 must be a non-empty string."),
     ({"name": "a.b"}, "name='a.b' must not contain a dot; use '-' or '_' instead."),

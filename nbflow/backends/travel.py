@@ -156,7 +156,9 @@ def refusal(what: str, parts: Iterable[tuple[str, Any]], error: BaseException, w
             path, reason = _culprit(name, value, found)
             break
     text = f"{type(reason).__name__}: {text_of(reason)}" if not isinstance(reason, TypeError) else text_of(reason)
-    return TransferError(f"{what}: {path or 'it'} cannot travel {way}: {text}.", path=path, reason=text)
+    instead = "Make it inside the function" if way.startswith("to ") else "Return what it takes to make it anew"
+    message = f"{what}: {path or 'it'} cannot travel {way}: {text}. {instead}, or use backend='thread'."
+    return TransferError(message, path=path, reason=text)
 
 
 def _fails(value: Any) -> Exception | None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from nbflow.errors import CommandError
+from nbflow.errors import CommandError, ParameterError
 from nbflow.shell.execute import ShellResult, execute, execute_async, shown
 from nbflow.shell.template import Template
 
@@ -31,7 +31,11 @@ class _Function:
         return os.path.basename(self.template.args[0])
 
     def values(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        return dict(self.__signature__.bind(*args, **kwargs).arguments)
+        try:
+            return dict(self.__signature__.bind(*args, **kwargs).arguments)
+        except TypeError as error:
+            name = self.__name__
+            raise ParameterError(f"{name}(): {error} (signature: {name}{self.__signature__})", task=name) from None
 
     def put_back(self, files: Mapping[str, bytes]) -> None:
         """Write files that are missing, or differ from what the command had written."""

@@ -107,6 +107,7 @@ def test_the_culprit_is_found(value: Any, path: str) -> None:
     assert isinstance(error, TransferError)
     assert error.path.startswith(path)
     assert "fit[3]" in str(error)
+    assert str(error).endswith(". Make it inside the function, or use backend='thread'.")
 
 
 def test_circles_do_not_catch_the_search() -> None:

@@ -18,7 +18,7 @@ import cloudpickle
 import pytest
 
 from nbflow import File, gather_tasks, map_tasks, session, shell, submit
-from nbflow.errors import CommandError, DefinitionError, TaskCancelledError, TaskTimeoutError
+from nbflow.errors import CommandError, DefinitionError, ParameterError, TaskCancelledError, TaskTimeoutError
 from nbflow.events import LogLine, TaskTimedOut
 from nbflow.testing import EventRecorder
 from tests.processes import is_running
@@ -228,6 +228,8 @@ def test_command() -> None:
     assert str(show.signature) == "(first, count)"
     assert show("a b; c", count=7).stdout == ascii(["a b; c", "--n=007", "a b; c", "{literal}"]) + "\n"
     assert show.name == Path(_PYTHON).name
+    with pytest.raises(ParameterError, match=r"missing a required argument: 'count' \(signature: .*\(first, count\)\)"):
+        show("a")
     assert show.description.startswith(f"Run {_PYTHON}")
 
 
