@@ -200,6 +200,8 @@ class _Plan:
         if on_error not in ("raise", "collect"):
             raise DefinitionError(f"on_error={on_error!r} must be 'raise' or 'collect'.")
         self.task = as_task(task)
+        if not iterables:
+            raise DefinitionError(f"{caller}({self.task.name!r}): give one iterable per parameter, such as range(3).")
         for position, iterable in enumerate(iterables):
             if not isinstance(iterable, Iterable):
                 raise DefinitionError(

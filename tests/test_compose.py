@@ -108,7 +108,6 @@ def test_shortest_iterable_ends_the_map() -> None:
     """Iterables are zipped; generators are taken, too."""
     add = task(lambda x, y: x + y)
     assert map_tasks(add, [1, 2, 3], (x for x in (10, 20))) == [11, 22]
-    assert map_tasks(add) == []
 
 
 def test_keyword_arguments() -> None:
@@ -119,7 +118,7 @@ def test_keyword_arguments() -> None:
         return int(x**exponent)
 
     assert map_tasks(power, [1, 2, 3], kwargs={"exponent": 2}) == [1, 4, 9]
-    assert asyncio.run(gather_tasks(double_async, kwargs={})) == []
+    assert asyncio.run(gather_tasks(double_async, [], kwargs={})) == []
 
 
 def test_plain_functions_are_made_tasks() -> None:
@@ -252,6 +251,10 @@ def test_what_cannot_be_mapped() -> None:
     """Values where functions or iterables are wanted say so."""
     with pytest.raises(DefinitionError, match="A task is made of a function, not of 3"):
         map_tasks(3, [1])  # type: ignore[call-overload]
+    with pytest.raises(DefinitionError, match=r"map_tasks\('double'\): give one iterable per parameter"):
+        map_tasks(double)
+    with pytest.raises(DefinitionError, match=r"gather_tasks\('double_async'\): give one iterable per parameter"):
+        asyncio.run(gather_tasks(double_async))
     with pytest.raises(
         DefinitionError, match=r"map_tasks\('double'\): argument 2 is 5, which cannot be iterated; give one"
     ):
