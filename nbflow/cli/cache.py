@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nbflow._util import format_duration
+from nbflow._util import format_duration, perhaps
 from nbflow.cache.explain import Explanation, differences, nearest
 from nbflow.cache.opening import open_store as open_in
 from nbflow.cache.parts import CacheKey
@@ -175,8 +175,7 @@ def _why(store: CacheStore, arguments: argparse.Namespace) -> int:
         newest = _entry(store, arguments.task)
         entries = [entry for entry in everything if entry.task == newest.task and entry.created <= newest.created]
     if not entries:
-        known = ", ".join(sorted({entry.task for entry in everything})) or "none"
-        raise usage(f"no result of {arguments.task} is stored; tasks with results: {known}")
+        raise _nothing_of(arguments.task, everything)
     entries.sort(key=lambda entry: entry.created)
     newest, older = entries[-1], entries[:-1]
     found = nearest(CacheKey(newest.key, newest.task, parts=newest.parts), older)
@@ -186,6 +185,13 @@ def _why(store: CacheStore, arguments: argparse.Namespace) -> int:
     verdict = f"{newest.task}{cell} was computed {ago} ago in {format_duration(newest.cost_s)}"
     say(Explanation(verdict, reasons).lines(), sys.stdout)
     return ExitCode.OK
+
+
+def _nothing_of(task: str, everything: list[EntryInfo]) -> CliError:
+    known = sorted({entry.task for entry in everything})
+    return usage(
+        f"no result of {task} is stored{perhaps(task, known) or ';'} tasks with results: {', '.join(known) or 'none'}"
+    )
 
 
 def _entry(store: CacheStore, beginning: str) -> EntryInfo:
@@ -207,6 +213,8 @@ def _prune(store: CacheStore, arguments: argparse.Namespace) -> int:
 
 def _clear(store: CacheStore, arguments: argparse.Namespace) -> int:
     entries = list(store.entries(arguments.task))
+    if arguments.task and not entries:
+        raise _nothing_of(arguments.task, list(store.entries()))
     if entries and not arguments.yes:
         of = f" of {arguments.task}" if arguments.task else ""
         what = f"{count_of(len(entries), 'result')}{of} ({format_size(sum(entry.size_bytes for entry in entries))})"

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from nbflow.cache.bundle import Bundled, load_bundle, write_bundle
 from nbflow.cache.keyring import find_key, short_id
@@ -77,6 +78,12 @@ def _bundle(store: CacheStore, arguments: argparse.Namespace) -> int:
 
 def _load(store: CacheStore, arguments: argparse.Namespace) -> int:
     trust = None if arguments.key is None else [find_key(arguments.key).path.as_posix()]
+    place = Path(arguments.bundle)
+    if "://" not in arguments.bundle:
+        if not place.exists():
+            raise usage(f"{place}: no such file or folder")
+        if place.is_file() and not is_zipfile(place):
+            raise usage(f"{place} is no bundle, which is a .zip file or a folder; `nbflow cache bundle OUT` writes one")
     done = load_bundle(store, arguments.bundle, trust)
     say(f"{_told(done)} ← {arguments.bundle} · {store.location}", sys.stdout)
     if done.skipped.get("refused"):

@@ -115,6 +115,14 @@ def test_clear_and_prune_remove_and_say_what_is_left(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("filled")
+def test_clear_knows_the_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name of which nothing is stored is an error with those that are there; nothing is removed."""
+    said = output(capsys, "cache", "clear", "scael", "--yes", code=2)
+    assert "no result of scael is stored; did you mean scale? tasks with results: load, scale" in said
+    assert output(capsys, "cache", "clear", "--yes").startswith("removed 7 results")
+
+
+@pytest.mark.usefixtures("filled")
 @pytest.mark.parametrize(("answer", "said"), [("n", "nothing was removed"), ("y", "removed 7 results")])
 def test_clear_asks(
     answer: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -205,6 +213,14 @@ def test_a_bundle_can_be_loaded(
     assert "no longer trusted" in output(capsys, "cache", "key", "rm", "team")
     assert "There is no key called 'team'" in output(capsys, "cache", "key", "rm", "team", code=1)
     assert "cannot be removed" in output(capsys, "cache", "key", "rm", "own", code=2)
+
+
+def test_what_is_no_bundle_cannot_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing file, and a file that holds something else, are wrong uses."""
+    (tmp_path / "plain.py").write_text("x = 1\n")
+    here = ("--at", str(tmp_path))
+    assert "plain.py is no bundle" in output(capsys, "cache", "load", str(tmp_path / "plain.py"), *here, code=2)
+    assert "none.zip: no such file" in output(capsys, "cache", "load", str(tmp_path / "none.zip"), *here, code=2)
 
 
 def test_doctor_knows_the_shared_cache(

@@ -125,3 +125,10 @@ def test_bad_settings_are_one_line(cli: Cli, notebook: Callable[..., Path]) -> N
     assert done.returncode == 2
     assert "environment variable NBFLOW_FORCE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_no_timeout_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the option, the value and what it should be."""
+    with pytest.raises(SystemExit):
+        main(["run", "a.ipynb", "--timeout", "soon"])
+    assert "--timeout: soon is not a number of seconds above 0" in capsys.readouterr().err
