@@ -288,7 +288,7 @@ def unfit(cell: Cell, names: Iterable[str], namespace: Mapping[str, Any]) -> str
     for node in ast.walk(ast.parse(cell.shown)):
         if isinstance(node, ast.Attribute):
             if node.attr in ("run_line_magic", "run_cell_magic") and "get_ipython" in ast.unparse(node.value):
-                return "magics work on the shell, which is busy with other cells"
+                return "magics work on the shell, which is busy with other cells; put them into another cell"
             if node.attr in _PLOTTING and _is_of_pandas(node.value, namespace):
                 return _pyplot_is_shared(f".{node.attr}()")
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -296,7 +296,7 @@ def unfit(cell: Cell, names: Iterable[str], namespace: Mapping[str, Any]) -> str
             if found:
                 return _pyplot_is_shared(min(found))
     if "input" in cell.effects.builtin_reads and "input" not in namespace:
-        return "input() could not be asked below it"
+        return "input() could not be asked below it; ask in another cell, and use the answer here"
     for name, value in reached(names, namespace):
         if isinstance(value, ModuleType) and value.__name__ in _PYPLOT:
             return _pyplot_is_shared(f"`{name}`")

@@ -366,7 +366,7 @@ class Background:
         reads = names_read(cell, options)
         why = unfit(cell, reads, shell.user_ns)
         if why is not None:
-            raise _usage(f"%%task --bg: `{name}` cannot run in the background: {why}. Leave out --bg.")
+            raise _usage(f"%%task --bg: `{name}` cannot run in the background, as {why}; or leave out --bg.")
         needs = self.needs(reads)
         if not needs:
             try:

@@ -83,14 +83,14 @@ def test_cells_that_need_a_pending_name_wait_for_it(shell: Any) -> None:
 def test_failure_is_shown_in_its_own_cell_and_binds_nothing(shell: Any) -> None:
     """The traceback has the cell's own lines; names stay as they were; those who wait are told why."""
     shell.ok("kept = 'old'")
-    cell = shell.ok("%%task kept --bg\nkept = 'new'\nfresh = 1\nhold('kept')\nraise ValueError('too deep')")
+    cell = shell.ok("%%task kept --bg\nkept = 'new'\nfresh = 1\nhold('kept')\nraise ValueError('too deep.')")
     shell.ok("%%task after --bg\nafter = kept + '!'")
     release(shell, "kept")
     waited = shell.run("%flow wait")
     assert "`kept` (cell" in waited.stderr
-    assert "failed with ValueError: too deep" in waited.stderr
+    assert "failed with ValueError: too deep.\n" in waited.stderr
     shell.wait(lambda: cell.traceback != "")
-    assert "----> 5 raise ValueError('too deep')" in cell.traceback
+    assert "----> 5 raise ValueError('too deep.')" in cell.traceback
     assert "nbflow/" not in cell.traceback
     assert shell.value("kept, 'fresh' in globals(), 'after' in globals()") == ("old", False, False)
     assert any(line.startswith("kept") and "failed" in line for line in str(shell.ok("%flow").result).splitlines())
