@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
-from nbflow._inside import stand_in
+from nbflow._inside import is_worker, stand_in
 from nbflow._shield import shielded
 from nbflow.backends.thread import ThreadBackend
 from nbflow.runtime.current import current_call
@@ -119,17 +119,18 @@ class Helper:
 def _in_order(wanted: Iterable[TaskHandle[Any]]) -> Iterable[TaskHandle[Any]]:
     """Yield calls of this thread's pools that have not ended, each behind those that it needs."""
     seen: set[TaskHandle[Any]] = set()
-    for handle in wanted:
-        if handle in seen or not handle._is_ours():
+    for handle in wanted if is_worker() else ():
+        if handle in seen or handle.done():
             continue
         seen.add(handle)
         around = [(handle, iter(handle._needs))]  # not by calls of itself, as chains may be long
         while around:
             inner, needs = around[-1]
-            found = next((each for each in needs if each not in seen and each._is_ours()), None)
+            found = next((each for each in needs if each not in seen and not each.done()), None)
             if found is None:
                 around.pop()
-                yield inner
+                if inner._is_ours():
+                    yield inner
             else:
                 seen.add(found)
                 around.append((found, iter(found._needs)))

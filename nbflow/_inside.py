@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from nbflow._typing import Any
 
-__all__ = ["inside", "join", "stand_in"]
+__all__ = ["inside", "is_worker", "join", "stand_in"]
 
 
 class _Here(threading.local):
@@ -24,6 +24,11 @@ _here = _Here()
 def join(pool: object) -> None:
     """Let the current thread count as a worker of a pool from now on."""
     _here.pools |= {pool}
+
+
+def is_worker() -> bool:
+    """Whether the current thread counts as a worker of any pool."""
+    return bool(_here.pools)
 
 
 def inside(pool: object) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nbflow._clock import SYSTEM_CLOCK
 from nbflow._helping import Helper
+from nbflow._inside import is_worker
 from nbflow._shield import shielded
 from nbflow._util import one_line, report
 from nbflow.backends.base import Work
@@ -178,8 +179,7 @@ class TaskHandle(Generic[T]):
     def _drop_callback(self, callback: Callable[[TaskHandle[T]], object]) -> None:
         """Call it no more, if the call has not ended."""
         with self._lock:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+            self._callbacks = [each for each in self._callbacks if each is not callback]
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio
@@ -212,8 +212,8 @@ class TaskHandle(Generic[T]):
     # -- for submit -----------------------------------------------------------------------------------------------
 
     def _helper(self) -> Helper | None:
-        """Return what helps while this thread waits, if it is a worker of the pool that the call is for."""
-        if not self._is_ours():
+        """Return what helps while this thread waits, if it may be one that the call, or what this needs, waits for."""
+        if self._over or not is_worker() or not (self._needs or self._is_ours()):
             return None
         helper = Helper((self,))
         helper.begin()

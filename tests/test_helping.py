@@ -57,6 +57,13 @@ def test_what_becomes_ready_while_its_only_worker_waits() -> None:
         assert submit(lambda: submit(near, submit(far, 1)).get(timeout=LONG)).get(timeout=LONG) == 2
 
 
+@pytest.mark.parametrize("last", [far, near])
+def test_what_others_need_in_between(last: Callable[[int], int]) -> None:
+    """A call of the pool that is only needed by one from another pool is run, too."""
+    with threads(1):
+        assert submit(lambda: submit(last, submit(far, submit(near, 1))).get(timeout=LONG)).get(timeout=LONG) >= 2
+
+
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 @pytest.mark.parametrize("executor", [False, True])
 def test_a_stop_of_who_waits_spares_what_it_waits_for(how: str, executor: bool) -> None:

@@ -76,10 +76,13 @@ class ThreadBackend(Backend):
     def _grow(self, most: int) -> None:
         """Start workers for jobs that wait, as far as the limit allows."""
         for _ in range(min(most, len(self._jobs), self._limit - len(self._threads))):
-            self._number += 1
-            thread = threading.Thread(target=self._work, name=f"nbflow-{self.name}-{self._number}", daemon=True)
-            shielded(thread.start)
-            self._threads[cast("int", thread.ident)] = thread
+            shielded(self._add_worker)
+
+    def _add_worker(self) -> None:
+        self._number += 1
+        thread = threading.Thread(target=self._work, name=f"nbflow-{self.name}-{self._number}", daemon=True)
+        thread.start()
+        self._threads[cast("int", thread.ident)] = thread
 
     def _work(self) -> None:
         """Run jobs until told to end, detached, or no longer needed."""
