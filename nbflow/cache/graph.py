@@ -27,6 +27,7 @@ from xxhash import xxh3_128_hexdigest
 from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy
 from nbflow.cache import modules, nodes
+from nbflow.cache.claims import Claims
 from nbflow.cache.digest import Walk, Without, task_function
 from nbflow.cache.nodes import is_code, is_constant, is_native
 from nbflow.cache.owners import ABSENT
@@ -97,6 +98,7 @@ class Graph:
         self.alive: list[Any] = []  # everything whose id is in use
         self._queue: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self.values: dict[tuple[int, str], tuple[str, str, Any]] = {}
+        self.claims = Claims()
         self.state: set[tuple[int, str]] = set()
         # What the code rebinds, or changes what it holds:
         self.changed_names: dict[str, None] = {}  # names of the notebook
@@ -145,16 +147,12 @@ class Graph:
         """Return the names that were left out because the code itself changes them."""
         return frozenset(name for _, name in self.state)
 
-    def is_state(self, key: tuple[int, str]) -> bool:
-        return key in self.state
-
     # -- the walk
 
     def _drain(self) -> None:
         while self._queue or self._values_left():
-            while self._queue:
-                work, args = self._queue.popleft()
-                work(self, *args)
+            if self._queue:
+                self._work_off()
             # Values come last: only when all code has been seen do we know which of them are state.
             if not self.frame:
                 self.frame = combine([part_bytes(p.kind, p.name, p.digest) for p in self.parts.values()])
@@ -165,6 +163,14 @@ class Graph:
                 elif name not in self.parts and key not in self.state:
                     self._value_part(key, kind, name, value)
                     break
+
+    def _work_off(self) -> None:
+        while self._queue:
+            work, args = self._queue.popleft()
+            self.claims.at = id(args[0])
+            work(self, *args)
+        self.claims.at = 0
+        self.state |= self.claims.live()
 
     def _values_left(self) -> bool:
         return any(name not in self.parts and key not in self.state for key, (_, name, _v) in self.values.items())
@@ -186,16 +192,17 @@ class Graph:
 
         return encode
 
-    def label(self, value: Any, kind: str | None = None) -> str:
-        """Return the name of a node, queueing the node when it is new."""
+    def label(self, value: Any, kind: str | None = None, member: str = "") -> str:
+        """Return the name of a node, queueing the node when it is new; `member` is what a method is called by."""
         inner = task_function(value)
         if inner is not None:
             self.watch(value, "func") if hasattr(value, "func") else None
-            label = self.label(inner, kind)
+            label = self.label(inner, kind, member)
             self._declared(value, label)
             return label
         if isinstance(value, MethodType):
             return self._method_label(value, kind)
+        self.claims.lead(id(value), member)
         known = self.labels.get(id(value))
         if known is not None:
             return known
@@ -322,7 +329,7 @@ class Graph:
         try:
             encoded = self.walk.encode(value)
         except Undigestable as fault:
-            if id(value) in self.changed:  # a progress bar, a queue: it is there to be changed
+            if id(value) in self.changed or self.claims.claimed(key):  # a progress bar: it is there to be changed
                 self.state.add(key)
                 return
             self.notes.append(f"{kind} `{name}`{fault.path}: {fault.reason}")

@@ -15,6 +15,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy
 from nbflow.cache import modules
+from nbflow.cache.claims import called_as
 from nbflow.cache.classes import class_members, is_plain_object
 from nbflow.cache.digest import Walk, is_data, task_function
 from nbflow.cache.owners import ABSENT, OPAQUE, is_local_owner, note_owned, owner_of, reaches_all
@@ -62,6 +63,7 @@ def function_node(graph: Graph, function: FunctionType, label: str, kind: str) -
     code = function.__code__
     facts = facts_of(code, graph.shelf)
     graph.watch(function, "__code__", "__defaults__", "__kwdefaults__")
+    graph.claims.says(code)
     pieces = [facts.digest]
     _captured(graph, function, facts, label, pieces)
     _references(graph, facts, function.__globals__, label, pieces, frozenset(code.co_freevars))
@@ -87,7 +89,7 @@ def _captured(graph: Graph, function: FunctionType, facts: CodeFacts, label: str
                 elif is_local_owner(owner):
                     note_owned(graph.attribute_state, owner, attribute)
         if _mutates(facts, name, value):
-            graph.state.add((id(cell), name))
+            graph.claims.add((id(cell), name))
             graph.alive.append(cell)
             continue
         graph.attributes.append((cell, "cell_contents", value))
@@ -138,7 +140,8 @@ def _references(
             _note_change(graph, chain, scope, module)
     if module == "__main__":  # what it binds there and never reads, a notebook's cell has changed by calling it
         stored = {chain[0] for chain in facts.state if chain[1:] == (REBOUND,)} - free - inner
-        graph.state |= {(id(scope), name) for name in stored}
+        for name in stored:
+            graph.claims.add((id(scope), name))
     for chain in facts.chains:
         name = chain[0]
         if name not in free:
@@ -152,7 +155,7 @@ def _references(
                 graph.opaque[f"`{name}()` in `{label}`"] = None
             continue
         if _mutates(facts, name, value):
-            graph.state.add((id(scope), name))
+            graph.claims.add((id(scope), name))
             continue
         graph.names.append((scope.get, name, value))
         where = name if module in ("__main__", "") else f"{module}.{name}"
@@ -161,7 +164,7 @@ def _references(
         value = scope.get(name, ABSENT)
         if value is ABSENT:
             graph.names.append((scope.get, name, ABSENT))
-        elif name not in free and (id(scope), name) not in graph.state:
+        elif name not in free and not _mutates(facts, name, value):
             graph.names.append((scope.get, name, value))
             where = name if module in ("__main__", "") else f"{module}.{name}"
             pieces.append(_edge(graph, (name,), value, ("global", id(scope), where), facts))
@@ -199,7 +202,7 @@ def _edge(graph: Graph, chain: tuple[str, ...], value: Any, slot: tuple[str, int
         value = space.get(name, ABSENT)
         graph.names.append((space.get, name, value))
         if _chain_state(chain[: len(chain) - len(rest)], facts) and _may_be_state(value):
-            graph.state.add(key)
+            graph.claims.add(key)
     if value is ABSENT:
         return framed(text.encode()) + b"absent"
     if is_code(value) or isinstance(value, partial):
@@ -237,7 +240,7 @@ def _function_attribute(
     key = (id(function), f".{name}")
     value = vars(function).get(name, ABSENT)
     if _chain_state(chain, facts):
-        graph.state.add(key)
+        graph.claims.add(key)
         note_owned(graph.attribute_state, function, name)
     if value is ABSENT:
         return
@@ -246,7 +249,7 @@ def _function_attribute(
     elif key not in graph.values:
         graph.values[key] = ("global", graph.unique(f"{graph.label(function)}.{name}"), value)
     graph.alive.append(value)
-    if key not in graph.state:
+    if not _chain_state(chain, facts):
         graph.attributes.append((function, name, value))
 
 
@@ -364,7 +367,7 @@ def class_node(graph: Graph, cls: type, label: str, kind: str) -> None:
         for role, piece in _accessors(value):
             tag = f"{name}:{role}".encode()
             if is_code(piece):
-                pieces.append(framed(tag) + text_bytes(graph.label(piece)))
+                pieces.append(framed(tag) + text_bytes(graph.label(piece, member=called_as(cls, name))))
             elif role:
                 pieces.append(framed(tag) + graph.lenient(piece))
             else:
@@ -393,17 +396,17 @@ def _class_state(graph: Graph, function: Any, cls: type) -> None:
             by_name, rest = True, rest[1:]
         # `self.x = 1` makes an attribute of the object, `self.x[1] = 2` may change that of the class.
         if rest and rest[0] != REBOUND and (by_name or (name in first and REBOUND not in rest)):
-            _class_attribute(graph, cls, rest[0])
+            _class_attribute(graph, cls, rest[0], function)
             for base in cls.__mro__[1:]:
                 if rest[0] in vars(base) and is_local_owner(base):
-                    _class_attribute(graph, base, rest[0])
+                    _class_attribute(graph, base, rest[0], function)
                     break
 
 
-def _class_attribute(graph: Graph, cls: type, name: str) -> None:
+def _class_attribute(graph: Graph, cls: type, name: str, function: FunctionType) -> None:
     note_owned(graph.attribute_state, cls, name)
     if _may_be_state(vars(cls).get(name)):
-        graph.state.add((id(cls), name))
+        graph.claims.add((id(cls), name), function)
 
 
 def _may_be_state(value: Any) -> bool:

@@ -156,6 +156,48 @@ EDITS: list[tuple[str, ...]] = [
     ),
     ("def h(): return □\ndef g(x): return 1\ng.h=h\ndef f(x): return g.h()", "1", "2"),
     ("def f(x): return f.k\nf.k=□", "1", "2"),
+    (
+        "class R:\n    h={}\n    @classmethod\n    def reg(cls,g):\n        cls.h[g.__name__]=g\n        return g\n"
+        "@R.reg\ndef a(): return □\ndef f(x): return R.h['a']()",
+        "1",
+        "2",
+    ),
+    (
+        "class R:\n    h=[]\n    @classmethod\n    def reg(cls,g): cls.h.append(g)\n    @classmethod\n"
+        "    def run(cls,x): return [g(x) for g in cls.h]\nR.reg(lambda x: x+□)\ndef f(x): return R.run(x)",
+        "1",
+        "2",
+    ),
+    (
+        "class R:\n    h={}\n    def put(self,v): self.h['a']=v\n    def fill(self,v): self.put(v)\nR().fill(□)\n"
+        "def f(x): return R().h['a']",
+        "1",
+        "2",
+    ),
+    (
+        "class R:\n    h={}\n    def __init_subclass__(cls): R.h[cls.__name__]=cls\n"
+        "class A(R):\n    def go(self): return □\ndef f(x): return [c().go() for c in R.h.values()]",
+        "1",
+        "2",
+    ),
+    (
+        "H={}\ndef put(cls): H[cls.__name__]=cls\nclass R:\n    def __init_subclass__(cls): put(cls)\n"
+        "class A(R):\n    v=□\ndef f(x): return H['A'].v",
+        "1",
+        "2",
+    ),
+    (
+        "class M(type):\n    h={}\n    def __init__(cls,*a): M.h[cls.__name__]=cls\n"
+        "class A(metaclass=M):\n    v=□\ndef f(x): return M.h['A'].v",
+        "1",
+        "2",
+    ),
+    (
+        "class D:\n    h={}\n    def __set_name__(self,o,n): self.h[n]=o\n"
+        "class A:\n    v=D()\n    k=□\ndef f(x): return D.h['v'].k",
+        "1",
+        "2",
+    ),
 ]
 
 

@@ -178,6 +178,35 @@ def test_what_is_there_to_be_changed_does_not_spoil_a_key(notebook: Any) -> None
     assert keyer(notebook).key({"x": 1}).digest == key.digest
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "C.note(x)",
+        "C().keep(x)",
+        "getattr(C(), 'keep')(x)",
+        "E()(x)",
+        "helper(x)",
+        "class D(C): pass",
+    ],
+)
+def test_what_called_methods_change_is_state(notebook: Any, store: Any, body: str) -> None:
+    """A list of a class is state of code that may call what changes it, and an input of other code."""
+    text = (
+        "class C:\n    seen = []\n    def keep(self, x): self.note(x)\n"
+        "    def __init_subclass__(cls): cls.note(0)\n"
+        "    @classmethod\n    def note(cls, x): cls.seen.append(x)\n"
+        "class E(C):\n    def __call__(self, x): self.note(x)\n"
+        "def helper(x): C.note(x)\ndef f(x):\n    □\n    return C.seen"
+    )
+    keep = keyer(notebook.run(text.replace("□", body)))
+    before = keep.key({"x": 1}, store=store)
+    notebook["f"](1)
+    assert keep.settle(before, store).digest == keep.key({"x": 1}).digest
+    assert not any(part.name == "C.seen" for part in keep.key({"x": 1}).parts)
+    notebook.run(text.replace("□", "pass"))
+    assert any(part.name == "C.seen" for part in keyer(notebook).key({"x": 1}).parts)
+
+
 def test_custom_hashes_have_no_state(notebook: Any, store: Any) -> None:
     """A key that the user makes is taken as it is."""
     keep = FunctionKeyer(notebook.run(ALIAS)["f"], name="f", custom=lambda function, inputs: "mine")
