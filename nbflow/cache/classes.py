@@ -9,7 +9,7 @@ the content it was generated from is taken instead.
 from __future__ import annotations
 
 import sys
-from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, SimpleNamespace
 
 from nbflow._typing import Any
 
@@ -100,7 +100,7 @@ def is_plain_object(value: Any) -> bool:
     """Whether an object is just its attributes: its class says nothing special about how it is taken apart."""
     kind: Any = type(value)
     own: Any = object
-    return (
+    return kind is SimpleNamespace or (
         has_only_attributes(kind)
         and all(base.__flags__ & _HEAP_TYPE for base in kind.__mro__[:-1])
         and kind.__reduce_ex__ is own.__reduce_ex__

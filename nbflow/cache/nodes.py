@@ -115,10 +115,12 @@ def _inside(graph: Graph, label: str, name: str) -> str:
 
 def _mutates(facts: CodeFacts, name: str, value: Any) -> bool:
     """Whether a captured value is wholly the code's state."""
-    roots = {chain[0] for chain in facts.state if chain[0] == name}
-    if not roots:
+    chains = [chain for chain in facts.state if chain[0] == name]
+    if not chains or (name, REBOUND) in chains:
+        return bool(chains)
+    if is_code(value) or not is_standard(str(type(value).__module__)):
         return False
-    return (name, REBOUND) in facts.state or (is_standard(str(type(value).__module__)) and not is_code(value))
+    return (name,) in chains or not is_plain_object(value)  # else only its attributes: a namespace
 
 
 def _references(

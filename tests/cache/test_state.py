@@ -155,6 +155,18 @@ def test_only_changed_attributes_of_an_object_are_state(notebook: Any) -> None:
     assert keep.key({"x": 1}).digest == before
 
 
+@pytest.mark.parametrize("kind", ["argparse.Namespace", "types.SimpleNamespace"])
+def test_only_changed_names_of_a_namespace_are_state(notebook: Any, kind: str) -> None:
+    """Settings in a namespace are input, whatever else the function keeps there."""
+    notebook.run(f"import argparse, types\nn = {kind}(rate=2)\ndef f(x):\n    n.last = x\n    return n.rate * x")
+    keep = keyer(notebook)
+    before = keep.key({"x": 1}).digest
+    notebook["f"](1)
+    assert keep.key({"x": 1}).digest == before
+    notebook.run("n.rate = 3")
+    assert keep.key({"x": 1}).digest != before
+
+
 def test_a_method_changes_its_own_object(notebook: Any) -> None:
     """For a bound method the attributes that it sets itself are state, the others input."""
     notebook.run(OBJECT + "f = net.learn")
