@@ -12,6 +12,7 @@ import sys
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, SimpleNamespace
 
 from nbflow._typing import Any
+from nbflow.cache.described import annotation_content, annotations_of
 
 __all__ = ["class_members", "has_only_attributes", "is_enum", "is_plain_object"]
 
@@ -22,7 +23,7 @@ _GENERATED = frozenset(
     "__orig_bases__ __parameters__ __type_params__ __protocol_attrs__ _is_protocol _is_runtime_protocol "
     "__classdictcell__ __non_callable_proto_members__ __callable_proto_members_only__ "
     "__replace__ __dataclass_fields__ __dataclass_params__ __attrs_attrs__ __attrs_props__ __attrs_own_setattr__ "
-    "__slotnames__".split()
+    "__slotnames__ __private_attributes__".split()
 )
 _OF_FIELDS = frozenset({"_fields", "_field_defaults", "__getnewargs__"})
 _WRITTEN = frozenset(
@@ -114,12 +115,24 @@ def _enum_members(cls: Any) -> list[tuple[str, Any, bool]]:
     members: list[tuple[str, Any, bool]] = [
         (f"member {name}", member._value_, False) for name, member in cls.__members__.items()
     ]
+    for name, member in cls.__members__.items():
+        if own := _own_attributes(member):
+            members.append((f"member {name} attributes", own, False))
     for name, value in vars(cls).items():
         generated = name in _ENUM and (_is_generated(value) or not isinstance(_function_of(value), FunctionType))
         if name not in _GENERATED and not generated and name not in cls.__members__:
             members.append((name, value, True))
     order = list(cls.__members__)
     return [*members, ("members", tuple(order), False)]
+
+
+def _own_attributes(member: Any) -> dict[str, Any]:
+    """Return what `__new__` or `__init__` has given to a member of an enum, without what is computed on demand."""
+    return {
+        name: value
+        for name, value in vars(member).items()
+        if not (name[0] == name[-1] == "_") and not any(name in vars(base) for base in type(member).__mro__)
+    }
 
 
 def _has_generated_methods(cls: type) -> bool:
@@ -174,6 +187,9 @@ def _field_members(cls: type) -> list[tuple[str, Any, bool]]:
             value = getattr(field, role, None)
             if value is not None and not _is_sentinel(value):
                 members.append((f"field {position} {role}", value, False))
+        members.append((f"field {position} type", annotation_content(field.type), False))
+        if setter := getattr(field, "on_setattr", None):
+            members.append((f"field {position} setter", setter if callable(setter) else False, False))
         if metadata := getattr(field, "metadata", None):
             members.append((f"field {position} metadata", dict(metadata), False))
         if (kind := _kind(field)) not in ("''", "_FIELD"):
@@ -181,15 +197,34 @@ def _field_members(cls: type) -> list[tuple[str, Any, bool]]:
     if fields:
         members.append(("fields", tuple(field.name for field in fields), False))
         members.append(("params", _params(space.get("__dataclass_params__")), False))
+        members.append(("frozen", getattr(cls.__setattr__, "__name__", "") == "_frozen_setattrs", False))  # of attrs
     if issubclass(cls, tuple) and "_fields" in space:
         members.append(("fields", tuple(space["_fields"]), False))
+        members.append(("field types", annotations_of(cls), False))
         members.append(("field defaults", dict(space.get("_field_defaults", {})), False))
-    models = space.get("__pydantic_fields__")
-    if isinstance(models, dict):
-        for name, info in models.items():
-            members.append((f"field {name} annotation", str(getattr(info, "annotation", "")), False))
-            members.append((f"field {name} default", repr(getattr(info, "default", "")), False))
+    return members + _model_members(space)
+
+
+def _model_members(space: Any) -> list[tuple[str, Any, bool]]:
+    """Return what the class of a pydantic model declares: fields, private attributes, and what its methods are for."""
+    members: list[tuple[str, Any, bool]] = []
+    for name, info in (space.get("__pydantic_fields__") or {}).items():
+        members.append((f"field {name} annotation", annotation_content(getattr(info, "annotation", "")), False))
+        members.append((f"field {name} default", repr(getattr(info, "default", "")), False))
+    for name, info in (space.get("__private_attributes__") or {}).items():  # they keep what they have worked out, too
+        members.append((f"private {name}", (info.default, info.default_factory), False))
+    decorators = space.get("__pydantic_decorators__")
+    for kind in getattr(decorators, "__dataclass_fields__", ()):
+        named = getattr(decorators, kind)
+        for name, decorator in named.items() if isinstance(named, dict) else ():
+            info = decorator.info
+            said = ((role, getattr(info, role)) for role in info.__dataclass_fields__)
+            members.append((f"{kind} {name}", tuple(pair for pair in said if _is_plain(pair[1])), False))
     return members
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (bool, str, type(None))) or (type(value) is tuple and all(map(_is_plain, value)))
 
 
 def _is_sentinel(value: Any) -> bool:

@@ -28,6 +28,7 @@ from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy
 from nbflow.cache import modules, nodes
 from nbflow.cache.claims import Claims
+from nbflow.cache.described import add_described
 from nbflow.cache.digest import Walk, Without, task_function
 from nbflow.cache.nodes import is_code, is_constant, is_native
 from nbflow.cache.owners import ABSENT
@@ -99,6 +100,7 @@ class Graph:
         self._queue: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self.values: dict[tuple[int, str], tuple[str, str, Any]] = {}
         self.claims = Claims()
+        self.described: list[tuple[Any, str]] = []  # local functions and classes, with their labels
         self.state: set[tuple[int, str]] = set()
         # What the code rebinds, or changes what it holds:
         self.changed_names: dict[str, None] = {}  # names of the notebook
@@ -170,6 +172,7 @@ class Graph:
             self.claims.at = id(args[0])
             work(self, *args)
         self.claims.at = 0
+        add_described(self)
         self.state |= self.claims.live()
 
     def _values_left(self) -> bool:

@@ -64,6 +64,7 @@ def function_node(graph: Graph, function: FunctionType, label: str, kind: str) -
     facts = facts_of(code, graph.shelf)
     graph.watch(function, "__code__", "__defaults__", "__kwdefaults__")
     graph.claims.says(code)
+    graph.described.append((function, label))
     pieces = [facts.digest]
     _captured(graph, function, facts, label, pieces)
     _references(graph, facts, function.__globals__, label, pieces, frozenset(code.co_freevars))
@@ -360,6 +361,7 @@ def class_node(graph: Graph, cls: type, label: str, kind: str) -> None:
     pieces = [text_bytes(graph.label(base)) for base in cls.__bases__]
     if type(cls) is not type:
         pieces.append(b"meta" + text_bytes(graph.label(type(cls))))
+    graph.described.append((cls, label))
     space = cls.__dict__
     members = class_members(cls)
     graph.attributes.append((cls, "__bases__", cls.__bases__))

@@ -36,7 +36,7 @@ __all__ = [
     "text_bytes",
 ]
 
-KEY_FORMAT = b"nbflow-key-3"
+KEY_FORMAT = b"nbflow-key-4"
 """Names how keys are made; any change of a digest changes it, so that old entries are left alone instead of misread."""
 
 

@@ -198,6 +198,55 @@ EDITS: list[tuple[str, ...]] = [
         "1",
         "2",
     ),
+    (
+        "from dataclasses import dataclass, fields\n@dataclass\nclass A:\n    a: □\ndef f(x): return fields(A)[0].type",
+        "int",
+        "float",
+        "'int'",
+        "int | None",
+        "list[int]",
+        "list[float]",
+    ),
+    ("from typing import NamedTuple\nclass A(NamedTuple):\n    a: □\ndef f(x): return A(x)", "int", "float"),
+    ("import attrs\n@attrs.define\nclass A:\n    a: □\ndef f(x): return attrs.fields(A).a.type", "int", "float"),
+    ("import attrs\n@attrs.□\nclass A:\n    a: int = 1\ndef f(x): A().a = x", "define", "frozen"),
+    (
+        "import attrs\n@attrs.define\nclass A:\n    a: int = attrs.field(default=1, on_setattr=attrs.setters.□)\n"
+        "def f(x): A().a = x",
+        "convert",
+        "frozen",
+        "NO_OP",
+    ),
+    (
+        "from pydantic import BaseModel, field_validator\nclass A(BaseModel):\n    a: int\n    b: int = 4\n"
+        "    @field_validator(□)\n    @classmethod\n    def v(cls, x): return 1\ndef f(x): return A(a=x)",
+        "'a'",
+        "'b'",
+        "'a', mode='before'",
+    ),
+    (
+        "from pydantic import BaseModel, PrivateAttr\nclass A(BaseModel):\n    _p: int = PrivateAttr(□)\n"
+        "def f(x): return A()._p",
+        "1",
+        "2",
+        "default_factory=int",
+    ),
+    (
+        "import enum\nclass A(enum.Enum):\n    def __new__(cls, value, m):\n        one = object.__new__(cls)\n"
+        "        one._value_, one.m = value, m\n        return one\n    E = (1, □)\ndef f(x): return A.E.m",
+        "5",
+        "7",
+    ),
+    ("class A:\n    a: □\ndef f(x): return A.__annotations__['a'](x)", "int", "float"),
+    ("from typing import get_type_hints as h\nclass A:\n    a: □\ndef f(x): return h(A)", "int", "float"),
+    (
+        "def cast(g):\n    def w(x): return g(g.__annotations__['x'](x))\n    return w\n"
+        "@cast\ndef g(x: □): return x\ndef f(x): return g(x)",
+        "int",
+        "float",
+    ),
+    ("def g(): '□'\ndef f(x): return g.__doc__", "one", "two"),
+    ("import inspect\nclass A: '□'\ndef f(x): return inspect.getdoc(A)", "one", "two"),
 ]
 
 
@@ -214,6 +263,26 @@ def test_no_edit_of_reached_code_is_missed(notebook: Any, edits: tuple[str, ...]
         found[key.digest] = text
         again = notebook.run("# moved\n\n" + text.replace("\n", "\n\n")).key(x=5)
         assert again == key.digest, text
+
+
+@pytest.mark.parametrize(
+    "text", ["class A:\n    a: □\n    b = 1\ndef f(x): return A.b", "def g(x: □): '□'\ndef f(x): return g(x)"]
+)
+def test_annotations_and_docstrings_count_only_where_they_are_read(notebook: Any, text: str) -> None:
+    """What code says about itself is nothing to code that does not ask for it."""
+    keys = {notebook.run(text.replace("□", kind)).key(x=1) for kind in ("int", "float", "list[int]")}
+    assert len(keys) == 1
+
+
+def test_what_a_model_finds_out_of_itself_is_no_change(notebook: Any) -> None:
+    """Using a model for the first time fills what it keeps for itself."""
+    notebook.run(
+        "from pydantic import BaseModel, PrivateAttr\nclass A(BaseModel):\n    _p: int = PrivateAttr(1)\n"
+        "def f(x): return A()._p"
+    )
+    before = notebook.key(x=1)
+    notebook["f"](1)
+    assert notebook.key(x=1) == before
 
 
 def test_what_hides_its_function_is_for_this_session(notebook: Any) -> None:
