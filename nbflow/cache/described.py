@@ -71,4 +71,6 @@ def _docstring(value: Any) -> str:
     """Return a docstring without its indentation, which some versions of Python take away."""
     from inspect import cleandoc  # few functions read docstrings
 
-    return cleandoc(value.__doc__ or "")
+    text = value.__doc__ or ""
+    generated = "__dataclass_fields__" in vars(value) and text.startswith(f"{value.__name__}(")
+    return "" if generated else cleandoc(text)

@@ -11,9 +11,22 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from keyword import iskeyword
+from types import CodeType
 from typing import NamedTuple
 
-__all__ = ["MAY_RUN", "RUNNERS", "Texts", "is_shell", "names_in", "texts_of", "texts_run"]
+from nbflow.cache.source import inner_codes
+
+__all__ = [
+    "RUNNERS",
+    "Texts",
+    "is_shell",
+    "mentioned",
+    "names_given",
+    "names_in",
+    "runs_given",
+    "texts_of",
+    "texts_run",
+]
 
 RUNNERS = frozenset(
     "eval evaluate exec execute query read_sql read_sql_query sql sqldf "  # pandas, numexpr, polars, DuckDB
@@ -21,8 +34,8 @@ RUNNERS = frozenset(
 )
 """Names of functions and methods that by custom run a text, their first argument."""
 _SHELL = "get_ipython"  # commands and magics inside functions are calls of what it returns
-MAY_RUN = RUNNERS | {_SHELL}
-"""Names without which no code runs a text."""
+_REACHING = frozenset({"__import__", "__main__", "globals", "import_module"})
+_MAY_RUN = RUNNERS | _REACHING | {_SHELL, "modules"}  # without these names no code looks up names in texts
 _COMMANDS = frozenset({"getoutput", "system"})
 _MAGICS = frozenset({"run_cell_magic", "run_line_magic"})
 _SPELT = frozenset({"evaluate"})  # others have methods of that name which take no text, such as models
@@ -43,6 +56,41 @@ def names_in(text: str) -> Iterator[str]:
     for name in dict.fromkeys(each.lstrip("@") for each in found):
         if not iskeyword(name):
             yield name
+
+
+def mentioned(code: CodeType, node: ast.AST | None) -> tuple[str, ...]:
+    """Return names in the texts of code that runs texts or looks up names in them, without its own variables."""
+    codes = [code, *inner_codes(code)]
+    said = _said(codes)
+    if _MAY_RUN.isdisjoint(said):
+        return ()
+    constants = [text for each in codes for text in each.co_consts[1:] if isinstance(text, str)]  # the first: docstring
+    texts = constants
+    if node is not None:
+        calls = (each for each in ast.walk(node) if isinstance(each, ast.Call))
+        texts = [text for call in calls for text in texts_run(call, [node]).found]
+    found = {name for text in texts for name in names_in(text)}
+    if not _REACHING.isdisjoint(said) or said.issuperset(("sys", "modules")):
+        found |= said.union(constants, *map(names_in, constants))
+    return tuple(sorted(found - _own(codes)))
+
+
+def runs_given(code: CodeType) -> bool:
+    """Whether code may run a text that it has captured."""
+    return not (RUNNERS - _SPELT).isdisjoint(_said([code, *inner_codes(code)]))
+
+
+def names_given(code: CodeType, texts: Iterable[str]) -> set[str]:
+    """Return names in texts that code has captured, without those of its own variables."""
+    return {name for text in texts for name in names_in(text)} - _own([code, *inner_codes(code)])
+
+
+def _said(codes: list[CodeType]) -> set[str]:
+    return {name for each in codes for name in each.co_names}
+
+
+def _own(codes: list[CodeType]) -> set[str]:
+    return {name for each in codes for name in (*each.co_varnames, *each.co_cellvars, *each.co_freevars)}
 
 
 class Texts(NamedTuple):

@@ -9,6 +9,7 @@ other objects, whose other attributes remain input.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 
@@ -20,14 +21,15 @@ from nbflow.cache.classes import class_members, is_plain_object
 from nbflow.cache.digest import Walk, is_data, task_function
 from nbflow.cache.owners import ABSENT, OPAQUE, is_local_owner, note_owned, owner_of, reaches_all
 from nbflow.cache.parts import Undigestable, framed, text_bytes
-from nbflow.cache.places import is_local, is_standard, where_of
+from nbflow.cache.places import is_local, is_standard, module_file, where_of
 from nbflow.cache.source import REBOUND, CodeFacts, code_bytes, facts_of
 
 if TYPE_CHECKING:
-    from nbflow.cache import identity
+    from nbflow.cache import identity, mentions
     from nbflow.cache.graph import Graph
 else:
     identity = lazy("nbflow.cache.identity")
+    mentions = lazy("nbflow.cache.mentions")  # few functions run texts
 
 __all__ = [
     "class_node",
@@ -42,6 +44,7 @@ __all__ = [
     "partial_node",
 ]
 
+_IMPORTING = frozenset({"__import__", "import_module"})
 _IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None), type(Ellipsis), range})
 
 
@@ -67,7 +70,7 @@ def function_node(graph: Graph, function: FunctionType, label: str, kind: str) -
     graph.described.append((function, label))
     pieces = [facts.digest]
     _captured(graph, function, facts, label, pieces)
-    _references(graph, facts, function.__globals__, label, pieces, frozenset(code.co_freevars))
+    _references(graph, facts, function, label, pieces)
     wrapped = getattr(function, "__wrapped__", None)
     if callable(wrapped):
         graph.watch(function, "__wrapped__")
@@ -127,12 +130,13 @@ def _mutates(facts: CodeFacts, name: str, value: Any) -> bool:
 def _references(
     graph: Graph,
     facts: CodeFacts,
-    scope: dict[str, Any],
+    function: FunctionType,
     label: str,
     pieces: list[bytes],
-    inner: frozenset[str],
 ) -> None:
-    """Follow the names that the code loads from its globals, and what it imports; `inner` are those of its closure."""
+    """Follow the names that the code loads from its globals, and what it imports."""
+    scope = function.__globals__
+    inner = frozenset(function.__code__.co_freevars)
     module = scope.get("__name__", "") or ""
     builtins = scope.get("__builtins__", {})
     builtins = vars(builtins) if isinstance(builtins, ModuleType) else builtins
@@ -163,10 +167,13 @@ def _references(
         graph.names.append((scope.get, name, value))
         where = name if module in ("__main__", "") else f"{module}.{name}"
         pieces.append(_edge(graph, chain, value, ("global", id(scope), where), facts))
-    for name in facts.mentions:
+    by_text = any(chain[-1] in _IMPORTING or chain[:2] == ("sys", "modules") for chain in facts.chains)
+    for name in _mentions(function, facts):
         value = scope.get(name, ABSENT)
         if value is ABSENT:
             graph.names.append((scope.get, name, ABSENT))
+            if by_text and is_local(name) and module_file(name) is not None:
+                pieces.append(modules.import_node(graph, name, 0, (), module))
         elif name not in free and not _mutates(facts, name, value):
             graph.names.append((scope.get, name, value))
             where = name if module in ("__main__", "") else f"{module}.{name}"
@@ -177,6 +184,19 @@ def _references(
         if name == "__main__" and module == "__main__":
             graph.opaque[f"`import __main__` in `{label}`"] = None
         pieces.append(modules.import_node(graph, name, level, taken, scope.get("__package__") or module))
+
+
+def _mentions(function: FunctionType, facts: CodeFacts) -> list[str]:
+    """Return names in the texts that a function runs: its own, and what it has captured."""
+    if not facts.runs_given:
+        return [*facts.mentions]
+    found = [function.__globals__.get(chain[0]) for chain in facts.chains]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):
+            found.append(cell.cell_contents)
+    found += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    texts = [each for each in found if isinstance(each, str)]
+    return sorted({*facts.mentions, *mentions.names_given(function.__code__, texts)}) if texts else [*facts.mentions]
 
 
 def _note_change(graph: Graph, chain: tuple[str, ...], scope: dict[str, Any], module: str) -> None:

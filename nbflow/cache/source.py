@@ -60,6 +60,7 @@ class CodeFacts(NamedTuple):
         state: Chains that it rebinds or mutates; `REBOUND` ends those whose last name is rebound, not mutated.
         exact: Whether `digest` comes from the syntax tree.
         mentions: Names of globals that may stand in texts which it runs; there need be none of that name.
+        runs_given: Whether it may run a text that it has captured.
     """
 
     digest: bytes
@@ -68,6 +69,7 @@ class CodeFacts(NamedTuple):
     state: frozenset[tuple[str, ...]]
     exact: bool
     mentions: tuple[str, ...] = ()
+    runs_given: bool = False
 
 
 _known: dict[int, tuple[weakref.ref[CodeType], CodeFacts]] = {}
@@ -152,7 +154,7 @@ class Shelf:
         self._notes.put(_name(b"module", _text(text)), tuple(facts))
 
 
-_VERSIONS = f"facts 4 {__version__} {sys.version}".encode() + KEY_FORMAT
+_VERSIONS = f"facts 5 {__version__} {sys.version}".encode() + KEY_FORMAT
 
 
 def _name(*pieces: bytes) -> str:

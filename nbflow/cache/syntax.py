@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
-from nbflow.cache.mentions import MAY_RUN, names_in, texts_run
+from nbflow.cache.mentions import mentioned, runs_given
 from nbflow.cache.parts import framed, hashed
 from nbflow.cache.source import REBOUND, CodeFacts, ModuleFacts, code_bytes, constant_bytes, inner_codes
 
@@ -35,14 +35,14 @@ def analysed(code: CodeType) -> tuple[CodeFacts, bytes | None]:
     names = (tuple(sorted(chains)), tuple(sorted(imports)))
     if found is None:
         state = frozenset(stored | _mutated_in_bytecode(code))
-        return CodeFacts(code_bytes(code), *names, state, False, _mentions(code, None)), None
+        return CodeFacts(code_bytes(code), *names, state, False, mentioned(code, None), runs_given(code)), None
     node, source = found
     digest = hashed(b"as", _tree_bytes(node))
     text = "".join(source.lines).encode("utf-8", "surrogatepass")
     changed, declared = _changes(node)
     # Where a comprehension is part of its function's bytecode, its variables look like captured ones of the same name.
     stored = {(name, end) for name, end in stored if name in declared or "__" in name}  # it may be mangled
-    return CodeFacts(digest, *names, frozenset(stored | changed), True, _mentions(code, node)), text
+    return CodeFacts(digest, *names, frozenset(stored | changed), True, mentioned(code, node), runs_given(code)), text
 
 
 # --- the syntax tree ----------------------------------------------------------------------------------------------
@@ -308,20 +308,6 @@ def _with_captured(code: CodeType, outside: frozenset[str]) -> Iterator[tuple[Co
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _with_captured(constant, outside.intersection(constant.co_freevars))
-
-
-def _mentions(code: CodeType, node: ast.AST | None) -> tuple[str, ...]:
-    """Return names in the texts of code that runs texts, without those of its own variables."""
-    codes = [code, *inner_codes(code)]
-    if MAY_RUN.isdisjoint(name for each in codes for name in each.co_names):
-        return ()
-    texts = (
-        [text for each in codes for text in each.co_consts[1:] if isinstance(text, str)]  # the first is a docstring
-        if node is None
-        else [text for each in ast.walk(node) if isinstance(each, ast.Call) for text in texts_run(each, [node]).found]
-    )
-    own = {name for each in codes for name in (*each.co_varnames, *each.co_cellvars, *each.co_freevars)}
-    return tuple(sorted({name for text in texts for name in names_in(text)} - own))
 
 
 def _chain(node: ast.AST) -> tuple[str, ...] | None:

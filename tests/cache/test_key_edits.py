@@ -247,6 +247,19 @@ EDITS: list[tuple[str, ...]] = [
     ),
     ("def g(): '□'\ndef f(x): return g.__doc__", "one", "two"),
     ("import inspect\nclass A: '□'\ndef f(x): return inspect.getdoc(A)", "one", "two"),
+    (
+        "import pandas as pd\nQ='p > @n'\nn=□\nrows=pd.DataFrame({'p': [1, 5, 9]})\n"
+        "def f(x): return len(rows.query(Q))",
+        "2",
+        "6",
+    ),
+    ("Q='n + 1'\nn=□\ndef f(x): return eval(Q)", "2", "6"),
+    ("n=□\ndef f(x, q='n + 1'): return eval(q)", "2", "6"),
+    ("n=□\ndef f(x): return globals()['n']", "2", "6"),
+    ("n=□\ndef f(x): return '{n}'.format_map(globals())", "2", "6"),
+    ("def g(): return □\ndef f(x): return globals()['g']()", "2", "6"),
+    ("import sys\nn=□\ndef f(x): return sys.modules[__name__].n", "2", "6"),
+    ("n=□\ndef f(x):\n    import __main__\n    return __main__.n", "2", "6"),
 ]
 
 

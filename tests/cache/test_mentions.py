@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,3 +122,24 @@ def test_a_name_that_comes_to_be_counts_from_then_on(notebook: Any) -> None:
     assert keyer.key({"rows": 1}).digest == before
     notebook.names["limit"] = 2
     assert keyer.key({"rows": 1}).digest != before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "importlib.import_module('reached_by_text').go()",
+        "__import__('reached_by_text').go()",
+        "sys.modules['reached_by_text'].go()",
+    ],
+)
+def test_a_local_module_that_a_text_names_counts(
+    notebook: Any, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text of such a module is part of the key, whether or not it is loaded."""
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = set()
+    notebook.run(f"import importlib, sys\ndef f(x): return {body}")
+    for text in ("def go(): return 1", "def go(): return 22"):
+        (tmp_path / "reached_by_text.py").write_text(text)
+        keys.add(notebook.key(x=1))
+    assert len(keys) == 2

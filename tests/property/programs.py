@@ -52,6 +52,17 @@ _FORMS: dict[str, tuple[str, str]] = {
         "def NAME(x):\n    return x if x > @0 else NAME_back(x + @1)\ndef NAME_back(x):\n    return NAME(x + 1)",
         "NAME(ARG)",
     ),
+    "registry": (
+        "class NAME:\n    known = {}\n    @classmethod\n    def put(cls, one):\n        cls.known['one'] = one\n"
+        "        return one\n@NAME.put\ndef NAME_one(x):\n    return x + @0 + $0",
+        "NAME.known['one'](ARG)",
+    ),
+    "told": (
+        "class NAME(enum.Enum):\n    def __init__(self, value):\n        self.more = value + 1\n"
+        "    def __new__(cls, value):\n        one = object.__new__(cls)\n        one._value_ = 0\n        return one\n"
+        "    ONE = @0",
+        "(NAME.ONE.more + ARG)",
+    ),
     "class": (
         "class NAME:\n    factor = @0\n    def method(self, x):\n        return x * self.factor + $0",
         "NAME().method(ARG)",
