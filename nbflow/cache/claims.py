@@ -56,9 +56,9 @@ class Claims:
         for each in (code, *inner_codes(code)):
             said.update(each.co_names, (text for text in each.co_consts if isinstance(text, str)))
 
-    def says_any(self, names: frozenset[str]) -> bool:
-        """Whether any function says one of these names."""
-        return not all(map(names.isdisjoint, self._said.values()))
+    def said(self) -> set[str]:
+        """Return the names that any function says."""
+        return set().union(*self._said.values())
 
     def claimed(self, key: tuple[int, str]) -> bool:
         """Whether any function changes a captured value, even one that nobody calls."""

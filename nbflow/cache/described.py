@@ -27,8 +27,9 @@ _READERS = {
 
 def add_described(graph: Graph) -> None:
     """Count annotations and docstrings of reached code, where reached code reads such."""
+    said = graph.claims.said()
     for role, readers in _READERS.items():
-        if not graph.claims.says_any(readers) and readers.isdisjoint(graph.labels.values()):
+        if readers.isdisjoint(said) and readers.isdisjoint(graph.labels.values()):
             continue
         for value, label in graph.described:
             key = (id(value), role)

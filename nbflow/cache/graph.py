@@ -27,6 +27,7 @@ from xxhash import xxh3_128_hexdigest
 from nbflow._typing import TYPE_CHECKING, Any
 from nbflow._util import lazy
 from nbflow.cache import modules, nodes
+from nbflow.cache.attached import add_attached
 from nbflow.cache.claims import Claims
 from nbflow.cache.described import add_described
 from nbflow.cache.digest import Walk, Without, task_function
@@ -100,6 +101,8 @@ class Graph:
         self._queue: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self.values: dict[tuple[int, str], tuple[str, str, Any]] = {}
         self.claims = Claims()
+        self.foreign: list[type] = []  # classes of packages
+        self._unseen = False  # whether there are new ones among them
         self.described: list[tuple[Any, str]] = []  # local functions and classes, with their labels
         self.state: set[tuple[int, str]] = set()
         # What the code rebinds, or changes what it holds:
@@ -152,8 +155,8 @@ class Graph:
     # -- the walk
 
     def _drain(self) -> None:
-        while self._queue or self._values_left():
-            if self._queue:
+        while self._queue or self._unseen or self._values_left():
+            if self._queue or self._unseen:
                 self._work_off()
             # Values come last: only when all code has been seen do we know which of them are state.
             if not self.frame:
@@ -167,11 +170,14 @@ class Graph:
                     break
 
     def _work_off(self) -> None:
-        while self._queue:
-            work, args = self._queue.popleft()
-            self.claims.at = id(args[0])
-            work(self, *args)
-        self.claims.at = 0
+        while self._queue or self._unseen:
+            while self._queue:
+                work, args = self._queue.popleft()
+                self.claims.at = id(args[0])
+                work(self, *args)
+            self.claims.at = 0
+            self._unseen = False
+            add_attached(self)
         add_described(self)
         self.state |= self.claims.live()
 
@@ -264,6 +270,9 @@ class Graph:
             module = value.__module__ if isinstance(value.__module__, str) else ""
             if value.__flags__ & (1 << 9) and is_local(module):  # Py_TPFLAGS_HEAPTYPE
                 return nodes.class_node, self._qualified(module, value.__qualname__), "class"
+            if value.__flags__ & (1 << 9):
+                self.foreign.append(value)
+                self._unseen = True
             self.package(module)
             return None, f"{module}.{value.__qualname__}", "class"
         if isinstance(value, ModuleType):

@@ -260,6 +260,22 @@ EDITS: list[tuple[str, ...]] = [
     ("def g(): return □\ndef f(x): return globals()['g']()", "2", "6"),
     ("import sys\nn=□\ndef f(x): return sys.modules[__name__].n", "2", "6"),
     ("n=□\ndef f(x):\n    import __main__\n    return __main__.n", "2", "6"),
+    (
+        "class B: pass\nclass C(B):\n    v=□\ndef f(x): return [c.v for c in B.__subclasses__()]",
+        "1",
+        "2",
+    ),
+    (
+        "import pandas as pd\nclass Z:\n    def __init__(self, frame): self.frame = frame\n"
+        "    def total(self): return self.frame.x.sum() * □\n"
+        "if 'zedits' in vars(pd.DataFrame): del pd.DataFrame.zedits\n"
+        "pd.api.extensions.register_dataframe_accessor('zedits')(Z)\ndef f(x): return x.zedits.total()",
+        "1",
+        "2",
+    ),
+    ("from string import Template as A\nA.edits=lambda self: □\ndef f(x): return A('').edits()", "1", "2"),
+    ("from string import Template as A\nA.edits=lambda self: □\na=A('')\ndef f(x): return a.edits()", "1", "2"),
+    ("from string import Template as A\nA.edits=property(lambda s: □)\na=A('')\ndef f(x): return a.edits", "1", "2"),
 ]
 
 
