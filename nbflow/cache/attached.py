@@ -41,9 +41,12 @@ def add_attached(graph: Graph) -> None:
         graph.solid = False  # what comes to be, or goes, is not noticed otherwise
         for value, label in graph.described:
             if isinstance(value, type) and f"{label}.__subclasses__" not in graph.parts:
-                below = sorted(value.__subclasses__(), key=lambda each: (each.__module__, each.__qualname__))
-                pieces = [text_bytes(graph.label(each)) for each in below]
+                pieces = [text_bytes(graph.label(each)) for each in _subclasses(value)]
                 graph.part("class", f"{label}.__subclasses__", pieces)
+
+
+def _subclasses(cls: type) -> list[type]:
+    return sorted(cls.__subclasses__(), key=lambda each: (each.__module__, each.__qualname__))
 
 
 def _holders(graph: Graph) -> Iterator[type]:

@@ -51,6 +51,15 @@ def _path(walk: Walk, value: Any) -> bytes:
     return hashed(b"pa", type(value).__name__.encode(), text_bytes(str(value)))
 
 
+def _context_variable(walk: Walk, variable: Any) -> bytes:
+    """Encode a context variable by its name and what it is set to where the call is made."""
+    try:
+        value = variable.get()
+    except LookupError:
+        return hashed(b"cv", text_bytes(variable.name))
+    return hashed(b"cv", text_bytes(variable.name), walk.encode(value))
+
+
 def fields(tag: bytes, *names: str) -> Callable[[Walk, Any], bytes]:
     """Return a handler for values that are their attributes of these names."""
     return lambda walk, value: hashed(tag, *(walk.attribute(value, name) for name in names))
@@ -73,6 +82,7 @@ STANDARD: dict[str, Callable[[Walk, Any], bytes]] = {
     "uuid.UUID": fields(b"uu", "int"),
     "re.Pattern": fields(b"re", "pattern", "flags"),
     "collections.deque": lambda walk, value: hashed(b"dq", walk.encode(value.maxlen), walk.sequence([*value])),
+    "_contextvars.ContextVar": _context_variable,
     "functools._lru_cache_wrapper": _by_code,
     "_io.BytesIO": lambda walk, value: hashed(b"io", walk.encode(value.getvalue()), walk.encode(value.tell())),
     "_io.StringIO": lambda walk, value: hashed(b"it", walk.encode(value.getvalue()), walk.encode(value.tell())),
@@ -86,7 +96,7 @@ STANDARD: dict[str, Callable[[Walk, Any], bytes]] = {
         volatile("it holds weak references"),
     ),
     **dict.fromkeys(
-        ("threading.Thread", "_thread._local", "contextvars.Context", "_contextvars.ContextVar"),
+        ("threading.Thread", "_thread._local", "contextvars.Context"),
         volatile("it belongs to this process"),
     ),
     **dict.fromkeys(

@@ -276,6 +276,8 @@ EDITS: list[tuple[str, ...]] = [
     ("from string import Template as A\nA.edits=lambda self: □\ndef f(x): return A('').edits()", "1", "2"),
     ("from string import Template as A\nA.edits=lambda self: □\na=A('')\ndef f(x): return a.edits()", "1", "2"),
     ("from string import Template as A\nA.edits=property(lambda s: □)\na=A('')\ndef f(x): return a.edits", "1", "2"),
+    ("import contextvars\nv=contextvars.ContextVar('v', default=□)\ndef f(x): return v.get()", "1", "2"),
+    ("import contextvars\nv=contextvars.ContextVar('v')\nv.set(□)\ndef f(x): return v.get()", "1", "2"),
 ]
 
 
