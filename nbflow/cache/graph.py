@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from weakref import WeakKeyDictionary
 
 from xxhash import xxh3_128_hexdigest
 
@@ -225,6 +226,22 @@ class Graph:
             self.part(kind, label, [label.encode()])
         return label
 
+    def note_remembered(self, label: str, function: Any) -> None:
+        """Make this a session key where a function has an `lru_cache` of what was before something changed."""
+        if self.walk.rank is None:  # this graph is only made to look at a part of another one
+            return
+        now = _rank(function)
+        if not function.cache_info().currsize:
+            _filled_by[function] = now
+        elif (before := _filled_by.setdefault(function, now)) != now:
+            name = getattr(function, "__name__", label)
+            self.part("helper", f"{label} (remembered)", [before])
+            self.notes.append(
+                f"`{name}` has an `lru_cache` with results from before something changed that it depends on "
+                f"(`{name}.cache_clear()` forgets them)"
+            )
+            self.solid = False
+
     def unique(self, name: str) -> str:
         count = self._used[name] = self._used.get(name, 0) + 1
         return name if count == 1 else f"{name}#{count}"
@@ -350,6 +367,9 @@ class Graph:
         if not is_constant(value):
             self.contents.append((name, value, encoded))
         self.parts[name] = KeyPart(kind, name, xxh3_128_hexdigest(encoded), text)
+
+
+_filled_by: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()  # of functions with an `lru_cache`: what they were
 
 
 def _rank(value: Any) -> bytes:

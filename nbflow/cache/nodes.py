@@ -335,6 +335,7 @@ def object_node(graph: Graph, value: Any, label: str, kind: str) -> None:
         pieces.append(text_bytes(graph.label(wrapped)))
     if type(value).__name__ == "_lru_cache_wrapper":
         graph.remembering[label] = value
+        graph.note_remembered(label, value)
     else:
         graph.labels.pop(id(value), None)  # its content is the content of this node
         pieces.append(_lenient_strict(graph, label, value))

@@ -219,6 +219,22 @@ def test_what_called_methods_change_is_state(notebook: Any, store: Any, body: st
     assert any(part.name == "C.seen" for part in keyer(notebook).key({"x": 1}).parts)
 
 
+def test_what_a_helper_remembers_of_old_is_kept_for_this_session(notebook: Any) -> None:
+    """A helper with an `lru_cache` may give what an earlier global made it give: no result of the present one."""
+    notebook.run("import functools\nn = 1\n@functools.lru_cache\ndef g(): return n\ndef f(x): return g()")
+    keep = keyer(notebook)
+    first = keep.key({"x": 1})
+    notebook["f"](1)
+    assert keep.key({"x": 1}) == first
+    notebook.run("n = 2")
+    assert notebook["f"](1) == 1
+    stale = keep.key({"x": 1})
+    assert stale.scope == "session"
+    assert "`g.cache_clear()`" in stale.notes[0]
+    notebook["g"].cache_clear()
+    assert keep.key({"x": 1}).scope == "disk"
+
+
 def test_custom_hashes_have_no_state(notebook: Any, store: Any) -> None:
     """A key that the user makes is taken as it is."""
     keep = FunctionKeyer(notebook.run(ALIAS)["f"], name="f", custom=lambda function, inputs: "mine")
