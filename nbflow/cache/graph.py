@@ -125,6 +125,7 @@ class Graph:
     def add(self, root: Any, kind: str = "code") -> None:
         """Walk from `root`; its own part gets `kind`."""
         root = task_function(root) or root
+        self.claims.open |= isinstance(root, type)  # whoever has a class may call its methods
         if isinstance(root, MethodType):
             self.root = self.root or self.label(root.__func__, kind)
         label = self.label(root, kind)

@@ -155,6 +155,17 @@ def test_only_changed_attributes_of_an_object_are_state(notebook: Any) -> None:
     assert keep.key({"x": 1}).digest == before
 
 
+def test_a_class_that_is_given_may_be_used_in_any_way(notebook: Any) -> None:
+    """Code that is handed a class, or an object of it, may call what changes the class."""
+    notebook.run(
+        "class C:\n    seen = []\n    def keep(self, x): self.seen.append(x)\n"
+        "def f(c): c.keep(1)\ndef g(kind): kind().keep(1)"
+    )
+    before = keyer(notebook).key({"c": notebook["C"]()}).digest, notebook.key("g", kind=notebook["C"])
+    notebook["f"](notebook["C"]())
+    assert (keyer(notebook).key({"c": notebook["C"]()}).digest, notebook.key("g", kind=notebook["C"])) == before
+
+
 @pytest.mark.parametrize("kind", ["argparse.Namespace", "types.SimpleNamespace"])
 def test_only_changed_names_of_a_namespace_are_state(notebook: Any, kind: str) -> None:
     """Settings in a namespace are input, whatever else the function keeps there."""
