@@ -72,26 +72,26 @@ class TaskHandle(Generic[T]):
         task_id: Unique in this process.
     """
 
-    _helpers: Collection[Helper] = ()  # that run it once it is ready; most have none
+    _settled = False  # whether somebody has taken it on to end the handle
+    _over = False  # whether that is done
+    _value: Any = None
+    _error: BaseException | None = None
+    _ready = False  # whether the work may be run: what it needs is there
+    _needs: tuple[TaskHandle[Any], ...] = ()
+    _wanted = 0  # by so many calls that have not ended
+    _helpers: Collection[Helper] = ()  # that run it once it is ready
+    _backend: Any = None
+    _call: Call | None = None
+    _reason: str | None = None
+    _books: Any = None  # of the runtime that counts it
+    _instead: BaseException | None = None  # what a cancelled call failed with, where that says more
 
     def __init__(self, name: str = "", task_id: int = -1) -> None:
         self.name = name
         self.task_id = task_id
         self._work = _Work(self)
-        self._settled = False  # whether somebody has taken it on to end the handle
-        self._over = False  # whether that is done
-        self._value: Any = None
-        self._error: BaseException | None = None
         self._waiters: list[Any] = []  # locks that whoever waits wants
         self._callbacks: list[Callable[[TaskHandle[T]], object]] = []
-        self._ready = False  # whether the work may be run: what it needs is there
-        self._needs: tuple[TaskHandle[Any], ...] = ()
-        self._wanted = 0  # by so many calls that have not ended
-        self._backend: Any = None
-        self._call: Call | None = None
-        self._reason: str | None = None
-        self._books: Any = None  # of the runtime that counts it
-        self._instead: BaseException | None = None  # what a cancelled call failed with, where that says more
         self._lock = threading.Lock()
         if task_id < 0:
             self._succeed(None)

@@ -66,8 +66,9 @@ def submit(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle
         raise DefinitionError(f"submit({wanted.name!r}): a stream hands out items; iterate over it, or map it.")
     session = session_or_default()
     backends = session.backends
-    name = backends.resolve(wanted.spec.backend if wanted.spec.backend is not None else session.backend)
-    if name == "inline" or (name != "thread" and inside_worker() is not None and not backends.abilities(name).local):
+    wish = wanted.spec.backend if wanted.spec.backend is not None else session.backend
+    name = wish if wish in _HERE else backends.resolve(wish)
+    if name in _HERE or (inside_worker() is not None and not backends.abilities(name).local):
         name = "thread"
     backend = backends.get(name)
     return launch(prepare(wanted, session, backend), wanted, args, kwargs)
@@ -92,8 +93,11 @@ def launch(
     """Queue the call of a handle from `prepare`, or let it wait for the handles among its arguments."""
     call, backend = cast("Call", handle._call), handle._backend
     call.session.submitted(handle)
-    nested = any(isinstance(value, _MAY_HOLD) for value in (*args, *kwargs.values()))
-    held = list(_handles((args, kwargs), set())) if nested else []
+    held: list[TaskHandle[Any]] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, _MAY_HOLD):
+            held = list(_handles((args, kwargs), set()))
+            break
     queued(call, tuple(found.task_id for found in held))
 
     def run() -> Any:
@@ -172,6 +176,7 @@ def _handles(value: Any, seen: set[int]) -> Iterator[TaskHandle[Any]]:
 
 
 _failing = Turns()
+_HERE = ("inline", "thread")
 _MAY_HOLD = (TaskHandle, list, tuple, dict)
 
 
