@@ -154,7 +154,6 @@ def _submit(quick: bool) -> Scenario:
         (executor, ours(few), ours(many)),
         (
             Goal(f"nbflow, {few:,}", 30.0),
-            Goal(f"nbflow, {few:,}", 1.5, "ThreadPoolExecutor"),
             Goal(f"nbflow, {many:,}", 1.2, f"nbflow, {few:,}"),
         ),
         rounds=5,

@@ -184,6 +184,8 @@ class SessionContext:
             return around.backends
         if self.closed:
             raise SessionError(f"{self.session_id} is closed; open another one with `with session(...)`.")
+        if self._manager is not None:
+            return self._manager
         with self._lock:
             if self._manager is None:
                 from nbflow.backends.manager import BackendManager  # keeps pools out of a plain import

@@ -236,9 +236,10 @@ class TaskHandle(Generic[T]):
                 if self._over or (deadline is not None and SYSTEM_CLOCK.monotonic() >= deadline):
                     break
         finally:
-            with self._lock:
-                if woken in self._waiters:
-                    self._waiters.remove(woken)
+            if not self._over:
+                with self._lock:
+                    if woken in self._waiters:
+                        self._waiters.remove(woken)
         return self._over
 
     def _outcome(self) -> T:
@@ -314,7 +315,8 @@ class TaskHandle(Generic[T]):
         self._call = None
         if self._needs:
             self._want(())
-        self.__dict__.pop("_helpers", None)
+        if self._helpers:
+            self.__dict__.pop("_helpers", None)
         self._work.withdraw()
         self._work._handle = None
 
