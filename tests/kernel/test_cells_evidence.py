@@ -66,16 +66,15 @@ def test_what_is_no_input_is_not_followed(kernel: Any) -> None:
     assert "which it opened" not in said  # nbflow's own
 
 
-@pytest.mark.parametrize(
-    "lists",
-    [
-        "import glob\nfound = sorted(glob.glob('data/*.csv'))",
-        "from pathlib import Path\nfound = sorted(str(path) for path in Path('data').glob('*.csv'))",
-        "import os\nfound = ['data/' + name for name in sorted(os.listdir('data')) if name.endswith('csv')]",
-        "found = helper()",
-    ],
-)
-def test_folders_that_are_listed_are_followed(kernel: Any, lists: str) -> None:
+LISTS = {
+    "globbed": "import glob\nfound = sorted(glob.glob('data/*.csv'))",
+    "pathed": "from pathlib import Path\nfound = sorted(str(path) for path in Path('data').glob('*.csv'))",
+    "listed": "import os\nfound = ['data/' + name for name in sorted(os.listdir('data')) if name.endswith('csv')]",
+    "walked": "found = helper()",
+}
+
+
+def test_folders_that_are_listed_are_followed(kernel: Any) -> None:
     """A file more or less makes the cell run again; hidden files, code and what it writes itself do not."""
     folder = kernel.folder / "data"
     folder.mkdir()
@@ -83,20 +82,21 @@ def test_folders_that_are_listed_are_followed(kernel: Any, lists: str) -> None:
     kernel.ok(
         "import os\ndef helper():\n    return [os.path.join(a, n) for a, _, names in os.walk('data') for n in names]"
     )
-    cell = f"total\n{lists}\ntotal = sum(int(open(name).read()) for name in found if name.endswith('csv'))"
-    assert ran(kernel, cell)
-    assert not ran(kernel, cell)
+    total = "{0} = sum(int(open(name).read()) for name in found if name.endswith('csv'))"
+    cells = [f"{name}\n{lists}\n{total.format(name)}" for name, lists in LISTS.items()]
+    assert all(ran(kernel, cell) for cell in cells)
+    assert not any(ran(kernel, cell) for cell in cells)
     for name in (".hidden", "tools.py", "__pycache__"):
         (folder / name).write_text("")
-    assert not ran(kernel, cell)
+    assert not any(ran(kernel, cell) for cell in cells)
     (folder / "two.csv").write_text("2")
-    assert "1 stale" in (kernel.ok("%flow").result or "")
-    assert "data/ (names)` 1 name → 2 names" in kernel.ok("%flow why total").displays[-1]
-    assert ran(kernel, cell)
-    assert kernel.value("total") == 3
+    assert "4 stale" in (kernel.ok("%flow").result or "")
+    assert "data/ (names)` 1 name → 2 names" in kernel.ok("%flow why globbed").displays[-1]
+    assert all(ran(kernel, cell) for cell in cells)
+    assert kernel.value("globbed, pathed, listed, walked") == (3, 3, 3, 3)
     (folder / "two.csv").unlink()
-    assert ran(kernel, cell)
-    assert kernel.value("total") == 1
+    assert all(ran(kernel, cell) for cell in cells)
+    assert kernel.value("globbed, pathed, listed, walked") == (1, 1, 1, 1)
 
 
 def test_folders_that_a_cell_fills_or_others_list_are_not_followed(kernel: Any) -> None:
