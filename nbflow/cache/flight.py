@@ -180,7 +180,7 @@ class Flights:
         return taken
 
     def leave(
-        self, key: str, call: Caller, ending: str, when_written: Callable[[str, Callable[[], None]], None]
+        self, key: str, call: Caller, ending: str, when_written: Callable[[str, Callable[..., None]], None]
     ) -> None:
         """End the flight that `call` leads under `key`, if it leads one.
 
@@ -188,7 +188,7 @@ class Flights:
             key: Digest of the key.
             call: The leader.
             ending: How it ended, see `Flight`.
-            when_written: Calls a function as soon as other processes can find the result under a key.
+            when_written: Calls a function with a key, or several, as soon as other processes find the results.
         """
         if call.id not in _led:
             return
@@ -200,7 +200,7 @@ class Flights:
             seated, flight.seated = flight.seated, False
             self._land(flight)
         if seated and (seats := self.seats) is not None:
-            when_written(key, lambda: seats.give_back(key))
+            when_written(key, seats.give_back)
 
     def _land(self, flight: Flight) -> None:
         flight.landed = True

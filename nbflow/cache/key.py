@@ -130,27 +130,40 @@ class LateKey(NamedTuple):
 
     Attributes:
         digest: As in the key.
-        keyer: Who made it.
-        code: What the code was.
+        form: What it shares with other calls of the same code.
         inputs: The arguments by parameter name; none of them can change.
     """
 
     digest: str
-    keyer: FunctionKeyer
-    code: Snapshot
+    form: _Form
     inputs: Mapping[str, Any]
 
     def __call__(self) -> CacheKey:
         """Return the key."""
-        return self.keyer.made_of(self.code, self.inputs)
+        digest, form, inputs = self
+        parts = list(form.common.parts)
+        parts[form.place : form.place] = [
+            _new(KeyPart, ("argument", name, _digest_of(inputs[name]), short_text(inputs[name]), ""))
+            for name in inputs
+            if name not in form.ignored
+        ]
+        return _new(CacheKey, (digest, form.common.task, "disk", tuple(parts), ()))
 
 
 class _Form(NamedTuple):
-    """What the keys of a task have in common: all their bytes but for the digests of arguments."""
+    """What the keys of a task have in common: all their bytes but for the digests of arguments, and the other parts."""
 
     code: Snapshot
     begin: bytes
     rest: tuple[tuple[str, bytes], ...]  # the parameters that count, each with the bytes behind its digest
+    common: CacheKey  # of a call without arguments
+    place: int  # where among its parts those of the arguments are
+    ignored: frozenset[str]
+
+
+def _digest_of(value: Any) -> str:
+    """Digest a value of a type in `LEAVES`."""
+    return xxh3_128_hexdigest(LEAVES[type(value)](value))
 
 
 class FunctionKeyer:
@@ -212,6 +225,12 @@ class FunctionKeyer:
         known = self._snapshot
         return known.state if known is not None else frozenset()
 
+    @property
+    def captures(self) -> bool:
+        """Whether the code refers to values that a run may change."""
+        code = self._snapshot
+        return code is not None and code.captures and self._custom is None
+
     def settle(self, key: CacheKey, store: Any) -> CacheKey:
         """Return the key to save a result under, now that the function has run on this thread and nothing else has.
 
@@ -226,7 +245,7 @@ class FunctionKeyer:
             The same key, or what it would have been had we known; the same when in doubt.
         """
         code = self._snapshot
-        if self._custom is not None or code is None or not code.captures or key.scope != "disk":
+        if code is None or not self.captures or key.scope != "disk":
             return key
         before = {part.name: part.digest for part in key.parts if part.kind not in _OF_CALL}
         changed = frozenset(name for name, now in code.captured().items() if before.get(name, now) != now)
@@ -311,13 +330,12 @@ class FunctionKeyer:
                 code = self._recalled(code, store)
         except Exception as error:
             return self._failed(f"the key could not be made ({one_line(error)})")
-        key = self.made_of(code, inputs)
+        key = self._made_of(code, inputs)
         if key.scope == "disk":
             self._remember(code, args, kwargs, key.digest)
         return key
 
-    def made_of(self, code: Snapshot, inputs: Mapping[str, Any]) -> CacheKey:
-        """Return the key of what the code is, or was, and of arguments by parameter name; never raises."""
+    def _made_of(self, code: Snapshot, inputs: Mapping[str, Any]) -> CacheKey:
         builder = KeyBuilder(self._name)
         builder.add_code(code.fingerprint, code.chunk)
         for name, value in inputs.items():
@@ -347,18 +365,19 @@ class FunctionKeyer:
         data = form.begin
         for name, after in form.rest:
             value = inputs[name]
-            data += xxh3_128_hexdigest(LEAVES[type(value)](value)).encode() + after
+            data += xxh3_128_hexdigest(LEAVES[type(value)](value)).encode() + after  # as `_digest_of`, for less
         digest = xxh3_128_hexdigest(data)
         self._remember(code, args, kwargs, digest)
-        return _new(LateKey, (digest, self, code, inputs))
+        return _new(LateKey, (digest, form, inputs))
 
     def _form_of(self, code: Snapshot, inputs: Mapping[str, Any]) -> _Form | None:
         """Return what disk keys of this code have in common, in the order in which `combine` takes the parts."""
-        common = self.made_of(code, {})
+        common = self._made_of(code, {})
         if self._custom is not None or common.scope != "disk":
             return None
         chunks = [(code.chunk, "")]
-        chunks += [(part_bytes(*part[:3]), "") for part in common.parts[len(code.fingerprint.parts) :]]
+        place = len(code.fingerprint.parts)
+        chunks += [(part_bytes(*part[:3]), "") for part in common.parts[place:]]
         chunks += [(part_head("argument", name), name) for name in inputs if name not in self._ignore]
         pieces = [("", KEY_FORMAT)]
         for chunk, name in sorted(chunks):
@@ -366,7 +385,7 @@ class FunctionKeyer:
             pieces.append((last, before + chunk))
             if name:
                 pieces.append((name, b""))
-        return _Form(code, pieces[0][1], tuple(pieces[1:]))
+        return _Form(code, pieces[0][1], tuple(pieces[1:]), common, place, self._ignore)
 
     def _code(self, store: Any = None) -> Snapshot:
         known = self._snapshot

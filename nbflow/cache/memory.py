@@ -7,7 +7,7 @@ built anew for each hit, so that callers never share what one of them may change
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from sys import getsizeof
 
@@ -142,7 +142,7 @@ class _Held:
         self.session = False  # nowhere else
         self.fresh = 0  # hits since it came here
         if packed is None:
-            self.size = _OVERHEAD + (_size_of(found[0]) if found is not None else 0)
+            self.size = _OVERHEAD + (0 if found is None else _size_of(found[0]))
         else:  # of a read-only result the buffers are mapped, or part of a seal that is short
             self.size = _OVERHEAD + (len(packed.head) if content else packed.size)
 
@@ -172,8 +172,7 @@ def is_immutable(value: Any) -> bool:
 
 
 def _size_of(value: Any) -> int:
-    own = getsizeof(value)
-    return own + sum(map(_size_of, value)) if type(value) in _NESTED else own
+    return getsizeof(value) + (sum(map(_size_of, value)) if type(value) in _NESTED else 0)
 
 
 class MemoryTier:
@@ -186,7 +185,7 @@ class MemoryTier:
     """
 
     def __init__(
-        self, max_bytes: int, wall: Callable[[], float], dropped: Callable[[str, int], None] = lambda *_: None
+        self, max_bytes: int, wall: Callable[[], float], dropped: Callable[[str, int], None] | None = None
     ) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
@@ -194,7 +193,7 @@ class MemoryTier:
         self._wall = wall
         self._dropped = dropped
         self._held: OrderedDict[str, _Held] = OrderedDict()
-        self._recent: dict[str, deque[EntryInfo]] = {}
+        self._recent: dict[str, tuple[EntryInfo, ...]] = {}
         self._lock = threading.RLock()
 
     def peek(self, digest: str, ttl: float | None = None) -> Found | None:
@@ -268,10 +267,7 @@ class MemoryTier:
         held.info, held.session = info, session
         info.size_bytes = info.size_bytes or held.size
         if info.parts and not info.leads:
-            recent = self._recent.get(info.task)
-            if recent is None:
-                recent = self._recent.setdefault(info.task, deque(maxlen=_RECENT))
-            recent.append(info)
+            self._recent[info.task] = (*self._recent.get(info.task, ())[1 - _RECENT :], info)
         return self._hold(info.key, held)
 
     def keep_loaded(self, found: Found, packed: Packed | None, ttl: float | None, content: bytes = b"") -> bool:
@@ -301,7 +297,7 @@ class MemoryTier:
             if held is None:
                 return False
             self.bytes -= held.size
-        if held.fresh and not held.session:
+        if held.fresh and not held.session and self._dropped is not None:
             self._dropped(digest, held.fresh)
         return True
 
@@ -312,9 +308,9 @@ class MemoryTier:
             for digest in list(self._held):
                 self.drop(digest)
 
-    def related(self, task: str) -> list[EntryInfo]:
+    def related(self, task: str) -> tuple[EntryInfo, ...]:
         """Return what is known of the last results of a task that were made here."""
-        return list(self._recent.get(task, ()))
+        return self._recent.get(task, ())
 
     def infos(self) -> Iterator[tuple[EntryInfo, bool]]:
         """Return what is known of the results, and whether they are only here; newest use last."""

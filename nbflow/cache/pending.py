@@ -49,7 +49,7 @@ class Pending:
         self._failed = failed
         self._seals = seals
         self._rows: dict[str, Row] = {}
-        self._then: list[Callable[[], None]] = []
+        self._then: dict[Callable[..., None], list[str]] = {}  # what is to be called with which keys
         self._reset()
         watch_forks(self)
 
@@ -68,7 +68,7 @@ class Pending:
         """Leave to the parent, in a forked child, what the parent will write."""
         self._rows = {}
         self._seals.clear()
-        self._then = []
+        self._then = {}
         self._reset()
 
     def add(self, row: Row) -> None:
@@ -113,13 +113,16 @@ class Pending:
             if row is not None and self._seals.get(key) is row.seal:
                 del self._seals[key]
 
-    def then(self, key: str, act: Callable[[], None]) -> None:
-        """Call `act` as soon as the result under `key` is written, at once if it does not wait; it must not raise."""
+    def then(self, key: str, act: Callable[..., None]) -> None:
+        """Call `act` as soon as the result under `key` is written, at once if it does not wait; it must not raise.
+
+        It is given the key, and all others that were written at the same time and for which it was to be called.
+        """
         with self._lock:
             if key in self._rows:
-                self._then.append(act)
+                self._then.setdefault(act, []).append(key)
                 return
-        act()
+        act(key)
 
     def flush(self) -> None:
         """Write what waits, now.
@@ -130,7 +133,7 @@ class Pending:
         with self._writing:
             with self._lock:
                 rows = dict(self._rows)
-                then, self._then = self._then, []
+                then, self._then = self._then, {}
             written = not rows
             try:
                 if rows:
@@ -149,10 +152,11 @@ class Pending:
                             if self._seals.get(key) is row.seal:
                                 del self._seals[key]
                     else:  # an interrupt: the thread tries again
-                        self._then = then + self._then
-                        then = []
-                for act in then:
-                    act()
+                        for act, keys in then.items():
+                            self._then.setdefault(act, []).extend(keys)
+                        then = {}
+                for act, keys in then.items():
+                    act(*keys)
 
     def flush_quietly(self) -> None:
         """Write what waits, now; `failed` is told what cannot be written."""

@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 
-from xxhash import xxh3_64_digest
+from xxhash import xxh3_64_intdigest
 
 from nbflow._typing import TYPE_CHECKING
 from nbflow._util import lazy
@@ -42,11 +42,10 @@ _MARKS_END = _DESKS + (_DESKS + 1) * _MARK
 _HEAD = 4096
 _PLACE = 8  # bytes of the number of a key
 _PLACES = 2048  # where the number of a key may be first
-_WINDOW = 16 * _PLACE  # so many places behind that it may be at as well
+_WINDOW = 16  # so many places from there on where it may be as well
 _DESK = _PLACES * _PLACE + 4096
 _SIZE = _HEAD + _DESKS * _DESK
 _LOCKS = 1 << 40  # where the locks of desks are
-_FREE = bytes(_PLACE)
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _CHECK_S = 1.0  # seconds after which to look whether the file is still in its place
 
@@ -68,11 +67,12 @@ class Seats:
         self._lock = threading.Lock()
         self._file = -1
         self._shared: mmap.mmap | None = None
+        self._places: memoryview | None = None  # the same as numbers
         self._opening = b""  # which of the files that were in this place it is
         self._checked = 0.0
         self._desk = -1
         self._alone = b""  # how the bytes of desks in use look where there is no other
-        self._held: dict[bytes, list[int]] = {}  # numbers of keys: how often they were taken, and where they are
+        self._held: dict[int, tuple[int, int]] = {}  # numbers of keys: how often they were taken, where they are
 
     def before_fork(self) -> None:
         """Do nothing: the desk stays the parent's."""
@@ -87,47 +87,51 @@ class Seats:
 
     def take(self, key: str) -> bool:
         """Take the seat of `key`, again if this process has it already; False if another process has it."""
-        number = xxh3_64_digest(key.encode("utf-8", "surrogatepass"))
+        number = _number(key)
         with self._lock:
             held = self._held.get(number)
             if held is not None:
-                held[0] += 1
+                self._held[number] = (held[0] + 1, held[1])
                 return True
             shared = self._shared if self._held else self._seated()  # while any is held, the file is not given up
-            if shared is None:
+            places = self._places
+            if shared is None or places is None:
                 return True
-            window = _HEAD + int.from_bytes(number) % _PLACES * _PLACE
-            begin = window + self._desk * _DESK
-            for place in range(begin, begin + _WINDOW, _PLACE):
-                if shared[place : place + _PLACE] == _FREE:
+            window = _HEAD // _PLACE + number % _PLACES
+            begin = window + self._desk * (_DESK // _PLACE)
+            for place in range(begin, begin + _WINDOW):
+                if not places[place]:
                     break
             else:  # hundreds of others are held: this one is computed without telling
                 return True
-            shared[place : place + _PLACE] = number
-            if shared[:_DESKS] != self._alone and self._is_elsewhere(shared, number, window):
-                shared[place : place + _PLACE] = _FREE
+            places[place] = number
+            if shared[:_DESKS] != self._alone and self._is_elsewhere(shared, places, number, window):
+                places[place] = 0
                 return False
-            self._held[number] = [1, place]
+            self._held[number] = (1, place)
         return True
 
-    def give_back(self, key: str) -> None:
-        """Give the seat of `key` back, once for each time it was taken."""
-        number = xxh3_64_digest(key.encode("utf-8", "surrogatepass"))
+    def give_back(self, *keys: str) -> None:
+        """Give the seats of keys back, each once for each time it was taken."""
+        numbers = [_number(key) for key in keys]
         with self._lock:
-            held = self._held.get(number)
-            if held is None:
-                return
-            held[0] -= 1
-            if not held[0]:
+            for number in numbers:
+                held = self._held.get(number)
+                if held is None:
+                    continue
+                times, place = held
+                if times > 1:
+                    self._held[number] = (times - 1, place)
+                    continue
                 del self._held[number]
-                if self._shared is not None:
-                    self._shared[held[1] : held[1] + _PLACE] = _FREE
+                if self._places is not None:
+                    self._places[place] = 0
 
-    def _is_elsewhere(self, shared: mmap.mmap, number: bytes, window: int) -> bool:
+    def _is_elsewhere(self, shared: mmap.mmap, places: memoryview, number: int, window: int) -> bool:
         """Whether `number` is at the desk of another process that lives."""
         for desk, used in enumerate(shared[:_DESKS]):
-            begin = window + desk * _DESK
-            if used and desk != self._desk and number in shared[begin : begin + _WINDOW]:
+            begin = window + desk * (_DESK // _PLACE)
+            if used and desk != self._desk and number in places[begin : begin + _WINDOW]:
                 if not self._lock_desk(desk):
                     return True
                 self._put(b"\0", desk)  # its process was killed
@@ -203,6 +207,7 @@ class Seats:
             if os.fstat(self._file).st_size < _SIZE:
                 os.truncate(self._file, _SIZE)
             self._shared = mmap.mmap(self._file, _SIZE)
+            self._places = memoryview(self._shared).cast("Q")
             self._opening = os.urandom(_MARK)
         except FileNotFoundError:  # there is no folder any more, or not yet
             self._close()
@@ -212,7 +217,7 @@ class Seats:
         return self._shared
 
     def _close(self) -> None:
-        self._shared = None
+        self._shared = self._places = None
         self._desk = -1
         if self._file >= 0:
             os.close(self._file)
@@ -238,6 +243,11 @@ class Seats:
     def __del__(self) -> None:
         if self._file >= 0:
             os.close(self._file)
+
+
+def _number(key: str) -> int:
+    """Return the number of a key; a place of 0 is free."""
+    return xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) or 1
 
 
 _TAKEN = (11, 13, 36)  # EAGAIN, EACCES, EDEADLK of Windows

@@ -65,7 +65,7 @@ def recall(store: Any, frame: str, task: str) -> bool:
 
 def settle(keyer: Any, key: CacheKey, store: Any, run: Watch | None) -> CacheKey:
     """Return the key to save a result under, after looking at what the run has changed; see `FunctionKeyer.settle`."""
-    if run is None or not run.alone or not hasattr(keyer, "settle"):
+    if run is None or not getattr(keyer, "captures", False) or not run.alone:
         return key
     settled: CacheKey = keyer.settle(key, store)
     return settled

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from nbflow._clock import SYSTEM_CLOCK, Clock
 from nbflow._typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +33,7 @@ else:
 
 __all__ = ["CACHE_MISS", "CacheMissType", "CacheStore", "EntryInfo", "Found", "Saved"]
 
+_new = tuple.__new__  # of a named tuple in a third of the time
 _MIB = 1024**2
 _MEMORY_COPY = 256 * 1024  # bytes up to which a changeable value of the disk is kept in memory too
 
@@ -100,7 +102,7 @@ class CacheStore:
             if self.location is None or self.flights.seats is None
             else DiskTier(self.location, max_bytes, max_age_s, clock.wall, compress, self.flights.seats)
         )
-        self._memory = MemoryTier(memory_bytes, clock.wall, self._dropped)
+        self._memory = MemoryTier(memory_bytes, clock.wall, None if self._disk is None else self._disk.note_use)
         self._why: dict[str, str] = {}  # keys whose entry was there and could not be used
         self.notes = None if self._disk is None else Notes(self._disk)
         self._misses = 0
@@ -150,7 +152,7 @@ class CacheStore:
             return None
         self._disk_hits += 1
         disk.note_use(digest)
-        found = tuple.__new__(Found, (value, record.cost, record.created, digest))  # in a third of the time
+        found = _new(Found, (value, record.cost, record.created, digest))
         limit = self.ttl if record.ttl is None else record.ttl
         if is_immutable(value):
             self._memory.keep_loaded(found, None, limit)
@@ -204,10 +206,10 @@ class CacheStore:
             return True
         return not self._disk.prepare_quietly() or self.flights.take_seat(flight)
 
-    def when_written(self, key: str, act: Callable[[], None]) -> None:
-        """Call `act` once the result under `key` is on disk, at once if it does not wait for that."""
+    def when_written(self, key: str, act: Callable[..., None]) -> None:
+        """Call `act(key)` once the result under `key` is on disk, at once if it does not wait; see `Pending.then`."""
         if self._disk is None:
-            act()
+            act(key)
         else:
             self._disk.when_written(key, act)
 
@@ -276,7 +278,7 @@ class CacheStore:
             self.shared.offer(key.digest, self._disk)
         digest = digest or _result_digest(packed, value)
         size = info.size_bytes or (packed.size if packed else 0)
-        return Saved(size, digest, persisted, value if readonly else None)
+        return _new(Saved, (size, digest, persisted, value if readonly else None))
 
     def put(self, key: CacheKey | str, value: Any, ttl: float | None = None) -> None:
         """Store a result; see `save`."""
@@ -382,32 +384,28 @@ class CacheStore:
 
     def explain_later(self, key: CacheKey) -> Callable[[], str | None]:
         """Look now at what `explain` compares, and return what tells in words what it was; neither raises."""
-        told: str | None = None
         disk = self._disk
         fault = self._why.get(key.digest) or (None if disk is None else disk.faults.get(key.digest))
         if fault is None and self.shared is not None and (afar := self.shared.why(key.digest)) is not None:
-            return lambda: afar
+            return partial(_told, afar)
         if fault is not None:
-            told = fault if fault.startswith("the ") else f"the stored entry was set aside: {fault}"
-            return lambda: told
+            return partial(_told, fault if fault.startswith("the ") else f"the stored entry was set aside: {fault}")
         others = self._memory.related(key.task)
         if disk is not None:
             try:
                 limit = disk.too_old(key.digest)
                 if limit is not None:
-                    return lambda: words.expired(limit)
+                    return partial(words.expired, limit)
                 index = disk.index
                 since = index.evicted(key.digest)
                 if since is not None:
-                    return lambda: words.evicted(self._clock.wall() - since)
+                    return partial(words.evicted, self._clock.wall() - since)
                 stored = index.related(key.task, key.parts)
             except Exception as error:
-                told = f"the store cannot be read: {error}"
-                return lambda: told
+                return partial(_told, f"the store cannot be read: {error}")
             if stored:  # read for this alone, so not worth being kept
-                told = words.explain_miss(key, others + stored)
-                return lambda: told
-        return lambda: words.explain_miss(key, others)
+                return partial(_told, words.explain_miss(key, (*others, *stored)))
+        return partial(_compared, key, others)
 
     def trouble(self) -> str | None:
         """Return, once, why results that were saved earlier could not be written; None where all is well."""
@@ -431,10 +429,6 @@ class CacheStore:
         except Exception as error:
             raise CacheError(f"The cache in {self.location} cannot be read: {error}.") from error
 
-    def _dropped(self, digest: str, uses: int) -> None:
-        if self._disk is not None:
-            self._disk.note_use(digest, uses)
-
     def close(self) -> None:
         """Write what is held back and close files; the store can be used again."""
         if self.shared is not None:
@@ -456,6 +450,14 @@ class _Again:
 
     def __init__(self, store: CacheStore) -> None:
         self.fetch = store.refetch
+
+
+def _compared(key: CacheKey, others: tuple[EntryInfo, ...]) -> str | None:
+    return words.explain_miss(key, others)
+
+
+def _told(text: str | None) -> str | None:
+    return text
 
 
 def _reopen(location: str | None, options: dict[str, Any]) -> CacheStore:

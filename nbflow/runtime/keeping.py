@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 
 from nbflow._typing import Any
-from nbflow.core.attempts import LOOKUP, Raised, Save, is_cancellation
+from nbflow.core.attempts import LOOKUP, Raised, is_cancellation
 from nbflow.runtime.current import Call, enter, frame
 from nbflow.runtime.drivers import attempt
 from nbflow.runtime.emit import emit
@@ -19,12 +19,13 @@ from nbflow.runtime.steps import Steps
 __all__ = ["run_kept"]
 
 
-def run_kept(call: Call, store: Any, looked: Look | None = None) -> Any:
+def run_kept(call: Call, store: Any, inputs: dict[str, Any] | None = None, looked: Look | None = None) -> Any:
     """Run a call of a cached synchronous task; like `drive_sync`, for two thirds of the time.
 
     Args:
         call: The call; its task has no retries, no timeout and no dataset, and nobody needs its routine events.
         store: The store, which was asked already; None if that is still to be found.
+        inputs: The arguments by parameter name, where they are known already.
         looked: What a first look came to, if there was one.
 
     Returns:
@@ -40,12 +41,12 @@ def run_kept(call: Call, store: Any, looked: Look | None = None) -> Any:
     outer = frame()
     try:
         enter(call)
-        steps.prepare(store)
+        steps.prepare(store, inputs)
         if call.started is None:
             call.started = session.clock.monotonic()
         call.worker = threading.current_thread().name
         session.active[call.id] = call  # so that it can be cancelled
-        hit = steps.perform(LOOKUP)
+        hit = None if steps.is_first() else steps.perform(LOOKUP)
         if hit is not None:
             value = hit.value
         else:
@@ -55,7 +56,7 @@ def run_kept(call: Call, store: Any, looked: Look | None = None) -> Any:
                 if not is_cancellation(out.error):
                     emit(call, "AttemptFailed", {"number": 1, "error": out.error})
                 raise out.error
-            kept = steps.perform(Save(out.value))
+            kept = steps.save(out.value)
             value = out.value if kept is None else kept.value
         about = {} if hit is None else {"cached": True, "saved_s": hit.saved_s, "key": hit.key}
         emit(call, "TaskCompleted", about, value)

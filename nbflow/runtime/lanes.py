@@ -183,7 +183,8 @@ def run_hit(
 def _run_first(call: Call, store: Any, unchanged: bool) -> Any:
     """Run a call that is not recognised at once: make its key and look, and compute where there is nothing."""
     __tracebackhide__ = True
-    looked, now = None, call.session.clock.monotonic
+    looked = inputs = None
+    now = call.session.clock.monotonic
     try:
         inputs = call.spec.bind(*call.args, **call.kwargs)
         if store is not None and looking.UNCHANGING.issuperset(map(type, inputs.values())):
@@ -195,13 +196,13 @@ def _run_first(call: Call, store: Any, unchanged: bool) -> Any:
                 return found.value
     except Exception:  # arguments that do not fit, or a store that fails: all is done again, and told
         call = Call(call.spec, call.session, call.parent, call.args, call.kwargs, call.index, call.map)
-        looked = None
+        looked = inputs = None
     except BaseException as error:
         final = drivers.failed(call, error)
         if final is error:
             raise
         raise final from final.__cause__
-    return keeping.run_kept(call, store, looked)
+    return keeping.run_kept(call, store, inputs, looked)
 
 
 def _found(call: Call, saved_s: float, ended: float) -> None:

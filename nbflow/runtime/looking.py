@@ -79,7 +79,8 @@ def first_look(call: Call, store: Any, inputs: dict[str, Any], *, unchanged: boo
             before = flights.moment()
             found = store.fetch(late.digest, ttl=settings.cache_ttl if spec.cache_ttl is None else spec.cache_ttl)
             if found is None:
-                return Look(make_key(call, store, inputs, unchanged=True), None, before)
+                call.key = late()
+                return _new(Look, (call.key, None, before))
             if type(found.value) is not Reads:
                 call.key_later = late
                 return _new(Look, (None, found, before))

@@ -109,10 +109,10 @@ class Steps:
         )
         return self.send(None)
 
-    def prepare(self, store: Any = None) -> None:
-        """Check the arguments, and find the store where that is not known yet."""
+    def prepare(self, store: Any = None, inputs: dict[str, Any] | None = None) -> None:
+        """Check the arguments, and find the store; whatever of this is known already is given."""
         call = self.call
-        self._inputs = check_arguments(call)
+        self._inputs = check_arguments(call) if inputs is None else inputs
         if call.spec.cache:
             self._store = call.session.cache_store_for(call.spec) if store is None else store
             self._flights = getattr(self._store, "flights", None)
@@ -162,7 +162,7 @@ class Steps:
                 what, found = _advance(lookup, waiting.wait(what, self.call))
             return found
         if kind is Save:
-            return self._save(step.value)
+            return self.save(step.value)
         return self._publish(step)
 
     async def perform_async(self, step: Any, asyncio: Any) -> Any:
@@ -175,6 +175,27 @@ class Steps:
             landed = await waiting.wait_async(what, self.call, asyncio)
             what, found = await asyncio.to_thread(_advance, lookup, landed)
         return found
+
+    def is_first(self) -> bool:
+        """Whether the lane's first look tells that this call is to compute: nobody else does, and nothing came since.
+
+        It leads the flight of its key then. Otherwise, or where a store fails, all is to be looked at again.
+        """
+        look, call, store, flights = self._looked, self.call, self._store, self._flights
+        if look is None or look.found is not None or look.before is None or flights is None:
+            return False
+        if call.session.settings.force:
+            return False
+        self._base_key = look.key
+        try:
+            flight = flights.join(look.key.digest, call)
+            if flight.leader is not call or not store.take_seat(flight, look.key) or flights.moment() != look.before:
+                return False
+            call.why_missed = store.explain_later(call.key)
+        except Exception:
+            return False
+        self._run = state.Watch()
+        return True
 
     # -- looking up: generators that yield what is to be waited for, and are sent whether that is over
 
@@ -269,7 +290,8 @@ class Steps:
         if flights is not None and self._base_key is not None:
             flights.leave(self._base_key.digest, self.call, ending, self._store.when_written)
 
-    def _save(self, value: Any) -> Returned | None:
+    def save(self, value: Any) -> Returned | None:
+        """Store the result, if there is where; returns what `Save` is replied."""
         call, store = self.call, self._store
         if store is None or self._base_key is None:
             return None
