@@ -17,8 +17,8 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from nbflow.notebook.address import address_here
-from nbflow.notebook.newcomers import Newcomers
 from nbflow.runtime.current import Call, frame
+from nbflow.runtime.newcomers import Newcomers
 
 __all__ = [
     "DisplayTap",

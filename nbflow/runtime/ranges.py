@@ -33,7 +33,7 @@ from nbflow.runtime.current import Call, new_ids
 from nbflow.runtime.emit import emit, emit_session
 from nbflow.runtime.maps import PENDING, MapState, stopped_while_waiting
 from nbflow.runtime.remote import Route
-from nbflow.runtime.replies import hear, lost_words, rename_path, unreadable
+from nbflow.runtime.replies import hear, lost_words, note_files, rename_path, unreadable
 from nbflow.runtime.steps import check_arguments, failed
 from nbflow.runtime.stopping import WAKE_S
 from nbflow.runtime.watch import RangeAnswer
@@ -334,8 +334,8 @@ class _Ranges:
         """Take in results; returns what our clock is ahead of the worker's."""
         state, stamps, count = self._state, answer.stamps, len(answer.results)
         name = sent.job.worker if sent.job is not None else None
-        if answer.reads and state.parent is not None:
-            state.parent.note_reads(answer.reads)
+        if state.parent is not None:
+            note_files(state.parent, answer.reads, answer.opened)
         offset: float = state.session.clock.monotonic() - answer.now
         results = state.results
         if not self._of_item and _ODD.isdisjoint(map(type, answer.results)):

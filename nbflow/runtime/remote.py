@@ -32,10 +32,11 @@ from nbflow.errors import BackendError, TaskCancelledError, TransferError, Worke
 from nbflow.runtime.current import Call
 from nbflow.runtime.emit import emit
 from nbflow.runtime.maps import MapState
-from nbflow.runtime.replies import hear, lost_words, rename_path, unreadable
+from nbflow.runtime.replies import hear, lost_words, note_files, rename_path, unreadable
 from nbflow.runtime.steps import as_failure, cancelled_error, timed_out
 from nbflow.runtime.stopping import WAKE_S
 
+opened: Any = lazy("nbflow.runtime.opened")  # only cells that are cached follow what is opened
 worker: Any = lazy("nbflow.runtime.worker")  # the coordinator needs it only once something travels
 
 __all__ = [
@@ -166,6 +167,8 @@ class Route:
         self.session = session
         self.backend = backend
         self._parent_id = None if parent is None else parent.id
+        watch = opened.nearest(parent) if parent is not None and parent.is_followed else None
+        self._opened = None if watch is None else watch.about
         self._map = map
         self._lock = threading.Lock()
         self._plan: Any = None
@@ -207,6 +210,7 @@ class Route:
             backend=self.backend.name,
             map_id=None if self._map is None else self._map.id,
             parent_id=self._parent_id,
+            follow=self._opened,
         )
         try:
             return worker.pack(plan, uuid.uuid4().hex)
@@ -338,8 +342,7 @@ class Route:
         call.worker = job.worker or call.worker
         if error is None:
             answer = job.result()
-            if answer.reads:
-                call.note_reads(answer.reads)
+            note_files(call, answer.reads, answer.opened)
             try:
                 return Returned(worker.unpack(answer.result, home=True))
             except Exception as found:

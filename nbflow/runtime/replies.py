@@ -11,18 +11,21 @@ import signal
 import sys
 from typing import Any
 
+from nbflow._util import lazy
 from nbflow.core import events
 from nbflow.errors import TransferError, WorkerLostError
 from nbflow.runtime.current import Call
 
-__all__ = ["hear", "lost_words", "rename_path", "unreadable"]
+opened: Any = lazy("nbflow.runtime.opened")  # only cells that are cached follow what is opened
+
+__all__ = ["hear", "lost_words", "note_files", "rename_path", "unreadable"]
 
 _EVENT_LINES = 20
 """Lines of one message that become events; people see all of them."""
 
 
 def hear(session: Any, entry: Any, call: Call | None = None) -> None:
-    """Make known what a worker told: text, a log record or an event.
+    """Make known what a worker told: text, a log record, the files of a call that failed, or an event.
 
     Args:
         session: The session of the calls.
@@ -36,6 +39,9 @@ def hear(session: Any, entry: Any, call: Call | None = None) -> None:
             about = {"call_id": call_id, "name": name, "time": session.clock.wall(), "map_id": map_id}
             for line in text.splitlines()[-_EVENT_LINES:]:
                 session.fanout.emit(events.LogLine(**about, text=line, stream=stream))
+    elif isinstance(entry, dict) and "opened" in entry:
+        if call is not None:
+            note_files(call, entry["reads"], entry["opened"])
     elif isinstance(entry, dict):
         record = logging.makeLogRecord(entry["log"])
         logger = logging.getLogger(record.name)
@@ -46,6 +52,14 @@ def hear(session: Any, entry: Any, call: Call | None = None) -> None:
             if entry.call_id == call.id:
                 call.progress = (entry.done, entry.total, session.clock.monotonic())
         session.fanout.emit(entry)
+
+
+def note_files(call: Call, reads: dict[str, Any] | None, found: dict[str, Any]) -> None:
+    """Note what was read for a call by a worker, and what was just opened there, where that counts."""
+    if reads:
+        call.note_reads(reads)
+    if found and (watch := opened.nearest(call)) is not None:
+        watch.heard(found)
 
 
 def unreadable(name: str, error: Exception) -> TransferError:

@@ -32,6 +32,7 @@ class RangeAnswer(NamedTuple):
         results: Packed results, or a `Failure`; fewer than there were items where time was up.
         stamps: Clock before the first of them, and after each (seconds, this process's clock).
         reads: Files that the items have read.
+        opened: Files that they have just opened, where these count.
         now: Clock when this was told.
         ahead: Items that have ended beyond these, whose results are too large to be told of before the end.
     """
@@ -39,6 +40,7 @@ class RangeAnswer(NamedTuple):
     results: list[Any]
     stamps: array[float]
     reads: dict[str, Any]
+    opened: dict[str, Any]
     now: float
     ahead: int = 0
 
@@ -47,13 +49,14 @@ class Progress:
     """How far a range is: the thread that runs it appends, the lookout reads.
 
     Attributes:
-        results, stamps, reads: As in `RangeAnswer`, of the whole range.
+        results, stamps, reads, opened: As in `RangeAnswer`, of the whole range.
     """
 
     def __init__(self) -> None:
         self.results: list[Any] = []
         self.stamps = array("d", (perf_counter(),))
         self.reads: dict[str, Any] = {}
+        self.opened: dict[str, Any] = {}
         self._told = 0
         self._seen = -1
 
@@ -65,7 +68,7 @@ class Progress:
         self._seen = done
         results = self.results[self._told : done]
         if sum(map(_weight, results)) > _TOLD_BYTES:
-            return RangeAnswer([], self.stamps[done : done + 1], {}, perf_counter(), done - self._told)
+            return RangeAnswer([], self.stamps[done : done + 1], {}, {}, perf_counter(), done - self._told)
         return self._answer(done)
 
     def rest(self) -> RangeAnswer:
@@ -74,7 +77,8 @@ class Progress:
 
     def _answer(self, done: int) -> RangeAnswer:
         first, self._told = self._told, done
-        return RangeAnswer(self.results[first:done], self.stamps[first : done + 1], dict(self.reads), perf_counter())
+        results, stamps = self.results[first:done], self.stamps[first : done + 1]
+        return RangeAnswer(results, stamps, dict(self.reads), dict(self.opened), perf_counter())
 
 
 def _weight(result: Any) -> int:

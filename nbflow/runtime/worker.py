@@ -15,14 +15,16 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pickle import PickleBuffer
 from sys import getrefcount
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nbflow._util import lazy
 from nbflow.backends.remote import inside_worker, owns_process
 from nbflow.backends.travel import Failure, flatten, refusal, restore
 from nbflow.core import events
@@ -32,6 +34,12 @@ from nbflow.runtime.current import Call, enter, frame
 from nbflow.runtime.current import restore as leave
 from nbflow.runtime.relay import Relay, relay_of_context, take_over_process
 from nbflow.runtime.watch import Lookout, Progress, RangeAnswer, watch
+
+if TYPE_CHECKING:
+    from nbflow.runtime import opened
+    from nbflow.runtime.opened import Following
+else:
+    opened = lazy("nbflow.runtime.opened")  # only cells that are cached follow what is opened
 
 __all__ = ["BEGUN", "Answer", "Common", "Packed", "Plan", "pack", "run_call", "run_range", "unpack"]
 
@@ -60,6 +68,7 @@ class Plan:
         backend: Name of the backend.
         map_id: The map that the calls are items of.
         parent_id: The call that made them.
+        follow: Which files that they open by their plain name count; None for none.
     """
 
     home: str
@@ -78,6 +87,7 @@ class Plan:
     backend: str
     map_id: int | None
     parent_id: int | None
+    follow: Following | None
 
 
 class Packed:
@@ -105,13 +115,15 @@ class Common(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What came of a call: its packed result, and the files that it read, where they count."""
+    """What came of a call: its packed result, and the files that it read or just opened, where they count."""
 
     result: Any
     reads: dict[str, Any] | None
+    opened: dict[str, Any]
 
 
 _ATOMS = frozenset({bool, float, int, str, type(None)})
+_NOTHING = nullcontext()
 
 
 def pack(value: Any, key: str = "") -> Any:
@@ -197,6 +209,11 @@ class _Job:
         call.parent_id = self.plan.parent_id
         call._pool = self.plan.backend
         return call
+
+    def following(self, reads: dict[str, Any] | None, found: dict[str, Any]) -> AbstractContextManager[object]:
+        """Put the files that calls with these reads open into `found`, where they count."""
+        about = self.plan.follow
+        return _NOTHING if about is None or reads is None else opened.following(reads, about, found)
 
     def run(self, call: Call) -> Any:
         """Call the user's function, whatever its kind."""
@@ -333,8 +350,15 @@ def run_call(
             call.reads = {}
         if tell_begin:
             relay.now(BEGUN)
-        value = job.run(call)
-        return Answer(_pack_result(value), call.reads)
+        found: dict[str, Any] = {}
+        try:
+            with job.following(call.reads, found):
+                value = job.run(call)
+        except BaseException:
+            if call.reads or found:  # whoever takes the failure as a result depends on them as well
+                relay.now({"reads": call.reads, "opened": found})
+            raise
+        return Answer(_pack_result(value), call.reads, found)
 
 
 def run_range(
@@ -363,7 +387,8 @@ def run_range(
         items = [tuple(common[arg.number] if type(arg) is Common else arg for arg in item) for item in items]
     progress = Progress()
     with Relay(job.plan.label) as relay, watch(Lookout(relay.now, job.heard_session, progress)):
-        _run_items(job, progress, first, ids, items, budget_s, kwargs)
+        with job.following(progress.reads, progress.opened):
+            _run_items(job, progress, first, ids, items, budget_s, kwargs)
     return progress.rest()
 
 

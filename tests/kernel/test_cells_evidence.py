@@ -42,6 +42,51 @@ def test_files_opened_by_name_are_followed(kernel: Any) -> None:
     assert kernel.run(f"%%task {cells[0]}").status == "error"
 
 
+IN_WORKERS = {
+    "mapped": "found = map_tasks(size, paths, backend='process')",
+    "single": "found = [submit(away, path).get() for path in paths]",
+    "tried": "found = map_tasks(retried, paths, backend='process')",
+    "nested": "found = submit(both, paths).get()",
+    "failing": "found = [type(each).__name__ for each in map_tasks(number, paths, backend='process', "
+    "on_error='collect')]",
+    "alone": "try:\n    found = submit(far, paths[1]).get()\nexcept ValueError as error:\n    found = 'no number'",
+    "listing": "found = map_tasks(names, ['data', 'more'], backend='process')",
+}
+
+
+@pytest.mark.timeout(240)
+def test_files_that_workers_open_are_followed(kernel: Any) -> None:
+    """Whatever way they are asked: as items of maps, one by one, by maps inside of workers, by calls that fail."""
+    for folder in ("data", "more"):
+        (kernel.folder / folder).mkdir()
+    for name, text in (("a", "1"), ("b", "two")):
+        (kernel.folder / "data" / f"{name}.txt").write_text(text)
+    kernel.ok(
+        "import os\nfrom nbflow import task, map_tasks, submit\npaths = ['data/a.txt', 'data/b.txt']\n"
+        "@task\ndef size(path):\n    with open(path) as file: return len(file.read())\n"
+        "@task(backend='process')\ndef away(path): return size.func(path)\n"
+        "@task(retries=1)\ndef retried(path): return size.func(path)\n"
+        "@task(backend='process')\ndef both(paths): return map_tasks(size, paths, backend='thread')\n"
+        "@task\ndef number(path):\n    with open(path) as file: return int(file.read())\n"
+        "@task(backend='process', retries=1)\ndef far(path): return number.func(path)\n"
+        "@task\ndef names(folder): return sorted(os.listdir(folder))\n"
+    )
+
+    def cells(*names: str) -> dict[str, bool]:
+        return {name: ran(kernel, f"{name}\n{IN_WORKERS[name].replace('found', name)}") for name in names}
+
+    by_content = [name for name in IN_WORKERS if name != "listing"]
+    assert all(cells(*IN_WORKERS).values())
+    assert not any(cells(*IN_WORKERS).values())
+    assert kernel.value("mapped, nested, failing, alone") == ([1, 3], [1, 3], ["int", "ValueError"], "no number")
+    (kernel.folder / "data" / "b.txt").write_text("22")
+    assert cells(*IN_WORKERS) == {**dict.fromkeys(by_content, True), "listing": False}
+    assert kernel.value("mapped, single, tried, nested") == ([1, 2],) * 4
+    assert kernel.value("failing, alone") == (["int", "int"], 22)
+    (kernel.folder / "more" / "c.txt").write_text("3")
+    assert cells(*IN_WORKERS) == {**dict.fromkeys(by_content, False), "listing": True}
+
+
 def test_what_is_no_input_is_not_followed(kernel: Any) -> None:
     """What the cell writes itself, hidden and temporary files; and nothing at all where the inputs are given."""
     (kernel.folder / "data.txt").write_text("1")
