@@ -7,7 +7,7 @@ recognised in a fraction of a microsecond.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FunctionType
 
 from xxhash import xxh3_128_hexdigest
@@ -21,7 +21,7 @@ from nbflow.cache.nodes import is_constant
 from nbflow.cache.owners import ABSENT
 from nbflow.cache.parts import Fingerprint, Undigestable, hashed, part_bytes, text_bytes
 from nbflow.cache.places import file_signature, is_standard
-from nbflow.cache.source import Imports, Shelf
+from nbflow.cache.source import Imports, Shelf, inner_codes
 
 __all__ = ["Snapshot", "content_bytes", "digest", "fingerprint", "imports", "snapshot"]
 
@@ -40,6 +40,7 @@ class Snapshot:
         "_attributes",
         "_code",
         "_contents",
+        "_described",
         "_files",
         "_names",
         "attribute_state",
@@ -78,6 +79,7 @@ class Snapshot:
         self._contents = tuple(content for content in graph.contents if content[0] not in dropped)
         self._code = graph.seen_code()
         self._alive = graph.alive
+        self._described = graph.described
         self.cheap = all(_is_cheap(value) for _, value, _ in self._contents)
         self.captures = any(name and is_container(value) for name, value, _ in self._contents)
 
@@ -101,6 +103,15 @@ class Snapshot:
             return all(Walk(self._code).encode(value) == expected for _, value, expected in self._contents)
         except Exception:  # it can no longer be digested, or its own methods fail now
             return False
+
+    def said(self) -> Iterator[Any]:
+        """Yield the constants of all local functions that the code reaches, and the values that these refer to."""
+        for function, _ in self._described:
+            code = getattr(function, "__code__", None)
+            for each in () if code is None else (code, *inner_codes(code)):
+                yield from each.co_consts
+        for found in (*self._names, *self._attributes, *((name, "", value) for name, value, _ in self._contents)):
+            yield found[2]
 
     def captured(self) -> dict[str, str | None]:
         """Return the present digests of captured containers; None where there is none."""

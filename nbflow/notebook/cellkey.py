@@ -7,7 +7,7 @@ for this session only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from types import FunctionType, ModuleType
 from typing import Any
@@ -21,7 +21,7 @@ from nbflow.cache.mentions import names_in
 from nbflow.cache.owners import OPAQUE
 from nbflow.cache.parts import KeyPart, short_text
 from nbflow.cache.places import is_local
-from nbflow.cache.source import Imports, Shelf
+from nbflow.cache.source import Imports, Shelf, inner_codes
 from nbflow.notebook.cells import Cell, CellOptions
 from nbflow.notebook.expansion import refusal_of
 from nbflow.notebook.reach import SHELL_NAMES, Reach, has_code
@@ -78,6 +78,14 @@ class CellKeyer:
             also += [name for name in effects.doubtful if has_code(self.namespace.get(name))]  # which may do anything
             names = list(dict.fromkeys([*effects.inputs, *(name for name in also if name in self.namespace)]))
         return [name for name in names if name not in SHELL_NAMES and name not in self.options.ignore]
+
+    def said(self) -> Iterator[Any]:
+        """Yield what may name files: constants of the cell and of what it calls, its inputs, and what these capture."""
+        for code in self.cell.codes:
+            for each in (code, *inner_codes(code)):
+                yield from each.co_consts
+        yield from map(self.namespace.get, self.input_names())
+        yield from self.reach.said()
 
     def refusal(self) -> str | None:
         """Say why the cell takes no part in caching, if it is to take part and cannot."""

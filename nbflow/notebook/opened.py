@@ -12,9 +12,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbflow.cache.filestate import expand
+from nbflow.cache.filestate import expand, is_pattern, members
 from nbflow.cache.keyring import ring_folder
 from nbflow.cache.trust import key_file
 from nbflow.runtime import opened
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["NamedFile", "following", "named_files"]
 
 _LONG = 4096  # characters that no path has
+_MANY = 2000  # texts that are looked at
+_SEVERAL = (list, tuple, set, frozenset)
+_WORD = re.compile(r"[^\s'\"`,;|<>()\[\]{}=]+")  # of a command or query
 _READS = re.compile(r"(read|scan|open|load)(_\w*)?|imread|loadtxt|genfromtxt|fromfile|Path|File|Dataset")
 _ASKS = re.compile(r"l?exists|is_?file|is_?dir|get[acm]time|getsize|l?stat")
 _WRITES = re.compile(r"[rb]*[wax+][wax+b]*")
@@ -73,7 +78,7 @@ def _is_mode_of_writing(argument: ast.expr) -> bool:
 
 @contextmanager
 def following(
-    call: Call, own: Iterable[str], files: Iterable[NamedFile], namespace: Mapping[str, Any]
+    call: Call, own: Iterable[str], files: Iterable[NamedFile], said: Iterable[Any], namespace: Mapping[str, Any]
 ) -> Iterator[None]:
     """Follow the files that are read by `call` and by what it calls, wherever that runs.
 
@@ -81,6 +86,7 @@ def following(
         call: The call of a cell that runs now.
         own: Folders whose files are nobody's data: the caches.
         files: Those that it may read by other means than Python's, see `named_files`.
+        said: Values that it works with, some of which may be names of files, or commands with such names.
         namespace: The notebook's.
     """
     reads = call.reads
@@ -89,7 +95,7 @@ def following(
         return
     folders = [os.path.join(os.path.abspath(folder), "") for folder in (*own, str(ring_folder()))]
     about = Following((*folders, os.path.abspath(key_file())), call.session.clock.wall() * 1e9, os.getcwd())
-    with opened.following(reads, about, reads, _paths(files, namespace)):
+    with opened.following(reads, about, reads, _paths(files, namespace), _places(said)):
         yield
 
 
@@ -98,5 +104,30 @@ def _paths(files: Iterable[NamedFile], namespace: Mapping[str, Any]) -> Iterator
     for text, is_name, asks in files:
         value = namespace.get(text) if is_name else text
         if isinstance(value, (str, os.PathLike)) and 0 < len(path := os.fsdecode(value)) < _LONG:
-            if asks or os.path.isfile(expand(path)):
+            if asks or os.path.isfile(expand(path)) or (is_pattern(path) and members(path)):
                 yield path
+
+
+def _places(said: Iterable[Any]) -> Iterator[str]:
+    """Yield what is named of files that are there: paths, parts of commands and queries, files in folders."""
+    texts: dict[str, None] = {}
+    for value in said:
+        texts.update(dict.fromkeys(_texts_in(value)))
+        if len(texts) > _MANY:
+            break
+    yield from texts
+    folders = [text for text in texts if os.path.isdir(expand(text))]
+    inside = (os.path.join(folder, text) for folder in folders for text in texts if not os.path.isabs(text))
+    yield from islice(inside, _MANY)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yield texts in a value that may be paths."""
+    members = value if any(type(value) is kind for kind in _SEVERAL) else (value,)  # types need not be hashable
+    for member in islice(members, _MANY):
+        if issubclass(type(member), (str, PurePath)):  # other types may be of any make
+            text = str(member)
+            if len(text) < _LONG:
+                yield from (word for word in _WORD.findall(text) if "." in word or os.sep in word or word == text)
+                if " " in text and "\n" not in text:
+                    yield text

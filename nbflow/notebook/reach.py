@@ -236,6 +236,11 @@ class Reach:
                 yield inner
         yield from (kind for kind in kinds.values() if _is_followed(kind))
 
+    def said(self) -> Iterator[Any]:
+        """Yield the constants of code that was followed, and the values that it has captured."""
+        for found in self._followed.values():
+            yield from found.said()
+
     # -- what is there
 
     def look_at_wholes(self, names: Collection[str], *, solid: bool) -> None:

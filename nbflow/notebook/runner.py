@@ -247,7 +247,7 @@ class CellRun:
                 self._draws = Draws(self.cell.shown, self._fresh, known=not self.seeded)
                 if self.options.inputs is None:  # else it is said what counts
                     own = (str(self.session.home), *self._cache_folders())
-                    stack.enter_context(following(self.call, own, self.cell.files, namespace))
+                    stack.enter_context(following(self.call, own, self.cell.files, self.keyer.said(), namespace))
                 stack.enter_context(output.refusing_input(_NO_INPUT))
                 stack.enter_context(output.recording(recorder, self.shell))
             early, self._early = self._early, Silent()
@@ -483,7 +483,7 @@ class CellRun:
             if self.unstored is None or not note.startswith("not cached: "):  # which it has told above
                 self._tell(note)
         if files := [part.name for part in key.parts if part.kind == FILE] if (key := self.key) is not None else []:
-            self._tell(f"made from the content of {', '.join(files)}, which it opened")
+            self._tell(f"made from the content of {', '.join(files)}, which it opened or names")
         reads, writes = self.keyer.input_names(), effects.outputs
         self._tell(f"reads {', '.join(reads) or 'nothing'}; writes {', '.join(writes) or 'nothing'}")
 

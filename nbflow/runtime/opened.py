@@ -27,7 +27,7 @@ from nbflow.runtime.newcomers import Newcomers
 
 __all__ = ["Following", "Watch", "following", "nearest"]
 
-_EVENTS = frozenset({"open", "os.listdir", "os.scandir"})
+_EVENTS = frozenset({"open", "os.listdir", "os.scandir", "sqlite3.connect"})
 _LISTERS = frozenset({"fnmatch", "glob", "os", "pathlib"})
 _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/bin", "/opt", "/System", "/Library")
 
@@ -60,22 +60,35 @@ class Watch:
         self._newcomers = Newcomers()
         self._written: set[str] = set()
         self._read: dict[str, str] = {}  # absolute path: as it was written
+        self._perhaps: dict[str, tuple[str, FileState]] = {}  # by absolute path: as it was written, and its state
 
     def opened(self, path: str, writes: bool) -> None:
         """Take note that a file was opened, or asked for."""
         place = expand(path)
         if writes:
             self._written.add(place)
-        elif place in self._read or place in self._written:
-            return
-        elif self._is_data(place) and self._was_there(place):
+        elif place not in self._read and place not in self._written and self._counts(place):
             self._add(place, path, state_of(path))
+
+    def named(self, path: str, *, absent: bool = False) -> None:
+        """Take note of a file that may be read, or written, without Python's doing; `absent` if there is none, too."""
+        place = expand(path)
+        if place not in self._perhaps and (os.path.isfile(place) or (absent and not os.path.lexists(place))):
+            if self._counts(place, CODE):
+                self._perhaps[place] = self._here(path), state_of(path)
+
+    def connected(self, path: str) -> None:
+        """Take note of a database of SQLite: what was written last may be in a file beside it."""
+        place = path.removeprefix("file:").partition("?")[0]
+        if place and ":memory:" not in place:
+            self.named(place, absent=True)
+            self.named(f"{place}-wal", absent=True)
 
     def listed(self, folder: str) -> None:
         """Take note that the names in a folder were asked for."""
         name = folder.rstrip("/") + LISTED
         if name not in self._found and self._is_data(expand(folder)):
-            path = self._named(folder).rstrip("/") + LISTED
+            path = self._here(folder).rstrip("/") + LISTED
             self._found[path] = state_of(name)
 
     def heard(self, states: Mapping[str, FileState]) -> None:
@@ -88,33 +101,49 @@ class Watch:
                 self._add(place, path, state)
 
     def _add(self, place: str, path: str, state: FileState) -> None:
-        self._read[place] = path = self._named(path)
-        if all(expand(known) != place for known in self._found):
-            self._found[path] = state
+        self._read[place] = path = self._here(path)
+        self._found.setdefault(path, state)
 
-    def _named(self, path: str) -> str:
+    def _here(self, path: str) -> str:
         """Return a path as it is understood in the folder of the call."""
         return path if os.getcwd() == self.about.folder else expand(path)
 
-    def _is_data(self, place: str) -> bool:
-        return not place.startswith(self.about.own) and _is_data(place, os.getcwd())
-
-    def _was_there(self, place: str) -> bool:
-        """Whether it is a file that was like this before the call began, not one that it has had written; or none."""
+    def _counts(self, place: str, also: tuple[str, ...] = ()) -> bool:
+        """Whether it is data that was like this before the call began, not what it has had written; or absent."""
+        if not self._is_data(place, also):
+            return False
         try:
             status = os.stat(place)
         except OSError:  # that there is no such file may be what the result depends on
             return True
         return stat.S_ISREG(status.st_mode) and status.st_mtime_ns < self.about.began_ns
 
+    def _is_data(self, place: str, also: tuple[str, ...] = ()) -> bool:
+        return not place.startswith(self.about.own) and _is_data(place, os.getcwd(), also)
+
     def end(self) -> None:
-        """Leave out what was both read and written, and folders that were listed and written to."""
-        for place in self._written & self._read.keys():
-            self._found.pop(self._read[place], None)
+        """Add what was only named and is as it was; leave out what was written, and folders to which that was."""
+        found, mine = self._found, set(self._read.values())
+        others = {expand(path) for path in found if path not in mine and not path.endswith(LISTED)}
+        for place, path in self._read.items():
+            if place in self._written or place in others:
+                found.pop(path, None)
+        taken = self._written | self._read.keys() | others
+        for place, (path, state) in self._perhaps.items():
+            if place not in taken and _is_still(place, state):
+                found[path] = state
         folders = {os.path.dirname(place) for place in self._written}
-        for name in [name for name in self._found if name.endswith(LISTED)]:
+        for name in [name for name in found if name.endswith(LISTED)]:
             if expand(name.removesuffix(LISTED) or "/") in folders:
-                del self._found[name]
+                del found[name]
+
+
+def _is_still(place: str, state: FileState) -> bool:
+    """Whether a file is what it was; else whoever named it has written it."""
+    try:
+        return state_of(place) == state
+    except Exception:  # it is no file any more
+        return False
 
 
 _watches: dict[int, Watch] = {}  # by the identity of `Call.reads`, which all items of a range share
@@ -124,7 +153,11 @@ _hooked = False
 
 @contextmanager
 def following(
-    reads: dict[str, Any], about: Following, found: dict[str, Any], also: Iterable[str] = ()
+    reads: dict[str, Any],
+    about: Following,
+    found: dict[str, Any],
+    also: Iterable[str] = (),
+    perhaps: Iterable[str] = (),
 ) -> Iterator[None]:
     """Notice the files that calls with these `reads`, and what they call, read in any thread that they know or start.
 
@@ -132,16 +165,19 @@ def following(
         reads: `Call.reads` of the call, or of all of them.
         about: What is to be noticed.
         found: Where to put it.
-        also: Files to begin with, which may be read by other means than Python's.
+        also: Files to begin with, which are read by other means than Python's.
+        perhaps: Files that are only named: they may be read, or written.
     """
     global _hooked
     if not _hooked:
         _hooked = True
         sys.addaudithook(_hook)
     watch = Watch(about, found)
-    with suppress(OSError, ValueError):  # what is wrong with them, whoever opens them will find out
+    with suppress(Exception):  # what is wrong with them, whoever opens them will find out
         for path in also:
             watch.opened(path, writes=False)
+        for path in perhaps:
+            watch.named(path)
     _watches[id(reads)] = watch  # not before: looking at a file opens it
     try:
         yield
@@ -173,6 +209,9 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
             writes = any(letter in mode for letter in "wax") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
             for watch in watches:
                 watch.opened(os.fsdecode(path), writes)
+        elif event == "sqlite3.connect":
+            for watch in watches:
+                watch.connected(os.fsdecode(args[0]))
         elif watches and _is_asked_for(sys._getframe(1)):
             for watch in watches:
                 watch.listed(os.fsdecode(args[0] or "."))
@@ -197,11 +236,11 @@ def _of_newcomers() -> list[Watch]:
 
 
 @lru_cache(maxsize=4096)
-def _is_data(place: str, folder: str) -> bool:
-    """Whether a file may be data of the user, who works in `folder`."""
+def _is_data(place: str, folder: str, also: tuple[str, ...]) -> bool:
+    """Whether a file may be data of the user, who works in `folder`; those with endings in `also` count as well."""
     inside = place.startswith(os.path.join(folder, ""))
     seen = os.path.relpath(place, folder) if inside else place
-    if place.endswith(CODE) or any(part.startswith(".") for part in seen.split(os.sep)):
+    if (place.endswith(CODE) and not place.endswith(also)) or any(part.startswith(".") for part in seen.split(os.sep)):
         return False
     return inside or not place.startswith(_foreign())
 

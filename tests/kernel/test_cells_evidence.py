@@ -299,6 +299,88 @@ def test_files_that_libraries_open_by_themselves(kernel: Any) -> None:
     assert not any(ran(kernel, cell) for cell in [*cells, *asked])
 
 
+ONLY_NAMED = {
+    "sqlite": "con = sqlite3.connect('base.db')\nsqlite = con.execute('select a from t').fetchone()[0]\n"
+    "con.close()\ndel con",
+    "in_wal": "in_wal = asked()",
+    "helped": "helped = read_table('base.csv')",
+    "by_constant": "by_constant = of_base()",
+    "by_global": "by_global = of_place()",
+    "by_list": "by_list = [read_table(each) for each in places][0]",
+    "in_folder": "in_folder = read_table(folder / 'base.csv')",
+    "command": "command = subprocess.check_output(['cat', 'base.csv'], text=True)",
+    "shell": "shell = !cat base.csv\nshell = list(shell)",
+    "script": "script = !cat {place} | sort\nscript = list(script)",
+    "program": "program = subprocess.check_output([sys.executable, 'program.py'], text=True)",
+    "processes": "processes = Parallel(n_jobs=2)(delayed(read_text)(each) for each in ['base.csv'])",
+}
+
+
+@pytest.mark.timeout(240)
+def test_files_that_are_only_named_are_followed(kernel: Any) -> None:
+    """Databases, commands, programs, foreign processes, libraries in functions: nothing tells that they open a file."""
+    base, program, folder = kernel.folder / "base.csv", kernel.folder / "program.py", kernel.folder / "place"
+    base.write_text("a\n1\n")
+    folder.mkdir()
+    (folder / "base.csv").write_text("a\n1\n")
+    program.write_text("print(open('base.csv').read(), end='')")
+    kernel.ok(
+        "import sqlite3, subprocess, sys\nfrom pathlib import Path\nimport polars as pl\n"
+        "from joblib import Parallel, delayed\n"
+        "place, places, folder = 'base.csv', ['base.csv'], Path('place')\n"
+        "def read_table(place): return pl.read_csv(place)['a'][0]\n"
+        "def of_base(): return read_table('base.csv')\n"
+        "def of_place(): return read_table(place)\n"
+        "def read_text(place): return open(place).read()\n"
+        "def fill(value, wal=False):\n"
+        "    base = sqlite3.connect('wal.db' if wal else 'base.db')\n"
+        "    if wal: base.execute('pragma journal_mode=wal')\n"
+        "    base.execute('create table if not exists t(a)')\n"
+        "    base.execute('delete from t')\n"
+        "    base.execute('insert into t values (?)', (value,))\n"
+        "    base.commit()\n"
+        "    return base\n"
+        "def asked():\n"
+        "    con = sqlite3.connect('wal.db')\n"
+        "    try: return con.execute('select a from t').fetchone()[0]\n"
+        "    finally: con.close()\n"
+        "fill(1).close()\nopen_one = fill(1, wal=True)"
+    )
+    cells = [f"{name}\n{cell}" for name, cell in ONLY_NAMED.items()]
+    assert [ran(kernel, cell) for cell in cells] == [True] * len(cells)
+    assert [ran(kernel, cell) for cell in cells] == [False] * len(cells)
+    for place in (base, folder / "base.csv"):
+        place.write_text("a\n22\n")
+    program.write_text("print(open('base.csv').read() + '!', end='')")
+    kernel.ok("fill(22).close()\nfill(22, wal=True)\nNone")
+    again = {name: ran(kernel, cell) for name, cell in zip(ONLY_NAMED, cells, strict=True)}
+    assert again == dict.fromkeys(ONLY_NAMED, True)
+    assert kernel.value("sqlite, in_wal, helped, by_constant, by_global, by_list, in_folder") == (22,) * 7
+    assert kernel.value("command, shell, script, program, processes") == (
+        "a\n22\n",
+        ["a", "22"],
+        ["22", "a"],
+        "a\n22\n!",
+        ["a\n22\n"],
+    )
+
+
+def test_what_is_named_and_written_is_no_input(kernel: Any) -> None:
+    """Also where the library writes it without Python, or a command does, over what was there."""
+    kernel.ok("import polars as pl\nvalue = 1")
+    cells = [
+        "table\ntable = pl.DataFrame({'a': [value]})\ntable.write_csv('made.csv')",
+        "said\n!echo {value} > said.txt\nsaid = value",
+    ]
+    for value in (1, 2):
+        kernel.ok(f"value = {value}")
+        assert [ran(kernel, cell) for cell in cells] == [True] * len(cells)
+        assert [ran(kernel, cell) for cell in cells] == [False] * len(cells)
+    for name in ("made.csv", "said.txt"):
+        (kernel.folder / name).write_text("changed")
+    assert [ran(kernel, cell) for cell in cells] == [False] * len(cells)
+
+
 def test_what_a_cell_makes_if_there_is_none(kernel: Any) -> None:
     """A file that the cell asks for and writes itself is none of its inputs."""
     cell = (
