@@ -59,6 +59,8 @@ def named_files(tree: ast.AST) -> tuple[NamedFile, ...]:
         func = node.func
         called = func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
         asks = _ASKS.fullmatch(called) is not None
+        if isinstance(func, ast.Name) and called == "open":  # Python's own tells when it opens a file, and whether
+            continue
         if not (asks or _READS.fullmatch(called)) or any(map(_is_mode_of_writing, node.args[1:])):
             continue
         first = node.args[0] if node.args else func.value if asks and isinstance(func, ast.Attribute) else None

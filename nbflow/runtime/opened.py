@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -30,6 +31,7 @@ __all__ = ["Following", "Watch", "following", "nearest"]
 _EVENTS = frozenset({"open", "os.listdir", "os.scandir", "sqlite3.connect"})
 _LISTERS = frozenset({"fnmatch", "glob", "os", "pathlib"})
 _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/bin", "/opt", "/System", "/Library")
+_MOUNTED = "/opt/ml/"  # where cloud notebooks have their data
 
 
 class Following(NamedTuple):
@@ -116,7 +118,9 @@ class Watch:
             status = os.stat(place)
         except OSError:  # that there is no such file may be what the result depends on
             return True
-        return stat.S_ISREG(status.st_mode) and status.st_mtime_ns < self.about.began_ns
+        # One from the future comes from elsewhere: who writes now leaves the present time.
+        ours = self.about.began_ns <= status.st_mtime_ns <= time.time_ns()
+        return stat.S_ISREG(status.st_mode) and not ours
 
     def _is_data(self, place: str, also: tuple[str, ...] = ()) -> bool:
         return not place.startswith(self.about.own) and _is_data(place, os.getcwd(), also)
@@ -242,7 +246,7 @@ def _is_data(place: str, folder: str, also: tuple[str, ...]) -> bool:
     seen = os.path.relpath(place, folder) if inside else place
     if (place.endswith(CODE) and not place.endswith(also)) or any(part.startswith(".") for part in seen.split(os.sep)):
         return False
-    return inside or not place.startswith(_foreign())
+    return inside or place.startswith(_MOUNTED) or not place.startswith(_foreign())
 
 
 @lru_cache(maxsize=1)
