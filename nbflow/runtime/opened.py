@@ -21,7 +21,7 @@ from functools import lru_cache
 from types import FrameType
 from typing import Any, NamedTuple
 
-from nbflow.cache.filestate import CODE, LISTED, FileState, expand, state_of
+from nbflow.cache.filestate import CODE, LISTED, FileState, expand, is_pattern, members, state_of
 from nbflow.cache.places import is_local
 from nbflow.runtime.current import Call, current_call
 from nbflow.runtime.newcomers import Newcomers
@@ -73,9 +73,15 @@ class Watch:
             self._add(place, path, state_of(path))
 
     def named(self, path: str, *, absent: bool = False) -> None:
-        """Take note of a file that may be read, or written, without Python's doing; `absent` if there is none, too."""
+        """Take note of what may be read, or written, without Python's doing: a file, or all that match a pattern.
+
+        Args:
+            path: What is named; ignored if it names nothing that is there.
+            absent: Not ignored then.
+        """
         place = expand(path)
-        if place not in self._perhaps and (os.path.isfile(place) or (absent and not os.path.lexists(place))):
+        there = os.path.isfile(place) or (is_pattern(path) and "**" not in path and members(path))
+        if place not in self._perhaps and (there or (absent and not os.path.lexists(place))):
             if self._counts(place, CODE):
                 self._perhaps[place] = self._here(path), state_of(path)
 

@@ -306,6 +306,7 @@ ONLY_NAMED = {
     "helped": "helped = read_table('base.csv')",
     "by_constant": "by_constant = of_base()",
     "by_global": "by_global = of_place()",
+    "by_pattern": "by_pattern = of_parts()",
     "by_list": "by_list = [read_table(each) for each in places][0]",
     "in_folder": "in_folder = read_table(folder / 'base.csv')",
     "command": "command = subprocess.check_output(['cat', 'base.csv'], text=True)",
@@ -330,6 +331,7 @@ def test_files_that_are_only_named_are_followed(kernel: Any) -> None:
         "place, places, folder = 'base.csv', ['base.csv'], Path('place')\n"
         "def read_table(place): return pl.read_csv(place)['a'][0]\n"
         "def of_base(): return read_table('base.csv')\n"
+        "def of_parts(): return pl.read_csv('place/*.csv')['a'].sum()\n"
         "def of_place(): return read_table(place)\n"
         "def read_text(place): return open(place).read()\n"
         "def fill(value, wal=False):\n"
@@ -355,7 +357,7 @@ def test_files_that_are_only_named_are_followed(kernel: Any) -> None:
     kernel.ok("fill(22).close()\nfill(22, wal=True)\nNone")
     again = {name: ran(kernel, cell) for name, cell in zip(ONLY_NAMED, cells, strict=True)}
     assert again == dict.fromkeys(ONLY_NAMED, True)
-    assert kernel.value("sqlite, in_wal, helped, by_constant, by_global, by_list, in_folder") == (22,) * 7
+    assert kernel.value("sqlite, in_wal, helped, by_constant, by_global, by_list, in_folder, by_pattern") == (22,) * 8
     assert kernel.value("command, shell, script, program, processes") == (
         "a\n22\n",
         ["a", "22"],
