@@ -313,7 +313,8 @@ ONLY_NAMED = {
     "shell": "shell = !cat base.csv\nshell = list(shell)",
     "script": "script = !cat {place} | sort\nscript = list(script)",
     "program": "program = subprocess.check_output([sys.executable, 'program.py'], text=True)",
-    "processes": "processes = Parallel(n_jobs=2)(delayed(read_text)(each) for each in ['base.csv'])",
+    "processes": "with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:\n"
+    "    processes = list(pool.map(Path.read_text, [Path('base.csv')]))\ndel pool",
 }
 
 
@@ -327,13 +328,12 @@ def test_files_that_are_only_named_are_followed(kernel: Any) -> None:
     program.write_text("print(open('base.csv').read(), end='')")
     kernel.ok(
         "import sqlite3, subprocess, sys\nfrom pathlib import Path\nimport polars as pl\n"
-        "from joblib import Parallel, delayed\n"
+        "from concurrent.futures import ProcessPoolExecutor\nimport multiprocessing\n"
         "place, places, folder = 'base.csv', ['base.csv'], Path('place')\n"
         "def read_table(place): return pl.read_csv(place)['a'][0]\n"
         "def of_base(): return read_table('base.csv')\n"
         "def of_parts(): return pl.read_csv('place/*.csv')['a'].sum()\n"
         "def of_place(): return read_table(place)\n"
-        "def read_text(place): return open(place).read()\n"
         "def fill(value, wal=False):\n"
         "    base = sqlite3.connect('wal.db' if wal else 'base.db')\n"
         "    if wal: base.execute('pragma journal_mode=wal')\n"
